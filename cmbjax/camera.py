@@ -1,0 +1,49 @@
+"""Pinhole camera: pixels <-> metres.
+
+Pixels: the centre of the top-left pixel is (0.5, 0.5). Camera frame: x right, y
+down, z forward, metres. A camera is [fx, fy, cx, cy] in pixels, NaN where unknown.
+"""
+
+import numpy as np
+from jaxtyping import Float
+
+# ITOP (both views) projects with X = (u - 160) z 0.0035 for 0-based pixel indices u;
+# our pixel coordinates are half a pixel larger.
+ITOP_CAMERA = np.array([1 / 0.0035, 1 / 0.0035, 160.5, 120.5], np.float32)
+
+FloatArray = np.ndarray
+
+
+def pixels_to_camera(
+    joints_px: Float[FloatArray, "*batch xy=2"],
+    depth_m: Float[FloatArray, "*batch"],
+    camera: Float[FloatArray, "fx_fy_cx_cy=4"],
+) -> Float[FloatArray, "*batch xyz=3"]:
+    """Back-projects pixels whose distance along the optical axis is known.
+
+    Args:
+        joints_px: Pixels.
+        depth_m: z of each of them, metres.
+        camera: [fx, fy, cx, cy], pixels.
+
+    Returns:
+        Metres, in the camera frame.
+    """
+    xy = (joints_px - camera[2:]) / camera[:2] * depth_m[..., None]
+    return np.concatenate([xy, depth_m[..., None]], axis=-1)
+
+
+def camera_to_pixels(
+    joints_m: Float[FloatArray, "*batch xyz=3"],
+    camera: Float[FloatArray, "fx_fy_cx_cy=4"],
+) -> Float[FloatArray, "*batch xy=2"]:
+    """Projects points in front of the camera.
+
+    Args:
+        joints_m: Metres, in the camera frame, z > 0.
+        camera: [fx, fy, cx, cy], pixels.
+
+    Returns:
+        Pixels.
+    """
+    return joints_m[..., :2] / joints_m[..., 2:] * camera[:2] + camera[2:]

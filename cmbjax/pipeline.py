@@ -1,0 +1,226 @@
+"""Labelled frames -> what the network reads: decoded, cropped, augmented, batched."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import cv2
+import grain
+import numpy as np
+
+from cmbjax import crops, detection
+from cmbjax.augment import Augmentation, random_transform, sensor_noise
+from cmbjax.skeletons import Skeleton
+
+Example = Mapping[str, Any]
+Batch = dict[str, np.ndarray]
+
+PREFETCHED_BATCHES = 8
+READING_THREADS = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class DepthFrames:
+    """One split of a data set.
+
+    Attributes:
+        source: Random access to the examples of datasets/schema.py, images as PNG.
+        skeleton: The labelled joints.
+        metric: Whether depth is in millimetres.
+    """
+
+    source: Sequence[Example]
+    skeleton: Skeleton
+    metric: bool
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Preparation:
+    """How a frame becomes the network's input.
+
+    Attributes:
+        side: Side of the input, pixels.
+        crop: "full" (the frame, letterboxed), "label_box" (around the labels), or
+            "person": around the labels in training, around the person found in the
+            depth image in evaluation.
+        depth_range: See `crops.normalise`; millimetres or raw.
+    """
+
+    side: int
+    crop: crops.CropMode
+    depth_range: float
+
+
+def decode_depth(example: Example) -> np.ndarray:
+    """Returns the depth image [height, width] uint16 of an example.
+
+    Raises:
+        ValueError: The PNG is truncated or of another type; names the frame.
+    """
+    depth = cv2.imdecode(np.frombuffer(example["depth"], np.uint8), cv2.IMREAD_UNCHANGED)
+    if depth is None or depth.dtype != np.uint16 or depth.ndim != 2:
+        came = "no image" if depth is None else f"{list(depth.shape)} {depth.dtype}"
+        raise ValueError(
+            f"frame {frame_name(example)}: the depth must be a [height, width] 16-bit "
+            f"PNG, got {came}"
+        )
+    return depth
+
+
+def frame_name(example: Example) -> str:
+    """Returns the name that finds a frame in its source."""
+    name = example["frame"]
+    return name.decode() if isinstance(name, bytes) else str(name)
+
+
+def frame_box(depth: np.ndarray) -> np.ndarray:
+    """Returns the box of a whole frame, shrunk so that its crop has no margin."""
+    height, width = depth.shape
+    centre = np.array([width, height, width, height]) / 2
+    corners = np.array([0, 0, width, height])
+    return (centre + (corners - centre) / crops.MARGIN).astype(np.float32)
+
+
+def label_box(example: Example, depth: np.ndarray) -> np.ndarray:
+    """Returns the box of the labelled body, as far as it is in the frame."""
+    box = crops.body_box(example["joints_px"], example["visible"])
+    height, width = depth.shape
+    clipped = np.clip(box, 0, np.array([width, height, width, height], np.float32))
+    inside = (clipped[2:] - clipped[:2]).min() > 1
+    return clipped if inside else box
+
+
+def evaluation_box(
+    example: Example, depth: np.ndarray, crop: crops.CropMode, metric: bool
+) -> tuple[np.ndarray, bool]:
+    """Returns the box to look at, and whether a person was found (or not asked for)."""
+    if crop == "label_box" and example["visible"].any():
+        return label_box(example, depth), True
+    if crop == "person":
+        people = detection.find_people(depth, example["camera"], metric=metric)
+        if people:
+            return people[0].box, True
+    return frame_box(depth), crop == "full"
+
+
+def prepare_training(
+    example: Example,
+    rng: np.random.Generator,
+    *,
+    preparation: Preparation,
+    augmentation: Augmentation,
+    skeleton: Skeleton,
+) -> Batch:
+    """Returns a random view of a frame and its labels, in crop pixels.
+
+    Returns:
+        depth [side, side, 1] in [-1, 1], joints_px [joints, 2], joints_z [joints] in
+        normalised depth (NaN where unlabelled), visible [joints].
+    """
+    depth = decode_depth(example)
+    box = frame_box(depth)
+    if preparation.crop != "full" and example["visible"].any():
+        box = label_box(example, depth)
+    transform, flip = random_transform(rng, box, preparation.side, augmentation)
+    crop = crops.cut(depth, transform, preparation.side)
+    scale = preparation.depth_range
+    crop = sensor_noise(rng, crop, scale, augmentation)
+    reference = crops.person_depth(crop, scale / 2)
+    moved = reference + scale * rng.normal(0, augmentation.reference)
+    order = list(skeleton.mirror) if flip else list(range(skeleton.num_joints))
+    joints_px = crops.transform_points(transform, example["joints_px"])[order]
+    joints_z = (1000 * example["joints_m"][order, 2] - moved) / scale
+    return {
+        "depth": crops.normalise(crop, moved, scale),
+        "joints_px": joints_px.astype(np.float32),
+        "joints_z": joints_z.astype(np.float32),
+        "visible": example["visible"][order],
+    }
+
+
+def prepare_evaluation(
+    example: Example, *, preparation: Preparation, metric: bool
+) -> Batch:
+    """Returns a frame as `crop` says, with what leads back from the crop to the frame.
+
+    Returns:
+        depth [side, side, 1], frame_from_crop [2, 3], reference [] (the person's depth,
+        millimetres or raw), found [] (whether there was a person to look at).
+    """
+    depth = decode_depth(example)
+    box, found = evaluation_box(example, depth, preparation.crop, metric)
+    transform = crops.crop_transform(box, preparation.side)
+    crop = crops.cut(depth, transform, preparation.side)
+    reference = crops.person_depth(crop, preparation.depth_range / 2)
+    return {
+        "depth": crops.normalise(crop, reference, preparation.depth_range),
+        "frame_from_crop": crops.invert(transform),
+        "reference": np.float32(reference),
+        "found": np.bool_(found),
+    }
+
+
+def training_batches(
+    frames: DepthFrames,
+    *,
+    preparation: Preparation,
+    augmentation: Augmentation,
+    batch_size: int,
+    seed: int,
+    share: float = 1.0,
+) -> grain.DatasetIterator:
+    """Returns an endless, shuffled iterator whose position a checkpoint can hold.
+
+    Args:
+        frames: The training split.
+        preparation: How a frame becomes an input.
+        augmentation: How it may be changed.
+        batch_size: Frames a batch; the last ones of an epoch join the next epoch's.
+        seed: Of the order and of every random view.
+        share: Part of the frames to use, the same ones for the same seed.
+
+    Raises:
+        ValueError: There are no frames.
+    """
+    if not len(frames.source):
+        raise ValueError("the training split has no frames")
+    dataset = grain.MapDataset.source(frames.source).seed(seed)
+    if share < 1.0:
+        dataset = dataset.shuffle()[: max(1, round(share * len(frames.source)))]
+
+    def view(example: Example, rng: np.random.Generator) -> Batch:
+        return prepare_training(
+            example,
+            rng,
+            preparation=preparation,
+            augmentation=augmentation,
+            skeleton=frames.skeleton,
+        )
+
+    batches = dataset.shuffle().repeat().random_map(view).batch(batch_size)
+    options = grain.ReadOptions(
+        num_threads=READING_THREADS, prefetch_buffer_size=PREFETCHED_BATCHES
+    )
+    return iter(batches.to_iter_dataset(options))
+
+
+def evaluation_batches(
+    frames: DepthFrames, *, preparation: Preparation, batch_size: int
+) -> Iterator[tuple[list[Example], Batch]]:
+    """Yields every frame once, in order: the examples, and their inputs as a batch."""
+
+    def view(example: Example) -> tuple[Example, Batch]:
+        batch = prepare_evaluation(
+            example, preparation=preparation, metric=frames.metric
+        )
+        return example, batch
+
+    batches = grain.MapDataset.source(frames.source).map(view)
+    options = grain.ReadOptions(
+        num_threads=READING_THREADS, prefetch_buffer_size=PREFETCHED_BATCHES
+    )
+    collect = batches.to_iter_dataset(options).batch(batch_size, batch_fn=list)
+    for pairs in collect:
+        examples, inputs = zip(*pairs, strict=True)
+        stacked = {key: np.stack([x[key] for x in inputs]) for key in inputs[0]}
+        yield list(examples), stacked

@@ -1,0 +1,14 @@
+"""Looks a name up in one of the tables MODELS, METRICS, DATASETS, DECODES."""
+
+from collections.abc import Mapping
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def pick(table: Mapping[str, T], what: str, name: str) -> T:
+    """Returns `table[name]`, or says which names there are."""
+    if name not in table:
+        known = ", ".join(sorted(table))
+        raise ValueError(f"unknown {what} {name!r}; choose from: {known}")
+    return table[name]

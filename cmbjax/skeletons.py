@@ -1,0 +1,137 @@
+"""Joint sets: names, kinematic tree, mirror pairs, reference segments, table rows.
+
+Joints stand in the order of the data set's own files. Left and right are the
+person's own.
+"""
+
+import dataclasses
+
+Joints = tuple[int, ...]
+Segment = tuple[Joints, Joints]  # from the mean of some joints to the mean of others
+
+
+@dataclasses.dataclass(frozen=True)
+class Skeleton:
+    """A named set of joints.
+
+    Attributes:
+        name: Key in `SKELETONS`.
+        joints: Names, in the order of the labels.
+        parents: Index of each joint's parent; the root has -1.
+        mirror_pairs: (right, left) joints that a horizontal flip swaps.
+        head: The segment whose length is PCKh's unit; None where there is no head.
+        torsos: Segments that PDJ may use as its unit; the first is the default.
+        rows: Rows of the paper's tables and the joints each averages over.
+    """
+
+    name: str
+    joints: tuple[str, ...]
+    parents: Joints
+    mirror_pairs: tuple[tuple[int, int], ...] = ()
+    head: Segment | None = None
+    torsos: dict[str, Segment] = dataclasses.field(default_factory=dict, hash=False)
+    rows: dict[str, Joints] = dataclasses.field(default_factory=dict, hash=False)
+
+    @property
+    def num_joints(self) -> int:
+        """Joints in the set."""
+        return len(self.joints)
+
+    @property
+    def mirror(self) -> Joints:
+        """For each joint, the joint that takes its place in a mirrored image."""
+        order = list(range(self.num_joints))
+        for right, left in self.mirror_pairs:
+            order[right], order[left] = left, right
+        return tuple(order)
+
+
+def _pairs(names: tuple[str, ...]) -> tuple[tuple[int, int], ...]:
+    rights = (name for name in names if name.startswith("right_"))
+    return tuple(
+        (names.index(name), names.index("left_" + name.removeprefix("right_")))
+        for name in rights
+    )
+
+
+_K2HPD_JOINTS = (
+    "head neck torso right_shoulder right_elbow right_hand left_shoulder left_elbow "
+    "left_hand right_hip right_knee right_foot left_hip left_knee left_foot "
+    "upper_spine hip_centre right_wrist left_wrist"
+)
+_ITOP_JOINTS = (
+    "head neck right_shoulder left_shoulder right_elbow left_elbow right_hand "
+    "left_hand torso right_hip left_hip right_knee left_knee right_foot left_foot"
+)
+_HAND_JOINTS = (
+    "palm thumb_1 thumb_2 thumb_tip index_base index_1 index_2 index_tip middle_base "
+    "middle_1 middle_2 middle_tip ring_base ring_1 ring_2 ring_tip little_base "
+    "little_1 little_2 little_tip"
+)
+
+# K2HPD: the order of its label files; joints 15-18 inferred from their mean position.
+# The rows are those of Table 3, which leaves out joints 15 and 16.
+BODY19 = Skeleton(
+    name="body19",
+    joints=tuple(_K2HPD_JOINTS.split()),
+    parents=(1, 15, 16, 15, 3, 17, 15, 6, 18, 16, 9, 10, 16, 12, 13, 2, -1, 4, 7),
+    mirror_pairs=_pairs(tuple(_K2HPD_JOINTS.split())),
+    head=((0,), (1,)),
+    torsos={"neck_to_hips": ((1,), (9, 12)), "shoulder_to_hip": ((3,), (12,))},
+    rows={
+        "Head": (0,),
+        "Neck": (1,),
+        "Shoulders": (3, 6),
+        "Elbows": (4, 7),
+        "Hands": (5, 8),
+        "Wrists": (17, 18),
+        "Torso": (2,),
+        "Hips": (9, 12),
+        "Knees": (10, 13),
+        "Feet": (11, 14),
+        "Upper Body": (0, 1, 3, 4, 5, 6, 7, 8, 17, 18, 2),
+        "Lower Body": (2, 9, 10, 11, 12, 13, 14),
+        "Full Body": (0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 17, 18),
+    },
+)
+
+# ITOP: the rows are those of Table 4.
+BODY15 = Skeleton(
+    name="body15",
+    joints=tuple(_ITOP_JOINTS.split()),
+    parents=(1, 8, 1, 1, 2, 3, 4, 5, -1, 8, 8, 9, 10, 11, 12),
+    mirror_pairs=_pairs(tuple(_ITOP_JOINTS.split())),
+    head=((0,), (1,)),
+    torsos={"neck_to_hips": ((1,), (9, 10)), "shoulder_to_hip": ((2,), (10,))},
+    rows={
+        "Head": (0,),
+        "Neck": (1,),
+        "Shoulders": (2, 3),
+        "Elbows": (4, 5),
+        "Hands": (6, 7),
+        "Torso": (8,),
+        "Hips": (9, 10),
+        "Knees": (11, 12),
+        "Feet": (13, 14),
+        "Upper Body": tuple(range(8)),
+        "Lower Body": tuple(range(8, 15)),
+        "Full Body": tuple(range(15)),
+    },
+)
+
+HAND20 = Skeleton(
+    name="hand20",
+    joints=tuple(_HAND_JOINTS.split()),
+    parents=(-1, 0, 1, 2, 0, 4, 5, 6, 0, 8, 9, 10, 0, 12, 13, 14, 0, 16, 17, 18),
+    rows={
+        "Palm": (0,),
+        "Thumb": (1, 2, 3),
+        "Index": (4, 5, 6, 7),
+        "Middle": (8, 9, 10, 11),
+        "Ring": (12, 13, 14, 15),
+        "Little": (16, 17, 18, 19),
+        "Full Hand": tuple(range(20)),
+    },
+)
+
+SKELETONS = {skeleton.name: skeleton for skeleton in (BODY19, BODY15, HAND20)}

@@ -1,0 +1,1 @@
+"""ASTAR: hand pose in time-of-flight depth."""

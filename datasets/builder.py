@@ -1,0 +1,174 @@
+"""What the builders of real recordings share: file check, summary, shards, bar."""
+
+import abc
+import functools
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+from tqdm import tqdm
+
+from cmbjax.skeletons import Skeleton
+from datasets import schema
+
+SHARD_FRAMES = 1024  # TFDS holds one shard in memory: some 50 MB
+Item = Any  # what finds one example in its source
+
+
+class FrameBuilder(tfds.core.ShardBasedBuilder):
+    """Prepares labelled depth frames from files that the user supplies.
+
+    A `GeneratorBasedBuilder` sorts a whole split in memory and needs TensorFlow
+    once it exceeds 1 GB, as ITOP and K2HPD do. Shards are written as they come, in
+    the order of the source; the training pipeline shuffles.
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+    depth_unit = "mm"
+    parts = False
+    _source: Path | None = None
+
+    @property
+    @abc.abstractmethod
+    def skeleton(self) -> Skeleton:
+        """The labelled joints."""
+
+    @abc.abstractmethod
+    def files(self) -> Sequence[str]:
+        """Returns the files and folders that must be in the source folder."""
+
+    @abc.abstractmethod
+    def splits(self, source: Path) -> Mapping[str, Sequence[Item]]:
+        """Reads and checks the labels in `source`; prints a summary of them."""
+
+    @abc.abstractmethod
+    def examples(self, items: Sequence[Item]) -> Iterator[dict[str, object]]:
+        """Yields the examples (`schema.example`) of some items of one split."""
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        unit = self.depth_unit
+        assert unit in schema.DEPTH_UNITS
+        return self.dataset_info_from_configs(
+            features=schema.features(self.skeleton, parts=self.parts),
+            metadata=tfds.core.MetadataDict(
+                {"skeleton": self.skeleton.name, "depth_unit": unit}
+            ),
+        )
+
+    def _download_and_prepare(
+        self,
+        dl_manager: tfds.download.DownloadManager,
+        download_config: tfds.download.DownloadConfig | None = None,
+    ) -> None:
+        if self._source is None and download_config and download_config.manual_dir:
+            self._source = Path(download_config.manual_dir).expanduser()
+        with tqdm(desc=f"preparing {self.name}", unit=" frames") as self._bar:
+            super()._download_and_prepare(dl_manager, download_config)
+
+    def _shard_iterators_per_split(
+        self, dl_manager: tfds.download.DownloadManager
+    ) -> dict[str, list[Callable[[], Iterator[tuple[str, dict[str, object]]]]]]:
+        source = self._checked_source()
+        splits = self.splits(source)
+        for name, items in splits.items():
+            if not items:
+                raise ValueError(
+                    f"{self.name}: no frames for the {name} split in {source}; "
+                    "expected at least one in each of " + ", ".join(splits)
+                )
+        self._bar.reset(total=sum(map(len, splits.values())))
+        return {
+            name: [
+                functools.partial(self._shard, items[start : start + SHARD_FRAMES])
+                for start in range(0, len(items), SHARD_FRAMES)
+            ]
+            for name, items in splits.items()
+        }
+
+    def _shard(
+        self, items: Sequence[Item]
+    ) -> Iterator[tuple[str, dict[str, object]]]:
+        for example in self.examples(items):
+            self._bar.update()
+            yield str(example["frame"]), example
+
+    def _checked_source(self) -> Path:
+        folder = self._source
+        missing = [
+            name for name in self.files() if not (folder and (folder / name).exists())
+        ]
+        if folder is not None and not missing:
+            return folder
+        where = (
+            f"lacks {', '.join(missing)}"
+            if folder is not None and folder.is_dir()
+            else "does not exist"
+        )
+        lines = [f"{self.name}: the source folder {folder or '(none given)'} {where}."]
+        lines += [
+            f"{name} is there as {name}.gz: unpack it (gunzip -k {name}.gz)."
+            for name in missing
+            if folder and (folder / f"{name}.gz").exists()
+        ]
+        lines += ["It must hold:", *(f"  {name}" for name in self.files())]
+        lines += [f'See "Get the files" in datasets/{self.name}/README.md.']
+        raise FileNotFoundError("\n".join(lines))
+
+    def summarise(
+        self, facts: Sequence[tuple[str, float, float | None, float]]
+    ) -> None:
+        """Prints what was found, and warns where it is not what is known of the set.
+
+        Args:
+            facts: What it is, the value found, the value of the complete official
+                data set (None: not known), and by how much the two may differ.
+        """
+        self._bar.clear()
+        print(f"{self.name}: labels in {self._source}")
+        for what, found, expected, tolerance in facts:
+            line = f"{what}: {found:.6g}"
+            if expected is None:
+                print(f"  {line}")
+            elif abs(found - expected) <= tolerance:
+                print(f"  {line} (expected {expected:.6g})")
+            else:
+                print(
+                    f"  WARNING: {line}, the complete official data set has "
+                    f"{expected:.6g}"
+                )
+
+
+def held_out_subjects(subjects: Sequence[str]) -> list[str]:
+    """Returns the subjects of the validation split: the last eighth, rounded up."""
+    names = sorted(set(subjects))
+    return names[len(names) - math.ceil(len(names) / 8) :]
+
+
+def held_out_blocks(num_frames: int) -> np.ndarray:
+    """Returns which frames of a recording without subjects are for validation.
+
+    Of 20 equal contiguous blocks the 5th and the 15th: neighbouring frames are nearly
+    equal, so only the blocks' four borders have a near duplicate on the other side.
+
+    Args:
+        num_frames: Frames in recorded order; at least 5.
+
+    Returns:
+        [num_frames] bool.
+    """
+    blocks = np.array_split(np.arange(num_frames), 20)
+    validation = np.zeros(num_frames, bool)
+    validation[list(itertools.chain(blocks[4], blocks[14]))] = True
+    return validation
+
+
+def outside_share(
+    joints_px: np.ndarray, width: int, height: int
+) -> float:
+    """Returns the percentage of joints [..., 2] that lie outside the image."""
+    outside = (joints_px < 0) | (joints_px > [width, height])
+    return 100 * float(outside.any(-1).mean())

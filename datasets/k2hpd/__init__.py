@@ -1,0 +1,1 @@
+"""K2HPD: human pose in Kinect v2 depth, 2-D labels."""

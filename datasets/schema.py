@@ -1,0 +1,137 @@
+"""What a frame looks like in every data set: features, and one checked example."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import tensorflow_datasets as tfds
+
+from cmbjax.skeletons import Skeleton
+
+DEPTH_UNITS = ("mm", "raw")  # raw: brighter or darker with distance, no known scale
+
+
+def features(skeleton: Skeleton, *, parts: bool = False) -> tfds.features.FeaturesDict:
+    """Returns the features of a data set of labelled depth frames.
+
+    Args:
+        skeleton: Whose joints are labelled.
+        parts: Whether there is a body-part label image: 0 background, 1 + i for a
+            pixel that belongs to joint i.
+
+    Returns:
+        depth [height, width, 1] uint16 (millimetres or raw, 0 = no reading),
+        joints_px [joints, 2] and joints_m [joints, 3] float32 (metres, camera frame,
+        NaN where unlabelled), visible [joints] bool (labelled and counted), camera
+        [fx, fy, cx, cy] float32 (pixels, NaN where unknown), frame and subject names.
+    """
+    joints = skeleton.num_joints
+    fields = {
+        "depth": tfds.features.Image(
+            shape=(None, None, 1), dtype=np.uint16, encoding_format="png"
+        ),
+        "joints_px": tfds.features.Tensor(shape=(joints, 2), dtype=np.float32),
+        "joints_m": tfds.features.Tensor(shape=(joints, 3), dtype=np.float32),
+        "visible": tfds.features.Tensor(shape=(joints,), dtype=np.bool_),
+        "camera": tfds.features.Tensor(shape=(4,), dtype=np.float32),
+        "frame": tfds.features.Text(),
+        "subject": tfds.features.Text(),
+    }
+    if parts:
+        fields["parts"] = tfds.features.Image(
+            shape=(None, None, 1), dtype=np.uint8, encoding_format="png"
+        )
+    return tfds.features.FeaturesDict(fields)
+
+
+def example(
+    *,
+    depth: np.ndarray,
+    joints_px: np.ndarray,
+    frame: str,
+    joints_m: np.ndarray | None = None,
+    visible: np.ndarray | None = None,
+    camera: np.ndarray | None = None,
+    subject: str = "",
+    parts: np.ndarray | None = None,
+) -> dict[str, object]:
+    """Returns one example in the form of `features`, images encoded as PNG bytes.
+
+    Args:
+        depth: [height, width] uint16, 0 = no reading.
+        joints_px: [joints, 2] pixels.
+        frame: Name that finds the frame in its source.
+        joints_m: [joints, 3] metres; NaN where absent.
+        visible: [joints] bool; by default every joint counts.
+        camera: [fx, fy, cx, cy] pixels.
+        subject: Who is seen.
+        parts: [height, width] uint8 body-part labels.
+
+    Raises:
+        ValueError: An array has another dtype or shape, or a counted joint is not a
+            number; the message names the frame.
+    """
+    joints = len(joints_px)
+    if depth.dtype != np.uint16 or depth.ndim != 2:
+        raise ValueError(
+            f"{frame}: depth must be [height, width] uint16, "
+            f"got {list(depth.shape)} {depth.dtype}"
+        )
+    if visible is None:
+        visible = np.ones(joints, bool)
+    if not np.isfinite(joints_px[visible]).all():
+        raise ValueError(f"{frame}: a visible joint has no finite pixel position")
+    fields: dict[str, object] = {
+        "depth": encode_png(depth),
+        "joints_px": np.asarray(joints_px, np.float32),
+        "joints_m": np.full((joints, 3), np.nan, np.float32)
+        if joints_m is None
+        else np.asarray(joints_m, np.float32),
+        "visible": np.asarray(visible, bool),
+        "camera": np.full(4, np.nan, np.float32)
+        if camera is None
+        else np.asarray(camera, np.float32),
+        "frame": frame,
+        "subject": subject,
+    }
+    if parts is not None:
+        fields["parts"] = encode_png(parts)
+    return fields
+
+
+def encode_png(image: np.ndarray) -> bytes:
+    """Encodes a one-channel uint8 or uint16 image."""
+    done, png = cv2.imencode(".png", image)
+    assert done, "OpenCV encodes every uint8 and uint16 image"
+    return png.tobytes()
+
+
+def read_depth_png(path: Path, dtype: type[np.generic] = np.uint16) -> np.ndarray:
+    """Reads a depth image.
+
+    Args:
+        path: A PNG file.
+        dtype: np.uint16 or np.uint8: what the file must hold.
+
+    Returns:
+        [height, width] uint16; of an image with several equal channels the first.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The file is damaged, of another dtype, or has unequal channels.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such depth image")
+    png = np.frombuffer(path.read_bytes(), np.uint8)
+    image = cv2.imdecode(png, cv2.IMREAD_UNCHANGED) if png.size else None
+    if image is None:
+        raise ValueError(f"{path}: not a whole PNG image ({png.size} bytes)")
+    if image.dtype != dtype:
+        raise ValueError(
+            f"{path}: expected {8 * np.dtype(dtype).itemsize} bits a channel, "
+            f"got {8 * image.dtype.itemsize}"
+        )
+    channels = image.reshape(*image.shape[:2], -1)[..., :3]  # a fourth is opacity
+    if (channels != channels[..., :1]).any():
+        raise ValueError(f"{path}: a colour image; expected equal channels of depth")
+    return channels[..., 0].astype(np.uint16)
