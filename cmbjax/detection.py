@@ -1,26 +1,45 @@
 """People in one depth image: metric size, no background model, nothing learned.
 
 Pixels: the centre of the top-left pixel is (0.5, 0.5). Camera frame: x right, y
-down, z forward, metres; the camera looks roughly level (floors tilted by more than
-`MAX_TILT` are not looked for), so this is for side views, not for views from above.
+down, z forward, metres. The camera looks roughly level; views from above are not
+served.
 """
 
 import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 
 DEFAULT_FOCAL = 0.8  # of the width: between Kinect v1 (0.89) and v2 (0.71)
-WORK_SIDE = 320  # pixels; larger images are subsampled, a body is still 100 pixels tall
+WORK_SIDE = 320  # pixels: larger images are thinned out, a body keeps 100 rows
 SENSOR_STEP = 2.85e-3  # 1/m: structured light resolves steps of this times z^2
-SAMPLE = 2000  # points that vote for a plane
-MAX_TILT = 20  # degrees between the floor and the camera's horizontal plane
-FLOOR_MIN, FLOOR_MAX = 0.4, 2.4  # metres of the floor below the camera
+LINK = 0.06  # metres: neighbours closer than this plus 1.5 steps are one surface
+
+VOTERS = 1500  # points that vote for a plane or measure a piece
+COARSE = 100  # rows or columns that the plane search looks at
 PLANE_BIN = 0.03  # metres
-FLOOR_CUT = 0.04  # metres above the floor that count as floor: the soles of the feet
-WALL_AREA = 1.8
-WALL_CUT = 0.06
-LINK = 0.06  # metres, with the sensor's step: neighbours further apart are not linked
+FLOOR_BELOW = (0.4, 2.4)  # metres from the camera down to the floor
+FLOOR_TILTS = np.radians(np.arange(-20, 21))  # of the floor against the camera
+FLOOR_CUT = 0.04  # metres: what is lower is floor; soles are drawn back on later
+WALL_AREA = 1.8  # m^2 in one upright plane; two people side by side have 1.5
+WALL_ANGLES = np.radians(np.arange(-90, 90, 4))
+WALL_REACH = 7.0  # metres to either side of the camera
+NUM_WALLS = 3
+
+PIECE_AREA = 0.004  # m^2: smaller pieces are speckle
+LIMB_AREA = 0.15  # m^2: an arm or a leg, seen from the side
+LIMB_FRONT, LIMB_BEHIND = 0.7, 0.35  # metres from the body's depth
+REST_JUMP = 0.3  # metres between trunk and legs that a folded arm's shadow cuts apart
+# What a person measures, from a crouching child to arms stretched up or out.
+AREA = (0.12, 1.6)  # m^2 facing the camera
+TALL, WIDE, DEEP = (0.5, 2.5), (0.15, 2.2), (0.0, 1.5)  # metres
+TOP, BOTTOM = (0.9, 2.6), (-0.2, 0.7)  # metres above the floor
+MAX_SOLID = 0.92  # of its convex hull; people fill 0.2-0.87, a cupboard or ball 1
+MAX_BLOCK = 1.42  # that plus the head's part of the greatest width; people have <= 1.38
+MIN_RELIEF = 0.008  # metres, with a third of a step: a board is flatter
+MAX_LINKED = 0.35  # of the outline: a bulge in a wall goes over into it
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -29,8 +48,8 @@ class Person:
 
     Attributes:
         box: float32 [x0, y0, x1, y1], pixels.
-        depth_mm: Median over the mask, millimetres (raw units if not metric).
-        mask: bool [height, width], the person's pixels.
+        depth_mm: Median over the mask, millimetres (raw: the image's unit).
+        mask: bool [height, width].
     """
 
     box: np.ndarray
@@ -38,219 +57,321 @@ class Person:
     mask: np.ndarray
 
 
-DEBUG = []
-TIMES = {}
-import time as _t
-def _tick(name, t0):
-    TIMES.setdefault(name, []).append((_t.perf_counter() - t0) * 1e3)
-    return _t.perf_counter()
+class _View(NamedTuple):
+    points: np.ndarray  # [height, width, 3], metres
+    area: np.ndarray  # [height, width], m^2 a pixel covers across the line of sight
+    step: np.ndarray  # [height, width], metres between two readings of the sensor
+    down: np.ndarray  # the floor's normal
+    floor: float  # metres from the camera along `down`, NaN where no floor is seen
+    height: np.ndarray  # [height, width], metres above the floor or above the camera
 
 
-def find_people(depth_mm, camera=None, *, metric=True):
-    t0 = _t.perf_counter()
-    h, w = depth_mm.shape
-    if camera is None or not np.all(np.isfinite(camera)):
-        camera = [DEFAULT_FOCAL * w, DEFAULT_FOCAL * w, w / 2, h / 2]
-    stride = -(-max(h, w) // WORK_SIDE)
+class _Piece(NamedTuple):
+    area: float  # m^2
+    depth: float  # metres, median
+    window: tuple[slice, slice]
+    mask: np.ndarray  # in the window
+
+
+def find_people(
+    depth_mm: np.ndarray,
+    camera: np.ndarray | Sequence[float] | None = None,
+    *,
+    metric: bool = True,
+) -> list[Person]:
+    """Finds the people in a depth image.
+
+    Floor and walls are cut off, the rest falls apart where the depth jumps; pieces
+    that can be limbs join the body they touch, and what has a person's size and
+    shape stays.
+
+    Args:
+        depth_mm: uint16 [height, width], millimetres, 0 = no reading. Not metric:
+            uint8 or uint16 of any scale, the background 0 or the largest value.
+        camera: [fx, fy, cx, cy], pixels. None or NaN: `DEFAULT_FOCAL`, centred.
+        metric: Whether `depth_mm` is in millimetres. If not, people are the large
+            foreground components, and `camera` is not used.
+
+    Returns:
+        People, nearest first; empty if there are none.
+
+    Raises:
+        ValueError: `depth_mm` or `camera` has another shape or type.
+    """
+    types = ("uint16",) if metric else ("uint8", "uint16")
+    depth_mm = np.asarray(depth_mm)
+    if depth_mm.ndim != 2 or not depth_mm.size or depth_mm.dtype.name not in types:
+        raise ValueError(
+            f"depth_mm must be [height, width] {' or '.join(types)}, "
+            f"got {depth_mm.dtype.name} {depth_mm.shape}"
+        )
+    rows, columns = depth_mm.shape
+    default = (DEFAULT_FOCAL * columns, DEFAULT_FOCAL * columns, columns / 2, rows / 2)
+    intrinsics = np.asarray(default if camera is None else camera, np.float32)
+    if intrinsics.shape != (4,):
+        raise ValueError(
+            f"camera must be [fx, fy, cx, cy], got shape {intrinsics.shape}"
+        )
+    if not np.isfinite(intrinsics).all():
+        intrinsics = np.asarray(default, np.float32)
+
+    stride = -(-max(rows, columns) // WORK_SIDE)
     small = depth_mm[::stride, ::stride]
-    z = small / np.float32(1000)
-    rx = (np.arange(0, w, stride, dtype=np.float32) + 0.5 - camera[2]) / camera[0]
-    ry = (np.arange(0, h, stride, dtype=np.float32) + 0.5 - camera[3]) / camera[1]
-    p = np.stack([z * rx.astype("f4"), z * ry[:, None].astype("f4"), z], -1)
-    pix = stride**2 / (camera[0] * camera[1])
-    t0 = _tick("project", t0)
-    floor = _find_floor(p)
-    t0 = _tick("floor", t0)
-    fg = z > 0
-    n, d = floor if floor is not None else (np.array([0, 1, 0], "f4"), 0.0)
-    up = d - p @ n
-    step = SENSOR_STEP * z * z
-    if floor is not None:
-        fg &= up > FLOOR_CUT + 0.3 * step
-    area = z * z * np.float32(pix)
-    fg = _cut_walls(p, area, fg, n, step)
-    t0 = _tick("walls", t0)
-    labels, stats = _components(z, fg)
-    areas = np.bincount(labels.ravel(), area.ravel(), len(stats))
-    areas[0] = 0
-    parts = []
-    for i in np.flatnonzero((areas > 0.004) & (stats[:, 4] > 8)):
-        x0, y0, bw, bh = stats[i, :4] // 2
-        sl = slice(y0, y0 + bh + 1), slice(x0, x0 + bw + 1)
-        m = labels[sl] == i
-        pts = p[sl][m]
-        q = np.percentile(pts, [1, 50, 99], axis=0)
-        parts.append((i, areas[i], sl, m, q))
-    t0 = _tick("comps", t0)
-    DEBUG.clear()
-    DEBUG.append((floor, labels))
+    focal, centre = intrinsics[:2] / stride, intrinsics[2:] / stride
+    found = _metric_people(small, focal, centre) if metric else _raw_people(small)
     people = []
-    used = set()
-    room = [c for c in parts if c[1] < 1.6 and np.all((c[4][2] - c[4][0])[[0, 2]] < (2.3, 1.5))]
-    for c in sorted(room, key=lambda c: -c[1]):
-        if c[0] in used or c[1] < 0.1:
+    for mask, bottom in found:
+        x, y, width, height = cv2.boundingRect(mask.astype(np.uint8))
+        box = stride * np.array([x, y, x + width, max(y + height, bottom)], np.float32)
+        box = np.minimum(box, np.array([columns, rows, columns, rows], np.float32))
+        depth = float(np.median(small[mask]))
+        full = mask.repeat(stride, axis=0).repeat(stride, axis=1)[:rows, :columns]
+        people.append(Person(box, depth, full))
+    return sorted(people, key=lambda person: person.depth_mm)
+
+
+def _raw_people(values: np.ndarray) -> Iterator[tuple[np.ndarray, float]]:
+    """Yields the large components in front of a clean background."""
+    border = np.concatenate([values[0], values[-1], values[:, 0], values[:, -1]])
+    farthest = values.max()
+    empty = farthest if np.median(border) == farthest else 0
+    body = ((values != empty) & (values != 0)).astype(np.uint8)
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(body, connectivity=8)
+    sizes = stats[1:, cv2.CC_STAT_AREA]
+    for label in np.flatnonzero(
+        sizes >= max(0.005 * body.size, 0.3 * sizes.max(initial=0))
+    ):
+        yield labels == label + 1, 0.0
+
+
+def _metric_people(
+    depth_mm: np.ndarray, focal: np.ndarray, centre: np.ndarray
+) -> Iterator[tuple[np.ndarray, float]]:
+    """Yields the mask of each person and the row where the feet meet the floor."""
+    view = _look(depth_mm, focal, centre)
+    depth = view.points[..., 2]
+    solid = depth > 0
+    if np.isfinite(view.floor):
+        solid &= view.height > FLOOR_CUT + 0.3 * view.step
+    wall = solid & _on_walls(view, solid)
+    pieces = _pieces(view, solid & ~wall)
+    taken: set[int] = set()
+    for seed, piece in enumerate(pieces):
+        if seed in taken or piece.area < 0.8 * AREA[0]:
             continue
-        mask = labels == c[0]
-        zc = c[4][1, 2]
-        changed = True
-        mine = {c[0]}
-        while changed:
-            changed = False
-            k = 2 * max(1, len(z) // 100) + 1
-            around = cv2.dilate(mask.astype(np.uint8), np.ones((k, k), np.uint8)) > 0
-            for f in room:
-                if f[0] in mine or f[0] in used or f[1] > c[1]:
-                    continue
-                sl, m = f[2:4]
-                touch = (m & around[sl]).sum()
-                if touch < 3 or touch < 0.3 * np.sqrt(m.sum()):
-                    continue
-                dz = f[4][1, 2] - zc
-                if not (-0.7 < dz < 0.35):
-                    continue
-                if abs(dz) > 0.15 and f[1] > 0.15:
-                    continue
-                mine.add(f[0])
-                mask[sl] |= m
-                changed = True
-        pts = p[mask]
-        q = np.percentile(pts, [1, 99], axis=0)
-        W, H, Dp = q[1] - q[0]
-        upm = up[mask]
-        U = np.percentile(upm, [1, 99])
-        A = areas[list(mine)].sum()
-        near = pts[:: max(1, len(pts) // 500)]
-        inv = 1 / near[:, 2]
-        M = np.c_[near[:, :2] * inv[:, None], np.ones(len(near))]
-        sol = np.linalg.lstsq(M, inv, rcond=None)[0]
-        R = np.median(np.abs(1 / (M @ sol) - near[:, 2]))
-        top = upm > U[1] - 0.2
-        feats = dict(A=A, W=W, H=H, D=Dp, lo=U[0], hi=U[1], R=R, fill=A / (W * H), top=area[mask][top].sum() / .2 / W,
-          z=float(np.median(pts[:, 2])), n=len(mine))
-        DEBUG.append((feats, mask))
-        ok = 0.12 < A < 1.6 and 0.5 < H < 2.5 and 0.15 < W < 2.2 and Dp < 1.5 and feats["fill"] < 0.88
-        if floor is not None:
-            ok &= U[0] < 0.7 and 0.9 < U[1] < 2.6
-        step = SENSOR_STEP * feats["z"] ** 2
-        ok &= R > 0.008 + step / 3
-        feats["ok"] = ok
-        if not ok:
-            continue
-        used |= mine
-        ys, xs = np.nonzero(mask)
-        box = np.array([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1], np.float32)
-        if floor is not None and U[0] < 0.2:
-            low = pts[upm < U[0] + 0.1]
-            ground = low + (d - low @ n)[:, None] * n
-            v = ground[:, 1] / ground[:, 2] * camera[1] + camera[3]
-            box[3] = np.clip(np.percentile(v, 95) / stride, box[3], len(z))
-        mm = np.median(small[mask])
-        full = np.repeat(np.repeat(mask, stride, 0), stride, 1)[:h, :w]
-        box = np.minimum(box * stride, [w, h, w, h]).astype(np.float32)
-        people.append(Person(box, float(mm), full))
-    t0 = _tick("people", t0)
-    return sorted(people, key=lambda a: a.depth_mm)
+        mask, members = _grow(seed, pieces, taken, depth.shape)
+        if _is_person(view, mask) and _linked(view, mask, wall) < MAX_LINKED:
+            taken |= members
+            yield mask, _soles(view, mask) * focal[1] + centre[1]
 
 
-def _sample(a):
-    return a[:: -(-len(a) // SAMPLE) or 1]
+def _look(depth_mm: np.ndarray, focal: np.ndarray, centre: np.ndarray) -> _View:
+    """Back-projects the image and finds the floor."""
+    z = depth_mm * np.float32(0.001)
+    x = (np.arange(z.shape[1], dtype=np.float32) + 0.5 - centre[0]) / focal[0]
+    y = (np.arange(z.shape[0], dtype=np.float32) + 0.5 - centre[1]) / focal[1]
+    points = np.stack([z * x, z * y[:, None], z], axis=-1)
+    down, floor = _find_floor(points)
+    height = (floor if np.isfinite(floor) else np.float32(0)) - points @ down
+    square = z * z
+    area, step = square / focal.prod(), np.float32(SENSOR_STEP) * square
+    return _View(points, area, step, down, floor, height)
 
 
-def _votes(points, directions, bins, weights=None):
-    index = np.clip(points @ directions.T / PLANE_BIN, 0, bins - 1).astype(np.int32)
-    index += bins * np.arange(len(directions), dtype=np.int32)
-    if weights is not None:
-        weights = np.repeat(weights, len(directions))
-    n = bins * len(directions)
-    return np.bincount(index.ravel(), weights, n).reshape(-1, bins)
+def _votes(
+    points: np.ndarray, areas: np.ndarray, directions: np.ndarray, span: tuple
+) -> np.ndarray:
+    """Sums the areas at each distance (columns) along each direction (rows)."""
+    each = 1 + len(points) // VOTERS
+    points, areas = points[::each], areas[::each] * each
+    bins, num = round((span[1] - span[0]) / PLANE_BIN), len(directions)
+    cell = (points @ directions.T - np.float32(span[0])) / np.float32(PLANE_BIN)
+    cell = np.clip(cell, 0, bins - 1).astype(np.int32)
+    cell += bins * np.arange(num, dtype=np.int32)
+    return np.bincount(cell.ravel(), areas.repeat(num), bins * num).reshape(num, bins)
 
 
-def _find_floor(p):
-    z = p[..., 2]
-    k = max(1, len(z) // 80)
-    a, b = p[:-k], p[k:]
-    dz = a[..., 2] - b[..., 2]
-    dy = np.abs(a[..., 1] - b[..., 1])
-    sure = (a[..., 2] > 0) & (b[..., 2] > 0) & (dz > 2 * dy) & (dz < 0.6)
-    level = b[sure]
-    enough = 0.003 * z.size + 10
-    if len(level) < enough:
-        return None
-    everything = p[z > 0]
-    tilts = np.radians(np.arange(-MAX_TILT, MAX_TILT + 1))
-    normals = np.stack([0 * tilts, np.cos(tilts), np.sin(tilts)], 1).astype(np.float32)
-    bins = round(FLOOR_MAX / PLANE_BIN) + 3
-    few, many = _sample(level), _sample(everything)
-    on = _votes(few, normals, bins) * (len(level) / len(few))
-    allv = _votes(many, normals, bins) * (len(everything) / len(many))
-    below = allv[:, ::-1].cumsum(1)[:, ::-1]
-    score = on[:, :-3] + on[:, 1:-2] - below[:, 3:]
-    score[:, : round(FLOOR_MIN / PLANE_BIN)] = 0
-    i, j = np.unravel_index(score.argmax(), score.shape)
-    if score[i, j] < enough:
-        return None
-    n, d = normals[i], (j + 1) * PLANE_BIN
-    for _ in range(2):
-        near = level[np.abs(level @ n - d) < 0.05]
-        if len(near) < 10:
-            break
-        # y = a x + b z + c
-        A = np.c_[near[:, 0], near[:, 2], np.ones(len(near), "f4")]
-        sol = np.linalg.lstsq(A, near[:, 1], rcond=None)[0]
-        m = np.array([-sol[0], 1, -sol[1]], "f4")
-        l = np.linalg.norm(m)
-        n, d = m / l, sol[2] / l
-    return n, d
+def _find_floor(points: np.ndarray) -> tuple[np.ndarray, float]:
+    """Finds the lowest level plane: its downward normal and distance, NaN if none."""
+    points = points[:, :: 1 + points.shape[1] // COARSE]
+    y, z = points[..., 1], points[..., 2]
+    rows = max(1, len(z) // 80)  # far enough apart to climb over a sensor step
+    rise = z[:-rows] - z[rows:]
+    level = (z[rows:] > 0) & (rise > 2 * np.abs(y[:-rows] - y[rows:])) & (rise < 0.6)
+    ground, solid = points[rows:][level], points[z > 0]
+    tilts = (np.zeros_like(FLOOR_TILTS), np.cos(FLOOR_TILTS), np.sin(FLOOR_TILTS))
+    downs = np.stack(tilts, axis=1).astype(np.float32)
+    span = (0, FLOOR_BELOW[1] + 3 * PLANE_BIN)
+    on = _votes(ground, np.ones(len(ground)), downs, span)
+    below = _votes(solid, np.ones(len(solid)), downs, span)[:, ::-1].cumsum(axis=1)
+    score = on[:, :-3] + on[:, 1:-2] - 3 * below[:, -4::-1]  # nothing is below a floor
+    score[:, : round(FLOOR_BELOW[0] / PLANE_BIN)] = 0
+    tilt, cell = np.unravel_index(score.argmax(), score.shape)
+    if score[tilt, cell] < 10 + 0.003 * z.size:
+        return np.array([0, 1, 0], np.float32), np.nan
+    down, floor = downs[tilt], float(cell + 1) * PLANE_BIN
+    for _ in range(2):  # least squares over what lies near gives the roll, too
+        x, y, z = ground[np.abs(ground @ down - floor) < 2 * PLANE_BIN].T
+        slope = np.linalg.lstsq(np.stack([x, z, np.ones_like(x)], 1), y, rcond=None)[0]
+        normal = np.array([-slope[0], 1, -slope[1]], np.float32)
+        length = np.linalg.norm(normal)
+        down, floor = normal / length, float(slope[2] / length)
+    return down, floor
 
 
-def _cut_walls(p, area, fg, down, step):
-    fg = fg.copy()
-    forward = np.cross([1, 0, 0], down)
+def _on_walls(view: _View, solid: np.ndarray) -> np.ndarray:
+    """Marks the pixels on large upright planes."""
+    forward = np.cross([1, 0, 0], view.down)
     forward /= np.linalg.norm(forward)
-    right = np.cross(down, forward)
-    ang = np.radians(np.arange(-90, 90, 3))
-    directions = (np.sin(ang)[:, None] * right + np.cos(ang)[:, None] * forward).astype("f4")
-    shift = np.float32(6.0)
-    bins = round(14.0 / PLANE_BIN)
-    for _ in range(3):
-        pts, w = p[fg], area[fg]
-        k = -(-len(pts) // SAMPLE) or 1
-        pts, w = pts[::k], w[::k] * k
-        if w.sum() < WALL_AREA:
+    axes = np.stack([np.cross(view.down, forward), forward], 1).astype(np.float32)
+    plan = (view.points.reshape(-1, 3) @ axes).reshape(*solid.shape, 2)
+    compass = np.stack([np.sin(WALL_ANGLES), np.cos(WALL_ANGLES)], 1).astype(np.float32)
+    each = 1 + len(solid) // COARSE
+    coarse = np.s_[::each, ::each]
+    free = solid.copy()
+    for _ in range(NUM_WALLS):
+        places, areas = plan[coarse][free[coarse]], view.area[coarse][free[coarse]]
+        votes = _votes(places, areas * each**2, compass, (-WALL_REACH, WALL_REACH))
+        votes[:, [0, -1]] = 0  # whatever lies beyond
+        votes = votes[:, :-3] + votes[:, 1:-2] + votes[:, 2:-1] + votes[:, 3:]
+        angle, cell = np.unravel_index(votes.argmax(), votes.shape)
+        if votes[angle, cell] < WALL_AREA:
             break
-        v = _votes(pts, directions, bins, w) if False else _votes_shift(pts, directions, bins, w, shift)
-        s = v[:, :-3] + v[:, 1:-2] + v[:, 2:-1] + v[:, 3:]
-        s[:, -4:] = 0
-        i, j = np.unravel_index(s.argmax(), s.shape)
-        if s[i, j] < WALL_AREA:
-            break
-        nn, dd = directions[i], (j + 2) * PLANE_BIN - shift
+        normal, distance = compass[angle], (cell + 2) * PLANE_BIN - WALL_REACH
         for _ in range(2):
-            near = np.abs(pts @ nn - dd) < 0.08
-            a2 = pts[near] @ np.stack([right, forward], 1).astype("f4")
-            mean = np.average(a2, axis=0, weights=w[near])
-            cov = np.cov(a2.T, aweights=w[near])
-            ev = np.linalg.eigh(cov)[1][:, 0]
-            nn = (ev[0] * right + ev[1] * forward).astype("f4")
-            dd = float(ev @ mean)
-        fg &= np.abs(p @ nn - np.float32(dd)) > WALL_CUT + step
-    return fg
+            near = np.abs(places @ normal - distance) < 3 * PLANE_BIN
+            spread = np.cov(places[near].T, aweights=areas[near])
+            normal = np.linalg.eigh(spread)[1][:, 0].astype(np.float32)
+            distance = np.average(places[near] @ normal, weights=areas[near])
+        off = plan @ normal - np.float32(distance)
+        free &= np.abs(off) > LINK + view.step
+    return solid & ~free
 
 
-def _votes_shift(points, directions, bins, weights, shift):
-    index = np.clip((points @ directions.T + shift) / PLANE_BIN, 0, bins - 1).astype(np.int32)
-    index += bins * np.arange(len(directions), dtype=np.int32)
-    n = bins * len(directions)
-    return np.bincount(index.ravel(), np.repeat(weights, len(directions)), n).reshape(-1, bins)
+def _linked_neighbours(view: _View) -> Iterator[tuple]:
+    """Yields the slices of the two ends and which neighbours are one surface."""
+    depth, reach = view.points[..., 2], np.float32(LINK) + 1.5 * view.step
+    for one, other in ((np.s_[1:], np.s_[:-1]), (np.s_[:, 1:], np.s_[:, :-1])):
+        yield one, other, np.abs(depth[one] - depth[other]) < reach[one]
 
 
-def _components(z, fg):
-    h, w = z.shape
-    grid = np.zeros((2 * h - 1, 2 * w - 1), np.uint8)
-    tol = LINK + 1.5 * SENSOR_STEP * z * z
-    grid[::2, ::2] = fg
-    grid[1::2, ::2] = fg[1:] & fg[:-1] & (np.abs(z[1:] - z[:-1]) < tol[1:])
-    grid[::2, 1::2] = fg[:, 1:] & fg[:, :-1] & (np.abs(z[:, 1:] - z[:, :-1]) < tol[:, 1:])
-    n, lab, stats, _ = cv2.connectedComponentsWithStats(grid, connectivity=4, ltype=cv2.CV_32S)
-    lab = lab[::2, ::2]
-    return lab, stats
+def _pieces(view: _View, free: np.ndarray) -> list[_Piece]:
+    """Splits the free pixels where the depth jumps; largest piece first."""
+    rows, columns = free.shape
+    # Pixels at the even places of a finer grid, the links between them at the odd ones.
+    grid = np.zeros((2 * rows - 1, 2 * columns - 1), np.uint8)
+    grid[::2, ::2] = free
+    between = (grid[1::2, ::2], grid[::2, 1::2])
+    for gap, (one, other, linked) in zip(
+        between, _linked_neighbours(view), strict=True
+    ):
+        gap[...] = free[one] & free[other] & linked
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(grid, connectivity=4)
+    labels = labels[::2, ::2]
+    areas = np.bincount(labels.ravel(), (view.area * free).ravel(), len(stats))
+    pieces = []
+    for label in np.flatnonzero((areas > PIECE_AREA) & (areas < AREA[1])):
+        x, y, width, height = stats[label, :4] // 2
+        window = np.s_[y : y + height + 1, x : x + width + 1]
+        mask = labels[window] == label
+        points = view.points[window][mask]
+        wide, _, deep = np.subtract(
+            *np.percentile(points[:: 1 + len(points) // VOTERS], [99, 1], axis=0)
+        )
+        if wide < WIDE[1] and deep < DEEP[1] and len(points) > 4:
+            depth = float(np.median(points[:, 2]))
+            pieces.append(_Piece(areas[label], depth, window, mask))
+    return sorted(pieces, key=lambda piece: -piece.area)
+
+
+def _grow(
+    seed: int, pieces: list[_Piece], taken: set[int], shape: tuple[int, int]
+) -> tuple[np.ndarray, set[int]]:
+    """Joins to a body the smaller pieces that can be hidden or reaching limbs of it."""
+    mask = np.zeros(shape, bool)
+    members, fresh = {seed}, {seed}
+    reach = np.ones((2 * max(1, shape[0] // 100) + 1,) * 2, np.uint8)
+    while fresh:
+        for index in fresh:
+            mask[pieces[index].window] |= pieces[index].mask
+        around = cv2.dilate(mask.astype(np.uint8), reach) > 0
+        fresh = set()
+        for index in range(seed + 1, len(pieces)):
+            piece = pieces[index]
+            jump = piece.depth - pieces[seed].depth
+            if (
+                index in members
+                or index in taken
+                or not -LIMB_FRONT < jump < LIMB_BEHIND
+            ):
+                continue
+            side = np.sqrt(piece.mask.sum())
+            contact = (piece.mask & around[piece.window]).sum()
+            limb = piece.area < LIMB_AREA and contact > 0.3 * side
+            rest = abs(jump) < REST_JUMP and contact > 0.5 * side
+            above = _overlap(piece.window[1], pieces[seed].window[1]) > 0.5
+            if contact > 2 and (limb or (rest and above)):
+                fresh.add(index)
+        members |= fresh
+    return mask, members
+
+
+def _overlap(one: slice, other: slice) -> float:
+    """Returns the common part of two ranges, as a share of the shorter one."""
+    common = min(one.stop, other.stop) - max(one.start, other.start)
+    return common / min(one.stop - one.start, other.stop - other.start)
+
+
+def _is_block(mask: np.ndarray) -> bool:
+    """Tells whether a silhouette is too solid for a body with a head and limbs."""
+    hull = cv2.convexHull(cv2.findNonZero(mask.astype(np.uint8)))
+    # The hull runs through the centres of the outermost pixels.
+    hull_area = cv2.contourArea(hull) + cv2.arcLength(hull, True) / 2 + 1
+    solid = mask.sum() / hull_area
+    widths = mask.sum(axis=1)[mask.any(axis=1)]
+    head = widths[: max(1, len(widths) // 8)].mean() / widths.max()
+    return solid > MAX_SOLID or solid + head > MAX_BLOCK
+
+
+def _is_person(view: _View, mask: np.ndarray) -> bool:
+    """Tells whether a body has a person's size and shape."""
+    points, height = view.points[mask], view.height[mask]
+    some = np.s_[:: 1 + len(points) // VOTERS]
+    points, height = points[some], height[some]
+    low, high = np.percentile(np.c_[points, height], [1, 99], axis=0)
+    wide, tall, deep, _ = high - low
+    area = view.area[mask].sum()
+    # A plane's inverse depth is linear in the image.
+    near = 1 / points[:, 2]
+    rays = np.c_[points[:, :2] * near[:, None], np.ones_like(near)]
+    plane = rays @ np.linalg.lstsq(rays, near, rcond=None)[0]
+    relief = np.median(np.abs(1 / plane - points[:, 2]))
+    sizes = [(area, AREA), (wide, WIDE), (tall, TALL), (deep, DEEP)]
+    if np.isfinite(view.floor):
+        sizes += [(high[3], TOP), (low[3], BOTTOM)]
+    return (
+        all(least <= size <= most for size, (least, most) in sizes)
+        and relief > MIN_RELIEF + np.median(view.step[mask]) / 3
+        and not _is_block(mask)
+    )
+
+
+def _linked(view: _View, mask: np.ndarray, wall: np.ndarray) -> float:
+    """Returns the share of the outline that goes over into a wall."""
+    outline = joined = 0
+    for one, other, linked in _linked_neighbours(view):
+        edge = mask[one] != mask[other]
+        outline += edge.sum()
+        joined += (edge & linked & (wall[one] | wall[other])).sum()
+    return joined / max(outline, 1)
+
+
+def _soles(view: _View, mask: np.ndarray) -> float:
+    """Returns y/z of the floor under the feet, -inf where no feet touch the floor."""
+    points, height = view.points[mask], view.height[mask]
+    lowest = np.percentile(height, 1)
+    if not (np.isfinite(view.floor) and lowest < 0.2):
+        return -np.inf
+    feet = height < lowest + 0.1
+    ground = points[feet] + height[feet, None] * view.down
+    return float(np.percentile(ground[:, 1] / ground[:, 2], 95))

@@ -35,7 +35,8 @@ def joints_to_heatmaps(
         exp(-d^2 / (2 sigma^2)) for the distance d, in cells, to each cell's centre.
     """
     cells = jnp.where(visible[..., None], joints_px / stride, jnp.inf)
-    offsets = jnp.arange(side)[:, None, None] + 0.5 - cells[:, None]
+    centres = jnp.arange(side)[None, :, None, None] + 0.5
+    offsets = centres - cells[:, None]
     columns, rows = jnp.moveaxis(jnp.exp(-(offsets**2) / (2 * sigma**2)), -1, 0)
     return rows[:, :, None] * columns[:, None]
 

@@ -1,4 +1,4 @@
-"""PDJ, PCKh, 10 cm rule and joint error, by joint and by the rows of the paper's tables.
+"""PDJ, PCKh, 10 cm rule and joint error, by joint and by row of the paper's tables.
 
 A metric gives a `Tally` per joint; tallies of batches of any size add up, and the
 division comes last. These rules hold for every metric:
@@ -9,8 +9,9 @@ division comes last. These rules hold for every metric:
 - A value over no joints is nan.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,15 +29,16 @@ PDJ_FRACTIONS = (0.05, 0.10, 0.15, 0.20)  # Table 2
 CURVE_FRACTIONS = tuple(np.linspace(0, 0.3, 61).tolist())
 
 
-class Tally(NamedTuple):
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Tally:
     """A sum and what it is to be divided by, for each joint."""
 
     total: Num[Array, " joints"]
     count: Num[Array, " joints"]
 
-    def __add__(self, other: tuple[Any, ...]) -> "Tally":
-        total, count = other
-        return Tally(self.total + total, self.count + count)
+    def __add__(self, other: "Tally") -> "Tally":
+        return Tally(self.total + other.total, self.count + other.count)
 
     @property
     def mean(self) -> Float[Array, " joints"]:
@@ -161,7 +163,7 @@ def joint_errors(
 
 def rows(tally: Tally, skeleton: Skeleton) -> Column:
     """Returns the value of each row of the skeleton's table: joints' sums, divided."""
-    total, count = (np.asarray(part, np.float64) for part in tally)
+    total, count = np.asarray(tally.total, np.float64), np.asarray(tally.count)
     return {
         row: float(total[joints].sum() / count[joints].sum())
         if count[joints].any()
@@ -188,7 +190,7 @@ def pdj_curve(
 ) -> list[float]:
     """Returns PDJ over all joints, percent, at each fraction."""
     tallies = (pdj(*poses[:3], skeleton, fraction, torso) for fraction in fractions)
-    return [100 * float(total.sum() / count.sum()) for total, count in tallies]
+    return [100 * float(tally.total.sum() / tally.count.sum()) for tally in tallies]
 
 
 def table(

@@ -57,7 +57,9 @@ def decode_depth(example: Example) -> np.ndarray:
     Raises:
         ValueError: The PNG is truncated or of another type; names the frame.
     """
-    depth = cv2.imdecode(np.frombuffer(example["depth"], np.uint8), cv2.IMREAD_UNCHANGED)
+    depth = cv2.imdecode(
+        np.frombuffer(example["depth"], np.uint8), cv2.IMREAD_UNCHANGED
+    )
     if depth is None or depth.dtype != np.uint16 or depth.ndim != 2:
         came = "no image" if depth is None else f"{list(depth.shape)} {depth.dtype}"
         raise ValueError(
@@ -155,8 +157,8 @@ def prepare_evaluation(
     return {
         "depth": crops.normalise(crop, reference, preparation.depth_range),
         "frame_from_crop": crops.invert(transform),
-        "reference": np.float32(reference),
-        "found": np.bool_(found),
+        "reference": np.array(reference, np.float32),
+        "found": np.array(found),
     }
 
 

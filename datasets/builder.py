@@ -17,6 +17,9 @@ from datasets import schema
 
 SHARD_FRAMES = 1024  # TFDS holds one shard in memory: some 50 MB
 Item = Any  # what finds one example in its source
+# What it is, the value found, the value expected (None: not known), and by how much
+# the two may differ.
+Fact = tuple[str, float, float | None, float]
 
 
 class FrameBuilder(tfds.core.ShardBasedBuilder):
@@ -89,9 +92,7 @@ class FrameBuilder(tfds.core.ShardBasedBuilder):
             for name, items in splits.items()
         }
 
-    def _shard(
-        self, items: Sequence[Item]
-    ) -> Iterator[tuple[str, dict[str, object]]]:
+    def _shard(self, items: Sequence[Item]) -> Iterator[tuple[str, dict[str, object]]]:
         for example in self.examples(items):
             self._bar.update()
             yield str(example["frame"]), example
@@ -118,15 +119,8 @@ class FrameBuilder(tfds.core.ShardBasedBuilder):
         lines += [f'See "Get the files" in datasets/{self.name}/README.md.']
         raise FileNotFoundError("\n".join(lines))
 
-    def summarise(
-        self, facts: Sequence[tuple[str, float, float | None, float]]
-    ) -> None:
-        """Prints what was found, and warns where it is not what is known of the set.
-
-        Args:
-            facts: What it is, the value found, the value of the complete official
-                data set (None: not known), and by how much the two may differ.
-        """
+    def summarise(self, facts: Sequence[Fact]) -> None:
+        """Prints what was found, with a warning where it is not what was expected."""
         self._bar.clear()
         print(f"{self.name}: labels in {self._source}")
         for what, found, expected, tolerance in facts:
@@ -136,10 +130,7 @@ class FrameBuilder(tfds.core.ShardBasedBuilder):
             elif abs(found - expected) <= tolerance:
                 print(f"  {line} (expected {expected:.6g})")
             else:
-                print(
-                    f"  WARNING: {line}, the complete official data set has "
-                    f"{expected:.6g}"
-                )
+                print(f"  WARNING: {line}, expected {expected:.6g}")
 
 
 def held_out_subjects(subjects: Sequence[str]) -> list[str]:
@@ -166,9 +157,7 @@ def held_out_blocks(num_frames: int) -> np.ndarray:
     return validation
 
 
-def outside_share(
-    joints_px: np.ndarray, width: int, height: int
-) -> float:
+def outside_share(joints_px: np.ndarray, width: int, height: int) -> float:
     """Returns the percentage of joints [..., 2] that lie outside the image."""
     outside = (joints_px < 0) | (joints_px > [width, height])
     return 100 * float(outside.any(-1).mean())

@@ -1,13 +1,16 @@
 """Networks from a depth image to joint heat maps, by name."""
 
 import functools
+from collections.abc import Callable
+
+from flax import linen as nn
 
 from cmbjax.models.cmb import CMB, ConvolutionalMemoryBlock
 from cmbjax.models.posenet import PoseNet
 
 __all__ = ["CMB", "MODELS", "ConvolutionalMemoryBlock", "PoseNet"]
 
-MODELS = {
+MODELS: dict[str, Callable[..., nn.Module]] = {
     "cmb": PoseNet,
     "cmb_none": functools.partial(PoseNet, blocks=False),
     # Sec. 5.3: x in place of M_{t-1}; Eqs. 3 and 4 stand, so every weight is used.

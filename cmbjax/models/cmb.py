@@ -23,6 +23,7 @@ class Controller(nn.Module, kw_only=True):
     def __call__(
         self, x: Float[Array, "batch height width channels"], *, train: bool
     ) -> Float[Array, "batch height width features"]:
+        """Returns phi(x)."""
         for kernel_size in ((3, 3), (1, 1)):
             x = nn.Conv(
                 self.features, kernel_size, kernel_init=nn.initializers.he_normal()
@@ -99,7 +100,8 @@ class ConvolutionalMemoryBlock(nn.Module, kw_only=True):
         c_memory = controlled("memory", similar_memory(memory, own, r), c_m)
         new_memory = c_memory + c_input
         if self.has_variable("perturbations", "value"):
-            new_memory += self.get_variable("perturbations", "value")
+            perturbation: jax.Array = self.get_variable("perturbations", "value")
+            new_memory += jnp.broadcast_to(perturbation, new_memory.shape)
         c_output = controlled("output", new_memory, self.features)
         if has_memory and self._writes():
             shared = self.memory_mode == "shared"
@@ -141,6 +143,6 @@ def similar_memory(
     x: Float[Array, "*shape"],
     r: float | Float[Array, ""],
 ) -> Float[Array, "*shape"]:
-    """Returns clip_[1/r, r](M / x) * x of Eq. 2 without the quotient, 0 where x is 0."""
+    """Returns clip_[1/r, r](M / x) * x of Eq. 2 without a quotient; 0 where x is 0."""
     low, high = x / r, x * r
     return jnp.clip(memory, jnp.minimum(low, high), jnp.maximum(low, high))

@@ -13,6 +13,7 @@ from cmbjax.camera import pixels_to_camera
 from cmbjax.skeletons import HAND20
 from datasets import schema
 from datasets.builder import (
+    Fact,
     FrameBuilder,
     held_out_blocks,
     held_out_subjects,
@@ -169,9 +170,7 @@ def _read_folder(folder: Path, known_subjects: range) -> list[Frame]:
     return frames
 
 
-def _facts(
-    split: str, frames: Sequence[Frame]
-) -> list[tuple[str, float, float | None, float]]:
+def _facts(split: str, frames: Sequence[Frame]) -> list[Fact]:
     joints_px = np.stack([frame.joints_px for frame in frames])
     subjects = len({frame.subject for frame in frames} - {""})
     near = 100 * float(np.mean([_near_surface(frame) for frame in frames]))

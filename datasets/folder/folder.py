@@ -2,60 +2,50 @@
 
 import dataclasses
 import hashlib
-import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 
-from cmbjax.skeletons import SKELETONS, Skeleton
+from cmbjax.skeletons import BODY15, Skeleton
 from datasets import schema
-from datasets.builder import FrameBuilder
+from datasets.builder import Fact, FrameBuilder
+from datasets.folder import coco
 
 SPLITS = ("train", "validation", "test")
-ALONE = "annotations.json"  # one file: one split, test
+ALONE = "annotations.json"  # stands alone: one split, test
 
 
 @dataclasses.dataclass
 class FolderConfig(tfds.core.BuilderConfig):
-    """Which folder; `name` changes whenever its content does.
-
-    Attributes:
-        source_dir: The folder of the user's files.
-    """
+    """Which folder; `name` changes whenever the folder's content does."""
 
     name: str = ""
     source_dir: str = ""
 
 
-class Annotation(NamedTuple):
-    """One labelled person: the image's entry, the person's, and the camera or None."""
-
-    image: dict[str, Any]
-    person: dict[str, Any]
-    camera: np.ndarray | None
-    where: str  # file and annotation, for messages
-
-
 class Folder(FrameBuilder):
     """A folder of depth frames; its joint names decide which skeleton it has.
+
+    Prepared copies are kept by content: editing an annotation file or an image makes
+    a new copy.
 
     Args:
         source_dir: Holds `annotations.json` (one split, test), or any of `train.json`,
             `validation.json` and `test.json`, and the images that they name.
-        config: Instead of `source_dir`, for copies made by pickling.
+        config: Instead of `source_dir`; TFDS passes it when it copies a builder.
         **options: `data_dir` and `file_format`, as of every TFDS builder.
 
     Raises:
-        FileNotFoundError: There is no such folder, annotation file or image.
-        ValueError: An annotation file is malformed.
+        FileNotFoundError: The folder, its annotation files or an image is missing.
+        ValueError: An annotation file is malformed, or two of them disagree.
     """
 
     MANUAL_DOWNLOAD_INSTRUCTIONS = "See datasets/folder/README.md."
-    skeleton: Skeleton = SKELETONS["body15"]  # replaced by that of the joint names
+    skeleton: Skeleton = BODY15  # an instance has that of its joint names
 
     def __init__(
         self,
@@ -64,26 +54,117 @@ class Folder(FrameBuilder):
         config: FolderConfig | None = None,
         **options: Any,
     ):
-        if source_dir is None:
-            if config is None:
-                raise ValueError("source_dir: name the folder that holds the frames")
+        if source_dir is None and config is not None:
             source_dir = config.source_dir
-        self._source = Path(source_dir).expanduser()
-        self._files = _annotation_files(self._source)
-        contents = {split: _load(path) for split, path in self._files.items()}
-        self._annotations = {
-            split: _annotations(self._files[split], content)
-            for split, content in contents.items()
+        if source_dir is None:
+            raise ValueError("source_dir: name the folder that holds the frames")
+        self._source = self._folder = Path(source_dir).expanduser()
+        self._paths = _annotation_files(self._source)
+        self._annotations = {split: coco.read(p) for split, p in self._paths.items()}
+        kinds = {(a.skeleton, a.depth_unit) for a in self._annotations.values()}
+        if len(kinds) > 1:
+            raise ValueError(
+                f"{self._source}: its annotation files differ in joints or depth_unit: "
+                + "; ".join(
+                    f"{path.name} has {annotations.skeleton.name}, "
+                    f"{annotations.depth_unit}"
+                    for path, annotations in zip(
+                        self._paths.values(), self._annotations.values(), strict=True
+                    )
+                )
+            )
+        ((self.skeleton, self.depth_unit),) = kinds
+        name = re.sub(r"\W+", "_", self._source.resolve().name)
+        config = FolderConfig(
+            name=f"{name}_{self._digest()}", source_dir=str(self._source)
+        )
+        super().__init__(config=config, **options)
+
+    def files(self) -> list[str]:
+        """Returns the annotation files."""
+        return [path.name for path in self._paths.values()]
+
+    def splits(self, source: Path) -> dict[str, list[tuple[str, coco.Person]]]:
+        """Returns the split and annotation of each example."""
+        facts: list[Fact] = []
+        for split, annotations in self._annotations.items():
+            persons = annotations.persons
+            seen = len({person.file_name for person in persons})
+            hidden = float(np.mean([~person.visible for person in persons]))
+            facts += [
+                (f"{split} examples", len(persons), None, 0),
+                (f"{split} images", annotations.num_images, None, 0),
+                (
+                    f"{split} images without annotation",
+                    annotations.num_images - seen,
+                    0,
+                    0,
+                ),
+                (f"{split} joints that are not visible, %", 100 * hidden, None, 0),
+            ]
+        self.summarise(facts)
+        return {
+            split: [(split, person) for person in annotations.persons]
+            for split, annotations in self._annotations.items()
         }
-        self.skeleton, self.depth_unit = _same(
-            {
-                self._files[split]: (_skeleton(self._files[split], content), _unit(content))
-                for split, content in contents.items()
-            }
+
+    def examples(
+        self, items: Sequence[tuple[str, coco.Person]]
+    ) -> Iterator[dict[str, object]]:
+        """Yields one example for each annotation."""
+        for split, person in items:
+            path = self._folder / person.file_name
+            depth = schema.read_depth_png(path)
+            size = depth.shape[::-1]
+            if person.size not in (None, size):
+                raise ValueError(
+                    f"{path}: {size[0]}x{size[1]} pixels, but "
+                    f"{self._paths[split].name} says {person.size[0]}x{person.size[1]}"
+                )
+            yield schema.example(
+                depth=depth,
+                joints_px=person.joints_px,
+                joints_m=person.joints_m,
+                visible=person.visible,
+                camera=self._annotations[split].camera,
+                frame=person.file_name,
+                subject=person.subject,
+            )
+
+    def _digest(self) -> str:
+        """Returns a key of the annotation texts and the images' names, sizes, times."""
+        digest = hashlib.sha256()
+        for split, path in self._paths.items():
+            digest.update(f"{split}\n".encode() + path.read_bytes())
+            persons = self._annotations[split].persons
+            for name in sorted({person.file_name for person in persons}):
+                try:
+                    stat = (self._folder / name).stat()
+                except OSError:
+                    raise FileNotFoundError(
+                        f"{path}: annotates {name}, but there is no "
+                        f"{self._folder / name}"
+                    ) from None
+                digest.update(f"{name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+        return digest.hexdigest()[:12]
+
+
+def _annotation_files(folder: Path) -> dict[str, Path]:
+    alone = folder / ALONE
+    by_split = {split: folder / f"{split}.json" for split in SPLITS}
+    found = {split: path for split, path in by_split.items() if path.is_file()}
+    if alone.is_file() and found:
+        raise ValueError(
+            f"{folder}: holds {ALONE}, which is one test split, beside "
+            f"{', '.join(path.name for path in found.values())}; keep one or the other"
         )
-        digest = _digest(self._source, self._files, self._annotations)
-        name = re.sub(r"\W+", "_", self._source.resolve().name) or "root"
-        super().__init__(
-            config=FolderConfig(f"{name}_{digest}", source_dir=str(self._source)),
-            **options,
+    if alone.is_file():
+        return {"test": alone}
+    if not found:
+        what = "holds no annotation file" if folder.is_dir() else "is not a folder"
+        raise FileNotFoundError(
+            f"folder: {folder} {what}; expected {ALONE}, or any of "
+            f"{', '.join(path.name for path in by_split.values())}. "
+            'See "Get the files" in datasets/folder/README.md.'
         )
+    return found

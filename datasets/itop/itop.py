@@ -13,7 +13,7 @@ import tensorflow_datasets as tfds
 from cmbjax.camera import ITOP_CAMERA, camera_to_pixels
 from cmbjax.skeletons import BODY15
 from datasets import schema
-from datasets.builder import FrameBuilder, held_out_subjects, outside_share
+from datasets.builder import Fact, FrameBuilder, held_out_subjects, outside_share
 
 WIDTH, HEIGHT = 320, 240  # pixels (C)
 OFFICIAL_FRAMES = {"train": 39795, "test": 10501}  # (C)
@@ -63,9 +63,8 @@ class Itop(FrameBuilder):
 
     def _paths(self, split: str) -> tuple[Path, Path]:
         assert self._source is not None
-        first = 0 if split == "train" else 2
-        depth, labels = self.files()[first : first + 2]
-        return self._source / depth, self._source / labels
+        stem = f"ITOP_{self.builder_config.name}_{split}"
+        return self._source / f"{stem}_depth_map.h5", self._source / f"{stem}_labels.h5"
 
     def splits(self, source: Path) -> dict[str, list[tuple[str, int]]]:
         """Reads the labels; whole persons of the training set are for validation.
@@ -74,7 +73,9 @@ class Itop(FrameBuilder):
             For each split, (file's split, index in the file) of its valid frames.
         """
         self._labels = {s: _read_labels(*self._paths(s)) for s in ("train", "test")}
-        self.summarise([f for s, labels in self._labels.items() for f in _facts(s, labels)])
+        self.summarise(
+            [f for s, labels in self._labels.items() for f in _facts(s, labels)]
+        )
         train = self._labels["train"]
         held_out = held_out_subjects(train.persons())
         frames: dict[str, list[tuple[str, int]]] = {"train": [], "validation": []}
@@ -84,9 +85,7 @@ class Itop(FrameBuilder):
         test = np.flatnonzero(self._labels["test"].valid)
         return {**frames, "test": [("test", int(i)) for i in test]}
 
-    def examples(
-        self, items: Sequence[tuple[str, int]]
-    ) -> Iterator[dict[str, object]]:
+    def examples(self, items: Sequence[tuple[str, int]]) -> Iterator[dict[str, object]]:
         """Yields frames one read at a time; all joints count, as in the 10 cm rule."""
         split = items[0][0]
         labels = self._labels[split]
@@ -95,11 +94,12 @@ class Itop(FrameBuilder):
             h5py.File(depth_path, **CHUNK_CACHE) as depth_file,
             h5py.File(labels_path, **CHUNK_CACHE) as labels_file,
         ):
+            # HDF5's chunk cache lives as long as these handles.
+            data, segmentation = depth_file["data"], labels_file["segmentation"]
             for _, i in items:
-                depth_m, parts = depth_file["data"][i], labels_file["segmentation"][i]
                 yield schema.example(
-                    depth=metres_to_mm(depth_m, f"{depth_path}, frame {i}"),
-                    parts=part_labels(parts, f"{labels_path}, frame {i}"),
+                    depth=metres_to_mm(data[i], f"{depth_path}, frame {i}"),
+                    parts=part_labels(segmentation[i], f"{labels_path}, frame {i}"),
                     joints_px=labels.joints_px[i],
                     joints_m=labels.joints_m[i],
                     camera=ITOP_CAMERA,
@@ -191,9 +191,7 @@ def _check(
         )
 
 
-def _facts(
-    split: str, labels: Labels
-) -> list[tuple[str, float, float | None, float]]:
+def _facts(split: str, labels: Labels) -> list[Fact]:
     joints_px, joints_m = labels.joints_px[labels.valid], labels.joints_m[labels.valid]
     ahead = joints_m[..., 2] > 0
     error = camera_to_pixels(joints_m[ahead], ITOP_CAMERA) - joints_px[ahead]

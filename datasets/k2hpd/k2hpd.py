@@ -8,7 +8,7 @@ import numpy as np
 
 from cmbjax.skeletons import BODY19
 from datasets import schema
-from datasets.builder import FrameBuilder, held_out_blocks, outside_share
+from datasets.builder import Fact, FrameBuilder, held_out_blocks, outside_share
 
 WIDTH, HEIGHT = 256, 212  # pixels (C)
 IMAGES = "depth_data/depth_images"
@@ -106,9 +106,7 @@ def parse_label(line: bytes, where: str) -> tuple[str, np.ndarray]:
     return name, joints + 0.5
 
 
-def _facts(
-    split: str, frames: dict[str, list[Frame]]
-) -> list[tuple[str, float, float | None, float]]:
+def _facts(split: str, frames: dict[str, list[Frame]]) -> list[Fact]:
     joints = np.stack([frame.joints_px for frame in frames[split]])
     hips = joints[:, [9, 12]].mean(1)
     torso = float(np.median(np.linalg.norm(joints[:, 1] - hips, axis=-1)))

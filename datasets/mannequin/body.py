@@ -16,27 +16,13 @@ from datasets.mannequin.shape import Shape
 # ITOP's labels: shoulders, neck, torso and hips lie in one plane, the neck midway
 # between the shoulders and the torso midway between neck and hips.
 TORSO, NECK_TO_HEAD = 0.494, 0.24
-SHOULDER_HALF, HIP_HALF = 0.172, 0.113
-UPPER_ARM, FOREARM, WRIST_TO_PALM = 0.3, 0.25, 0.07
+SHOULDER_HALF, HIP_HALF = 0.175, 0.114
+UPPER_ARM, FOREARM, WRIST_TO_PALM = 0.312, 0.25, 0.07
 THIGH, SHIN = 0.495, 0.477
 LUMBAR, THORACIC = 0.1, 0.27  # heights of the spine's two joints
 
 SIDES = ("right", "left")
-_SIDE_LIMITS = {
-    "shoulder_plane": (-60, 140),  # of elevation: 0 sideways, 90 forwards
-    "shoulder_elevation": (0, 178),
-    "shoulder_twist": (-240, 170),  # 0 plane: palm turned in by this much
-    "elbow_flexion": (0, 150),
-    "wrist_turn": (-90, 90),
-    "wrist_flexion": (-60, 60),
-    "hip_flexion": (-35, 120),
-    "hip_abduction": (-30, 60),
-    "hip_rotation": (-45, 45),
-    "knee_flexion": (0, 145),
-    "ankle_flexion": (-30, 50),
-}
-# Every hinge in the order of qpos behind the root's seven numbers; degrees.
-LIMITS = {
+_SPINE_LIMITS = {
     "lumbar_flexion": (-20, 50),
     "lumbar_tilt": (-25, 25),
     "lumbar_turn": (-25, 25),
@@ -46,10 +32,35 @@ LIMITS = {
     "neck_flexion": (-45, 50),
     "neck_tilt": (-35, 35),
     "neck_turn": (-75, 75),
-} | {f"{side}_{name}": _SIDE_LIMITS[name] for side in SIDES for name in _SIDE_LIMITS}
+}
+_ARM_LIMITS = {
+    "shoulder_plane": (-60, 140),  # of elevation: 0 sideways, 90 forwards
+    "shoulder_elevation": (0, 178),
+    "shoulder_twist": (-240, 170),  # undoes the plane, then turns the forearm
+    "elbow_flexion": (0, 150),
+    "wrist_turn": (-90, 90),
+    "wrist_flexion": (-60, 60),
+}
+_LEG_LIMITS = {
+    "hip_flexion": (-35, 120),
+    "hip_abduction": (-30, 60),
+    "hip_rotation": (-45, 45),
+    "knee_flexion": (0, 145),
+    "ankle_flexion": (-30, 50),
+}
+# Every hinge in the order of qpos behind the root's seven numbers; degrees.
+LIMITS = _SPINE_LIMITS | {
+    f"{side}_{hinge}": limits
+    for limb in (_ARM_LIMITS, _LEG_LIMITS)
+    for side in SIDES
+    for hinge, limits in limb.items()
+}
 
 # Who collides with whom (contype); neighbours on the tree overlap by design.
 TORSO_BIT, CLUTTER_BIT = 1, 32
+# A geom of no group meets nobody's contype. It is not 0 because MuJoCo bounds a body
+# by the geoms that can collide, and mj_multiRay misses whatever lies outside.
+NOBODY = 1024
 ARM_BITS, LEG_BITS = {"right": 2, "left": 4}, {"right": 8, "left": 16}
 _KINDS = {
     "capsule": mujoco.mjtGeom.mjGEOM_CAPSULE,
@@ -75,6 +86,7 @@ class _Part:
                 type=mujoco.mjtJoint.mjJNT_HINGE,
                 axis=axis,
                 range=np.radians(LIMITS[name]),
+                armature=1.0,
             )
         return _Part(body, self.size, **bits)
 
@@ -91,7 +103,7 @@ class _Part:
             size=np.resize(np.append(np.multiply(size, self.size), (0, 0)), 3),
             userdata=[label],
             contype=self.bit if solid else 0,
-            conaffinity=self.mask if solid else 0,
+            conaffinity=(self.mask if solid else 0) | NOBODY,
             **place,
         )
 
@@ -117,15 +129,15 @@ def add_person(spec: mujoco.MjSpec, shape: Shape) -> None:
     bits = {"bit": TORSO_BIT}
     waist = pelvis.child((0, 0, LUMBAR), _spine("lumbar"), **bits)
     g, thick = shape.girth, shape.jacket
-    half, belly = 0.135 * g + thick, 0.1 * g + thick + shape.belly
+    half, belly = 0.148 * g + thick, 0.1 * g + thick + shape.belly
     waist.add(_label("torso"), "ellipsoid", (half, belly, 0.17), (0, -0.005, 0.06))
     chest = waist.child((0, 0, THORACIC - LUMBAR), _spine("thoracic"), **bits)
     _add_chest(chest, shape)
     neck = chest.child((0, 0.02, TORSO - THORACIC + 0.04), _spine("neck"), **bits)
     _add_head(neck, shape)
-    for side, sign in zip(SIDES, (-1, 1), strict=True):
-        _add_arm(chest, shape, side, sign)
-        _add_leg(pelvis, shape, side, sign)
+    for add_limb, parent in ((_add_arm, chest), (_add_leg, pelvis)):
+        for side, sign in zip(SIDES, (-1, 1), strict=True):
+            add_limb(parent, shape, side, sign)
 
 
 def _spine(name: str) -> dict[str, tuple]:
@@ -164,7 +176,7 @@ def _add_chest(chest: _Part, shape: Shape) -> None:
 def _add_head(neck: _Part, shape: Shape) -> None:
     label, size = _label("head"), shape.head
     up = NECK_TO_HEAD - 0.04
-    neck.mark("head", (0, -0.03, up))
+    neck.mark("head", (0, -0.015, up))
     ends = (0, 0.01, -0.08), (0, -0.015, up - 0.06)
     neck.add(_label("neck"), "capsule", (0.055 * shape.girth, 0, 0), *ends, solid=False)
     skull = np.multiply((0.076, 0.096, 0.098), size)
@@ -172,7 +184,7 @@ def _add_head(neck: _Part, shape: Shape) -> None:
     jaw = np.multiply((0.06, 0.07, 0.085), size)
     neck.add(label, "ellipsoid", jaw, (0, -0.045, up - 0.035), lean=-0.2)
     hair = skull + shape.hair
-    neck.add(HAIR, "ellipsoid", hair, (0, 0.002, up + 0.045), solid=False)
+    neck.add(HAIR, "ellipsoid", hair, (0, 0.012, up + 0.048), solid=False)
     if shape.long_hair:
         neck.add(HAIR, "ellipsoid", (0.085, 0.05, 0.16), (0, 0.055, up - 0.06))
 
@@ -180,14 +192,18 @@ def _add_head(neck: _Part, shape: Shape) -> None:
 def _add_arm(chest: _Part, shape: Shape, side: str, sign: int) -> None:
     g, cloth = shape.girth, shape.sleeve
     upper, fore = UPPER_ARM * shape.arms, FOREARM * shape.arms
-    shoulder, elbow, hand = (_label(f"{side}_{j}") for j in ("shoulder", "elbow", "hand"))
+    shoulder, elbow, hand = (
+        _label(f"{side}_{j}") for j in ("shoulder", "elbow", "hand")
+    )
     inward = (0, 0, -sign)
     at = (sign * SHOULDER_HALF * shape.shoulders, 0.03, TORSO - THORACIC - 0.005)
     hinges = {"plane": inward, "elevation": (0, -sign, 0), "twist": inward}
     others = [bit for s, bit in ARM_BITS.items() if s != side]
     mask = TORSO_BIT | CLUTTER_BIT | sum(others) | sum(LEG_BITS.values())
     bits = {"bit": ARM_BITS[side], "mask": mask}
-    arm = chest.child(at, {f"{side}_shoulder_{k}": v for k, v in hinges.items()}, **bits)
+    arm = chest.child(
+        at, {f"{side}_shoulder_{k}": v for k, v in hinges.items()}, **bits
+    )
     deltoid = np.multiply((0.056, 0.058, 0.085), g) + cloth
     arm.add(shoulder, "ellipsoid", deltoid, (0, 0, -0.035), solid=False)
     biceps, lower = (0.045 * g + cloth, 0, 0), (0.039 * g + cloth, 0, 0)

@@ -77,11 +77,11 @@ class Noise:
 def sample_noise(rng: np.random.Generator) -> Noise:
     """Draws a sensor."""
     return Noise(
-        jitter_px=float(rng.uniform(0.3, 1.1)),
+        jitter_px=float(rng.uniform(0.2, 0.8)),
         grain_px=float(rng.uniform(0.9, 1.8)),
         steps=float(rng.uniform(0.15, 0.6)),
-        baseline_m=float(rng.uniform(0.06, 0.12)),
-        bridged_px=int(rng.integers(1, 5)),
+        baseline_m=float(rng.uniform(0.03, 0.09)),
+        bridged_px=int(rng.integers(1, 6)),
         hair=float(rng.beta(0.6, 1.0)),
         edges=float(rng.uniform(0.0, 0.12)),
     )

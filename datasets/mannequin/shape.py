@@ -47,8 +47,8 @@ class Shape:
 def sample_shape(rng: np.random.Generator) -> Shape:
     """Draws a person."""
     return Shape(
-        size=float(np.clip(rng.normal(0.96, 0.055), 0.82, 1.08)),
-        girth=float(np.clip(rng.normal(1.0, 0.09), 0.82, 1.3)),
+        size=float(np.clip(rng.normal(0.98, 0.05), 0.84, 1.08)),
+        girth=float(np.clip(rng.normal(1.05, 0.09), 0.85, 1.35)),
         belly=float(np.clip(rng.normal(0.0, 0.02), -0.015, 0.07)),
         shoulders=float(np.clip(rng.normal(1.0, 0.05), 0.88, 1.12)),
         hips=float(np.clip(rng.normal(1.0, 0.05), 0.88, 1.12)),

@@ -1,0 +1,110 @@
+"""The run folder: config, Orbax checkpoints, statistics of the training split.
+
+config.json       every flag of the run
+statistics.json   mean pose and surface offsets of the training split
+metrics.jsonl     one record a logged step or validation
+checkpoints/N     state after step N and the position in the data
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import grain
+import jax
+import orbax.checkpoint as ocp
+
+from cmbjax.training import TrainState
+
+KEPT = 2
+
+
+class Checkpoints:
+    """Saves and restores a run's state, each save whole or not at all."""
+
+    def __init__(self, run_dir: Path, *, keep: int = KEPT) -> None:
+        """Opens a run folder for saving.
+
+        Args:
+            run_dir: The run's folder.
+            keep: How many of the latest checkpoints stay.
+        """
+        self._manager = ocp.CheckpointManager(
+            run_dir.absolute() / "checkpoints",
+            options=ocp.CheckpointManagerOptions(max_to_keep=keep, create=True),
+        )
+
+    def save(self, state: TrainState, data: grain.DatasetIterator) -> None:
+        """Saves the state with the position in the data; waits until it is on disk."""
+        self._manager.save(
+            int(state.step),
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(state._asdict()),
+                data=grain.checkpoint.CheckpointSave(data),
+            ),
+        )
+        self._manager.wait_until_finished()
+
+    @property
+    def latest_step(self) -> int | None:
+        """Steps done at the latest whole checkpoint; None where there is none."""
+        return self._manager.latest_step()
+
+    def restore(
+        self, like: TrainState, data: grain.DatasetIterator | None = None
+    ) -> TrainState:
+        """Returns the latest whole checkpoint.
+
+        Args:
+            like: A state of the same shapes; may be abstract.
+            data: Is moved to the position it had.
+
+        Raises:
+            ValueError: There is no checkpoint, or it is of another network.
+        """
+        step = self.latest_step
+        if step is None:
+            raise ValueError(f"{self._manager.directory} holds no whole checkpoint")
+        device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        abstract = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device),
+            like._asdict(),
+        )
+        items: dict[str, Any] = {"state": ocp.args.StandardRestore(abstract)}
+        if data is not None:
+            items["data"] = grain.checkpoint.CheckpointRestore(data)
+        try:
+            restored = self._manager.restore(step, args=ocp.args.Composite(**items))
+        except (ValueError, KeyError) as error:
+            raise ValueError(
+                f"{self._manager.directory / str(step)} is not a checkpoint of this "
+                f"network: other options or another program wrote it ({error})"
+            ) from error
+        return TrainState(**restored["state"])
+
+    def close(self) -> None:
+        """Ends the manager's threads."""
+        self._manager.close()
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes a file whole or not at all."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(value, indent=2) + "\n")
+    part.replace(path)
+
+
+def read_json(path: Path) -> Any:
+    """Reads a file of the run folder.
+
+    Raises:
+        ValueError: The file is absent or not JSON; names it.
+    """
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise ValueError(
+            f"{path} is missing: {path.parent} is not the folder of a training run"
+        ) from error
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not valid JSON: {error}") from error

@@ -1,0 +1,273 @@
+"""The flags of train.py and evaluate.py, and the objects that they name."""
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any, Literal
+
+import optax
+from flax import linen as nn
+
+from cmbjax.augment import Augmentation
+from cmbjax.checkpoints import read_json, write_json
+from cmbjax.crops import CropMode
+from cmbjax.heatmaps import DECODES
+from cmbjax.metrics import METRICS
+from cmbjax.models import MODELS
+from cmbjax.models.cmb import MemoryMode
+from cmbjax.pipeline import Preparation
+from cmbjax.registry import pick
+
+RUNS = Path("runs")
+DEPTH_RANGE_MM = 1000.0  # a person is within a metre of their own depth
+DEPTH_RANGE_RAW = 128.0  # half of an 8-bit image's range
+
+# A run may be continued with other values of these: no step depends on them.
+FREE_FIELDS = {
+    "data_dir",
+    "tfds_dir",
+    "run_dir",
+    "num_steps",
+    "log_every",
+    "validate_every",
+    "checkpoint_every",
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Trains one network on one data set. Started again in its folder, it goes on."""
+
+    dataset: str = "mannequin"
+    """A name in datasets/."""
+    data_dir: Path | None = None
+    """Folder of the data set's own files, where they are not made on the spot."""
+    tfds_dir: Path | None = None
+    """Folder of prepared data sets; by default that of TFDS."""
+    run_dir: Path | None = None
+    """Folder of the run; by default runs/<dataset>_<model>."""
+    model: str = "cmb"
+    """A name in MODELS."""
+    width: float = 1.0
+    """Multiplies every channel count."""
+    memory_mode: MemoryMode = "shared"
+    """One memory for all samples, or one a slot of the batch."""
+    memory_lr: float = 0.0
+    """Gradient step on the memory before it is stored; 0 for none."""
+    trunk_norm: bool = False
+    """Batch normalisation in the trunk as well as in the blocks."""
+    head3d: bool = False
+    """Two layers of 1024 on the heat maps that regress 3-D joints."""
+    side: int = 192
+    """Side of the network's input, pixels; a multiple of 8."""
+    crop: CropMode = "person"
+    """What the network sees of a frame."""
+    depth_range: float | None = None
+    """Depth before and behind the person that is told apart, mm (or raw units)."""
+    sigma: float = 1.5
+    """Deviation of the target heat maps' Gaussian, in cells."""
+    augmentation: Augmentation = Augmentation()
+    """Random views."""
+    batch_size: int = 16
+    """Frames a step, over all devices."""
+    num_steps: int = 40_000
+    """Steps in all."""
+    learning_rate: float = 2.5e-4
+    """Of Adam, at the start."""
+    schedule: Literal["exponential", "cosine"] = "exponential"
+    """The paper's decay, or half a cosine down to 0 at num_steps."""
+    decay_rate: float = 0.95
+    """Factor of the exponential decay."""
+    decay_every: int = 1000
+    """Steps between two decays."""
+    r_switch_step: int = 10_000
+    """Step from which r of Eq. 2 is 3 instead of 1."""
+    train_share: float = 1.0
+    """Part of the training split to use (Fig. 6)."""
+    seed: int = 0
+    """Of parameters, memory, order and views."""
+    log_every: int = 50
+    """Steps between two records."""
+    validate_every: int = 2000
+    """Steps between two validations; 0 for one at the end."""
+    checkpoint_every: int = 1000
+    """Steps between two checkpoints."""
+
+    def __post_init__(self) -> None:
+        pick(MODELS, "model", self.model)
+        at_least = {
+            "batch_size": 1,
+            "num_steps": 1,
+            "decay_every": 1,
+            "log_every": 1,
+            "checkpoint_every": 1,
+            "validate_every": 0,
+            "r_switch_step": 0,
+            "memory_lr": 0,
+        }
+        for name, least in at_least.items():
+            if getattr(self, name) < least:
+                came = getattr(self, name)
+                raise ValueError(f"--{name} must be at least {least}, got {came}")
+        above_0 = ("width", "sigma", "learning_rate", "decay_rate", "train_share")
+        for name in (*above_0, *(["depth_range"] if self.depth_range else [])):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value > 0):
+                raise ValueError(f"--{name} must be above 0, got {value}")
+        if self.train_share > 1:
+            raise ValueError(f"--train_share must be at most 1, got {self.train_share}")
+        if self.side < 16 or self.side % 8:
+            raise ValueError(
+                f"--side must be a multiple of 8 of at least 16, got {self.side}"
+            )
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder."""
+        return self.run_dir or RUNS / f"{self.dataset.replace('/', '_')}_{self.model}"
+
+    def make_model(self, num_joints: int) -> nn.Module:
+        """Returns the network."""
+        return MODELS[self.model](
+            num_joints=num_joints,
+            width=self.width,
+            memory_mode=self.memory_mode,
+            trunk_norm=self.trunk_norm,
+            head3d=self.head3d,
+        )
+
+    def make_optimizer(self) -> optax.GradientTransformation:
+        """Returns Adam with the schedule (Sec. 5, Implement Details)."""
+        if self.schedule == "cosine":
+            schedule = optax.cosine_decay_schedule(self.learning_rate, self.num_steps)
+        else:
+            schedule = optax.exponential_decay(
+                self.learning_rate, self.decay_every, self.decay_rate, staircase=True
+            )
+        return optax.adam(schedule, b1=0.9, b2=0.999)
+
+    def make_preparation(
+        self, *, metric: bool, crop: CropMode | None = None
+    ) -> Preparation:
+        """Returns how frames become inputs; `crop` stands in for the run's own."""
+        depth_range = DEPTH_RANGE_MM if metric else DEPTH_RANGE_RAW
+        return Preparation(
+            side=self.side,
+            crop=crop or self.crop,
+            depth_range=self.depth_range or depth_range,
+        )
+
+    def claim_folder(self) -> Path:
+        """Returns the run's folder, made or found to be of this very config.
+
+        Raises:
+            ValueError: It holds another run, or something else.
+        """
+        stored = self.folder / "config.json"
+        if stored.exists():
+            if differences := TrainConfig.load(self.folder).differences(self):
+                raise ValueError(
+                    f"--run_dir={self.folder} holds a run of another config; choose "
+                    "another folder, or the same flags. " + "; ".join(differences)
+                )
+        elif self.folder.exists() and any(self.folder.iterdir()):
+            raise ValueError(
+                f"--run_dir={self.folder} is not empty and holds no config.json: it is "
+                "not the folder of a run"
+            )
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_json(stored, self.to_json())
+        return self.folder
+
+    @classmethod
+    def load(cls, run_dir: Path) -> "TrainConfig":
+        """Reads the config of a run.
+
+        Raises:
+            ValueError: The folder is not one of a run of this version.
+        """
+        return cls.from_json(read_json(run_dir / "config.json"))
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the fields as JSON values."""
+        fields = dataclasses.asdict(self)
+        return {k: str(v) if isinstance(v, Path) else v for k, v in fields.items()}
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> "TrainConfig":
+        """Returns the config that `to_json` wrote.
+
+        Raises:
+            ValueError: A field is missing or unknown: another version wrote it.
+        """
+        expected = {field.name for field in dataclasses.fields(cls)}
+        if set(fields) != expected:
+            wrong = ", ".join(sorted(set(fields) ^ expected))
+            raise ValueError(f"config.json has other fields than this version: {wrong}")
+        values = {**fields, "augmentation": Augmentation(**fields["augmentation"])}
+        for name in ("data_dir", "tfds_dir", "run_dir"):
+            values[name] = Path(values[name]) if values[name] else None
+        return cls(**values)
+
+    def differences(self, other: "TrainConfig") -> list[str]:
+        """Names the fields in which `other` would be another run, with both values."""
+        mine, theirs = self.to_json(), other.to_json()
+        free = FREE_FIELDS - ({"num_steps"} if self.schedule == "cosine" else set())
+        return [
+            f"{name}: {mine[name]} there, {theirs[name]} here"
+            for name in mine
+            if name not in free and mine[name] != theirs[name]
+        ]
+
+
+def newest_run() -> Path:
+    """Returns the folder in runs/ that was trained last.
+
+    Raises:
+        ValueError: There is none.
+    """
+    folders = [path.parent for path in RUNS.glob("*/config.json")]
+    if not folders:
+        raise ValueError(f"no run in {RUNS}/: train one, or name it with --run_dir")
+    return max(folders, key=lambda folder: (folder / "config.json").stat().st_mtime)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvalConfig:
+    """Evaluates a trained network and writes tables and pictures."""
+
+    run_dir: Path | None = None
+    """Folder of the run; by default the newest in runs/."""
+    dataset: str | None = None
+    """A name in datasets/; by default the run's own."""
+    data_dir: Path | None = None
+    """Folder of the data set's own files."""
+    tfds_dir: Path | None = None
+    """Folder of prepared data sets; by default that of TFDS."""
+    split: str = "test"
+    """train, validation or test."""
+    metric: str = "all"
+    """pdj, pckh, map_10cm, joint_error or all."""
+    memory: Literal["frozen", "rolling"] = "frozen"
+    """Whether predictions write the memory."""
+    decode: str = "dark"
+    """How a heat map's peak becomes a joint: argmax, quarter or dark."""
+    crop: CropMode | None = None
+    """What the network sees of a frame; by default as in training."""
+    torso: str | None = None
+    """PDJ's unit: neck_to_hips or shoulder_to_hip."""
+    batch_size: int = 16
+    """Frames a batch."""
+    out_dir: Path | None = None
+    """Where the results go; by default into the run's folder."""
+
+    def __post_init__(self) -> None:
+        pick(DECODES, "decode", self.decode)
+        if self.metric != "all":
+            pick(METRICS, "metric", self.metric)
+        if self.split not in ("train", "validation", "test"):
+            raise ValueError(
+                f"--split must be train, validation or test, got {self.split!r}"
+            )
+        if self.batch_size < 1:
+            raise ValueError(f"--batch_size must be at least 1, got {self.batch_size}")

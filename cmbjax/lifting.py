@@ -1,0 +1,73 @@
+"""2-D joints and the depth image they were found in -> 3-D joints."""
+
+import numpy as np
+from jaxtyping import Float, UInt16
+
+from cmbjax.camera import pixels_to_camera
+
+# The surface at a joint is looked for this far around it, metres: half a forearm.
+RADIUS_M = 0.03
+# Readings further than this from the person's own depth belong to something else.
+REACH_M = 1.0
+# Of the readings around a joint: near the front, as a limb's edge shows what is behind.
+PERCENTILE = 25
+
+
+def surface_depth(
+    depth_mm: UInt16[np.ndarray, "height width"],
+    joints_px: Float[np.ndarray, "joints xy=2"],
+    reference_mm: float,
+    focal_px: float,
+) -> Float[np.ndarray, " joints"]:
+    """Returns how far the visible surface is at each joint, metres.
+
+    Args:
+        depth_mm: 0 = no reading.
+        joints_px: Pixels; may lie outside the image.
+        reference_mm: The person's own depth; stands in where there is no reading.
+        focal_px: Focal length, pixels.
+    """
+    height, width = depth_mm.shape
+    radius = max(1.0, RADIUS_M * focal_px * 1000 / max(reference_mm, 1.0))
+    surface = np.full(len(joints_px), reference_mm / 1000, np.float32)
+    corners = np.floor(np.stack([joints_px - radius, joints_px + radius], axis=1))
+    limits = np.array([width, height])
+    for joint, (low, high) in enumerate(np.clip(corners, 0, limits).astype(int)):
+        patch = depth_mm[low[1] : high[1] + 1, low[0] : high[0] + 1].astype(np.float32)
+        near = patch[(patch > 0) & (np.abs(patch - reference_mm) <= 1000 * REACH_M)]
+        if near.size:
+            surface[joint] = np.percentile(near, PERCENTILE) / 1000
+    return surface
+
+
+def lift(
+    depth_mm: UInt16[np.ndarray, "height width"],
+    joints_px: Float[np.ndarray, "joints xy=2"],
+    reference_mm: float,
+    camera: Float[np.ndarray, "fx_fy_cx_cy=4"],
+    offsets_m: Float[np.ndarray, " joints"],
+) -> Float[np.ndarray, "joints xyz=3"]:
+    """Back-projects joints from the surface, and moves each behind it.
+
+    Args:
+        depth_mm: 0 = no reading.
+        joints_px: Pixels.
+        reference_mm: The person's own depth.
+        camera: [fx, fy, cx, cy], pixels.
+        offsets_m: How far each joint lies behind the surface; see `offsets`.
+
+    Returns:
+        Metres, camera frame.
+    """
+    surface = surface_depth(depth_mm, joints_px, reference_mm, float(camera[0]))
+    return pixels_to_camera(joints_px, surface + offsets_m, camera)
+
+
+def offsets(
+    joints_z_m: Float[np.ndarray, "frames joints"],
+    surfaces_m: Float[np.ndarray, "frames joints"],
+) -> Float[np.ndarray, " joints"]:
+    """Returns the median distance of each joint behind the surface, 0 if unlabelled."""
+    behind = joints_z_m - surfaces_m
+    unlabelled = np.isnan(behind).all(axis=0)
+    return np.nanmedian(np.where(unlabelled, 0, behind), axis=0).astype(np.float32)

@@ -1,0 +1,155 @@
+"""The loop around `training.train_step`: records, validation, checkpoints, signals."""
+
+import json
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import grain
+import jax
+from tensorboardX import SummaryWriter
+from tqdm import tqdm
+
+from cmbjax.checkpoints import Checkpoints
+from cmbjax.training import TrainState
+
+Step = Callable[[TrainState, Any], tuple[TrainState, jax.Array]]
+Validate = Callable[[TrainState], dict[str, float]]
+
+
+class Interrupted(Exception):
+    """A signal asked for the end; everything is saved."""
+
+
+def fit(
+    state: TrainState,
+    data: grain.DatasetIterator,
+    *,
+    step: Step,
+    validate: Validate,
+    checkpoints: Checkpoints,
+    run_dir: Path,
+    num_steps: int,
+    log_every: int,
+    validate_every: int,
+    checkpoint_every: int,
+) -> TrainState:
+    """Trains from `state.step` to `num_steps`.
+
+    Args:
+        state: Where to start; donated.
+        data: Stands at the batch of the next step.
+        step: `train_step` with all but state and batch bound.
+        validate: Returns what is to be recorded of a state.
+        checkpoints: Where state and data position are saved.
+        run_dir: Gets metrics.jsonl and TensorBoard's events.
+        num_steps: Steps in all.
+        log_every: Steps between two records.
+        validate_every: Steps between two validations; 0 for one at the end.
+        checkpoint_every: Steps between two checkpoints.
+
+    Raises:
+        FloatingPointError: A loss is not finite; the last good checkpoint stands.
+        Interrupted: SIGTERM or SIGINT came; the state was saved.
+    """
+    start = int(state.step)
+    losses: list[jax.Array] = []
+    since = time.perf_counter()
+    with (
+        Records(run_dir, start) as records,
+        Signals() as signals,
+        tqdm(total=num_steps, initial=start, desc="training", unit="step") as progress,
+    ):
+        for done in range(start + 1, num_steps + 1):
+            state, loss = step(state, next(data))
+            losses.append(loss)
+            progress.update()
+            last = done == num_steps or signals.came is not None
+            saves = last or done % checkpoint_every == 0
+            if saves or done % log_every == 0:
+                values = _finite(losses, done)
+                rate = len(losses) / (time.perf_counter() - since)
+                progress.set_postfix(loss=f"{values[-1]:.4f}")
+                mean = sum(values) / len(values)
+                records.write(done, {"loss": mean, "steps_per_s": rate})
+                losses, since = [], time.perf_counter()
+            if saves:
+                checkpoints.save(state, data)
+            if signals.came is not None:
+                raise Interrupted(f"{signals.came} after step {done}; saved")
+            if done == num_steps or (validate_every and done % validate_every == 0):
+                records.write(done, validate(state))
+                since = time.perf_counter()
+    return state
+
+
+def _finite(losses: list[jax.Array], last_step: int) -> list[float]:
+    values = [float(loss) for loss in losses]
+    for step, value in enumerate(values, start=last_step - len(values) + 1):
+        if not math.isfinite(value):
+            raise FloatingPointError(
+                f"the loss of step {step} is {value}; the last checkpoint before it "
+                "stands. A lower --learning_rate may help"
+            )
+    return values
+
+
+class Records:
+    """metrics.jsonl and TensorBoard events of one run, in step."""
+
+    def __init__(self, run_dir: Path, start: int) -> None:
+        """Opens both; records after step `start` belong to a run that was cut off."""
+        self._path = run_dir / "metrics.jsonl"
+        kept = [
+            record for record in read_records(self._path) if record["step"] <= start
+        ]
+        self._path.write_text("".join(json.dumps(record) + "\n" for record in kept))
+        self._events = SummaryWriter(str(run_dir / "tensorboard"), purge_step=start + 1)
+
+    def __enter__(self) -> "Records":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._events.close()
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        """Appends one record."""
+        with self._path.open("a") as file:
+            file.write(json.dumps({"step": step, **values}) + "\n")
+        for name, value in values.items():
+            self._events.add_scalar(name, value, step)
+
+
+def read_records(path: Path) -> Iterator[dict[str, float]]:
+    """Yields the records of a metrics.jsonl; a line cut off by a crash is left out."""
+    if not path.exists():
+        return
+    for line in path.read_text().splitlines(keepends=True):
+        if line.endswith("\n"):
+            yield json.loads(line)
+
+
+class Signals:
+    """Notes SIGTERM and SIGINT instead of dying of them; the second one kills."""
+
+    def __init__(self) -> None:
+        self.came: str | None = None
+
+    def __enter__(self) -> "Signals":
+        self._before = {
+            number: signal.signal(number, self._note)
+            for number in (signal.SIGTERM, signal.SIGINT)
+        }
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.came = signal.Signals(number).name
+        signal.signal(number, self._before[signal.Signals(number)])

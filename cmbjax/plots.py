@@ -1,0 +1,278 @@
+"""Every figure: poses on depth, heat maps, PDJ curves, the course of a training.
+
+Needs numpy and matplotlib alone, and draws without a display. Depth may be in any
+unit; near is light. Integer 0 and NaN are holes. A joint that is not a number is left
+out, with its bones.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import ArrayLike
+
+from cmbjax.skeletons import Skeleton
+
+# Told apart by colour-blind readers too (Okabe and Ito).
+RIGHT, LEFT, MIDDLE, LABEL = "#e69f00", "#56b4e9", "#f0e442", "#ffffff"
+FINGERS = ("#f0e442", "#e69f00", "#56b4e9", "#009e73", "#cc79a7", "#d55e00")
+HOLE = "#23304a"
+CELL = 2.6  # inches of a sheet's picture
+
+
+def draw_depth(ax: Axes, depth: ArrayLike) -> None:
+    """Draws depth [height, width] or [height, width, 1] in its pixels' coordinates."""
+    image = np.asarray(depth)
+    image = image[..., 0] if image.ndim == 3 else image
+    is_hole = image == 0 if image.dtype.kind in "iu" else np.isnan(image)
+    height, width = image.shape
+    valid = image[~is_hole]
+    near, far = np.percentile(valid, [1, 99]) if valid.size else (0.0, 1.0)
+    ax.imshow(
+        np.ma.masked_array(image, is_hole),
+        cmap=matplotlib.colormaps["gray_r"].with_extremes(bad=HOLE),
+        vmin=near,
+        vmax=max(far, near + 1e-6),
+        extent=(0, width, height, 0),
+        interpolation="nearest",
+    )
+    ax.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[])
+
+
+def draw_pose(
+    ax: Axes,
+    depth: ArrayLike,
+    joints_px: ArrayLike | None,
+    skeleton: Skeleton,
+    targets_px: ArrayLike | None = None,
+    *,
+    zoom: bool = True,
+) -> None:
+    """Draws a pose over its depth: prediction in colours, label thin and white.
+
+    Args:
+        ax: Where.
+        depth: [height, width], any unit.
+        joints_px: [joints, 2] prediction, pixels of the depth; None draws the label
+            in the prediction's colours.
+        skeleton: Whose bones.
+        targets_px: [joints, 2] label, pixels.
+        zoom: Whether to show the square around the poses alone.
+    """
+    draw_depth(ax, depth)
+    poses = [_finite(pose) for pose in (targets_px, joints_px) if pose is not None]
+    colours = joint_colours(skeleton)
+    if targets_px is not None and joints_px is not None:
+        _draw_bones(ax, poses[0], skeleton, [LABEL] * len(colours), width=0.9)
+    if poses:
+        _draw_bones(ax, poses[-1], skeleton, colours, width=2.2)
+    if zoom and poses:
+        _zoom(ax, np.concatenate(poses))
+
+
+def pose_sheet(
+    depths: Sequence[ArrayLike],
+    predictions_px: ArrayLike | None,
+    targets_px: ArrayLike | None,
+    skeleton: Skeleton,
+    titles: Sequence[str],
+    path: Path,
+    *,
+    columns: int = 4,
+    zoom: bool = True,
+) -> None:
+    """Saves a sheet of poses over depth.
+
+    Args:
+        depths: [height, width] each, any unit.
+        predictions_px: [frames, joints, 2] pixels, or None for labels alone.
+        targets_px: [frames, joints, 2] pixels, or None for predictions alone.
+        skeleton: Whose bones.
+        titles: One a frame.
+        path: A PNG.
+        columns: Pictures in a row.
+        zoom: See `draw_pose`.
+    """
+    figure, axes = _sheet(len(depths), columns)
+    nothing = [None] * len(depths)
+    predictions = nothing if predictions_px is None else np.asarray(predictions_px)
+    targets = nothing if targets_px is None else np.asarray(targets_px)
+    for ax, depth, joints, target, title in zip(
+        axes, depths, predictions, targets, titles, strict=True
+    ):
+        draw_pose(ax, depth, joints, skeleton, target, zoom=zoom)
+        ax.set_title(title, fontsize=8)
+    handles = []
+    if skeleton.mirror_pairs:
+        sides = {"right": RIGHT, "left": LEFT, "middle": MIDDLE}
+        handles = [Line2D([], [], color=c, lw=2.2, label=s) for s, c in sides.items()]
+    if predictions_px is not None and targets_px is not None:
+        handles.append(Line2D([], [], color=LABEL, lw=0.9, label="label"))
+    if handles:
+        figure.legend(
+            handles=handles,
+            loc="outside lower center",
+            ncols=4,
+            fontsize=8,
+            facecolor="#606060",
+            labelcolor="white",
+        )
+    _save(figure, path)
+
+
+def heatmap_sheet(
+    depths: Sequence[ArrayLike],
+    heatmaps: ArrayLike,
+    titles: Sequence[str],
+    path: Path,
+) -> None:
+    """Saves inputs, each beside the sum of its heat maps.
+
+    Args:
+        depths: [side, side] or [side, side, 1] each, the network's inputs.
+        heatmaps: [frames, height, width, joints].
+        titles: One a frame.
+        path: A PNG.
+    """
+    figure, axes = _sheet(2 * len(depths), columns=4)
+    sums = np.asarray(heatmaps).sum(axis=-1)
+    for left, right, depth, total, title in zip(
+        axes[::2], axes[1::2], depths, sums, titles, strict=True
+    ):
+        draw_depth(left, depth)
+        left.set_title(title, fontsize=8)
+        right.imshow(total, cmap="magma", vmin=0, interpolation="nearest")
+        right.set(xticks=[], yticks=[])
+        right.set_title(f"sum of heat maps, peak {total.max():.2f}", fontsize=8)
+    _save(figure, path)
+
+
+def pdj_curve(
+    fractions: Sequence[float], curves: Mapping[str, Sequence[float]], path: Path
+) -> None:
+    """Saves PDJ, percent, over the fraction of the torso.
+
+    Args:
+        fractions: Of the torso's length.
+        curves: Name -> PDJ at each fraction; "floor" and "ceiling" are drawn as such.
+        path: A PNG.
+    """
+    figure = Figure(figsize=(5.5, 4), layout="constrained")
+    ax = figure.subplots()
+    bounds = {"floor": ("0.45", ":"), "ceiling": ("0.45", "--")}
+    for name, values in curves.items():
+        if name in bounds:
+            colour, style = bounds[name]
+            ax.plot(fractions, values, color=colour, linestyle=style, label=name)
+        else:
+            ax.plot(fractions, values, linewidth=2, label=name)
+    ax.set(xlabel="fraction of the torso", ylabel="PDJ, % of joints", ylim=(0, 102))
+    ax.set_xlim(min(fractions), max(fractions))
+    ax.grid(alpha=0.3)
+    ax.legend(loc="lower right")
+    _save(figure, path)
+
+
+def loss_curve(records: Iterable[Mapping[str, float]], path: Path) -> None:
+    """Saves the course of a training, a panel for each unit.
+
+    Args:
+        records: Lines of metrics.jsonl: "step", and any of "loss" and validation's
+            metrics, which have "validation/" before their title.
+        path: A PNG.
+    """
+    series: dict[str, list[tuple[float, float]]] = {}
+    for record in records:
+        for name, value in record.items():
+            if name == "loss" or name.startswith("validation/"):
+                series.setdefault(name, []).append((record["step"], value))
+    panels: dict[str, list[str]] = {}
+    for name in series:
+        validation = "validation, mm" if name.endswith(" mm") else "validation, %"
+        panels.setdefault("loss" if name == "loss" else validation, []).append(name)
+    number = max(1, len(panels))
+    figure = Figure(figsize=(7, 1 + 2.4 * number), layout="constrained")
+    axes = figure.subplots(number, sharex=True, squeeze=False)[:, 0]
+    for ax, (unit, names) in zip(axes, panels.items(), strict=False):
+        for name in names:
+            steps, values = zip(*series[name], strict=True)
+            few = "o" if len(steps) < 30 else None
+            label = name.removeprefix("validation/")
+            ax.plot(steps, values, marker=few, markersize=3, label=label)
+        ax.set_ylabel(unit)
+        ax.grid(alpha=0.3)
+        if unit != "loss":
+            ax.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.01, 0.5))
+        elif min(value for _, value in series["loss"]) > 0:
+            ax.set_yscale("log")
+    axes[-1].set_xlabel("step")
+    axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
+    _save(figure, path)
+
+
+def joint_colours(skeleton: Skeleton) -> list[str]:
+    """Returns each joint's colour: by the side of a body, by the finger of a hand."""
+    first_words = [name.split("_")[0] for name in skeleton.joints]
+    if skeleton.mirror_pairs:
+        sides = {"right": RIGHT, "left": LEFT}
+        return [sides.get(word, MIDDLE) for word in first_words]
+    fingers = list(dict.fromkeys(first_words))
+    return [FINGERS[fingers.index(word) % len(FINGERS)] for word in first_words]
+
+
+def _draw_bones(
+    ax: Axes,
+    joints_px: np.ndarray,
+    skeleton: Skeleton,
+    colours: Sequence[str],
+    *,
+    width: float,
+) -> None:
+    edge = [withStroke(linewidth=width + 1, foreground="black")]
+    for joint, parent in enumerate(skeleton.parents):
+        if parent >= 0:
+            x, y = joints_px[[parent, joint]].T
+            ax.plot(x, y, color=colours[joint], lw=width, path_effects=edge)
+    x, y = joints_px.T
+    ax.scatter(x, y, s=4 * width**1.5, c=list(colours), linewidths=0, zorder=3)
+
+
+def _finite(joints_px: ArrayLike) -> np.ndarray:
+    joints = np.asarray(joints_px, float)
+    return np.where(np.isfinite(joints).all(axis=-1, keepdims=True), joints, np.nan)
+
+
+def _zoom(ax: Axes, joints_px: np.ndarray) -> None:
+    """Shows the square around the joints, as far as the picture goes."""
+    (_, width), (height, _) = ax.get_xlim(), ax.get_ylim()
+    joints = joints_px[~np.isnan(joints_px).any(axis=-1)].clip(0, (width, height))
+    if not len(joints):
+        return
+    low, high = joints.min(axis=0), joints.max(axis=0)
+    half = 0.62 * max(*(high - low), 8.0)
+    half = min(half, width / 2, height / 2)
+    x, y = np.clip((low + high) / 2, half, (width - half, height - half))
+    ax.set(xlim=(x - half, x + half), ylim=(y + half, y - half))
+
+
+def _sheet(number: int, columns: int) -> tuple[Figure, list[Axes]]:
+    if not number:
+        raise ValueError("a sheet needs at least one frame, got none")
+    columns = min(columns, number)
+    rows = -(-number // columns)
+    figure = Figure(figsize=(CELL * columns, CELL * rows + 0.5), layout="constrained")
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for ax in axes[number:]:
+        ax.set_axis_off()
+    return figure, axes[:number]
+
+
+def _save(figure: Figure, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)

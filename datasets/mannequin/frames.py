@@ -1,0 +1,172 @@
+"""One frame of the data set from its number: person, room, pose, rays, sensor.
+
+A frame depends on (seed, split, index) alone, so that any number of processes can
+share the work.
+"""
+
+import dataclasses
+
+import mujoco
+import numpy as np
+from jaxtyping import Bool, Float, UInt8, UInt16
+
+from cmbjax.camera import ITOP_CAMERA, camera_to_pixels
+from cmbjax.skeletons import BODY15
+from datasets.mannequin import body, poses, room, sensor
+from datasets.mannequin.shape import Shape, sample_shape
+
+HEIGHT, WIDTH = 240, 320
+SPLITS = ("train", "validation", "test")
+FRAMES_PER_BODY = 10
+POSE_TRIES, SINK_M = 12, 0.02  # parts may sink this far into one another, as flesh does
+
+# How far before the joint's centre ITOP's label lies, metres along the line of sight:
+# its hands and elbows lie on the surface, its head and torso well behind it.
+TOWARDS_CAMERA = {
+    "shoulder": 0.045,
+    "elbow": 0.045,
+    "hand": 0.033,
+    "hip": 0.018,
+    "knee": 0.022,
+    "foot": 0.005,
+    "torso": 0.02,
+    "neck": 0.0,
+    "head": 0.0,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Frame:
+    """A labelled depth frame.
+
+    Attributes:
+        depth_mm: Millimetres, 0 = no reading.
+        parts: 0 background, 1 + i for a pixel of joint i's part of the body.
+        joints_m: Metres, camera frame.
+        joints_px: Pixels.
+        visible: Which joints lie inside the image.
+        subject: The person's name.
+    """
+
+    depth_mm: UInt16[np.ndarray, "height width"]
+    parts: UInt8[np.ndarray, "height width"]
+    joints_m: Float[np.ndarray, "joints xyz=3"]
+    joints_px: Float[np.ndarray, "joints xy=2"]
+    visible: Bool[np.ndarray, " joints"]
+    subject: str
+
+
+def make_frame(seed: int, split: str, index: int) -> Frame:
+    """Returns frame `index` of a split."""
+    number, person = SPLITS.index(split), index // FRAMES_PER_BODY
+    shape = sample_shape(np.random.default_rng([seed, number, 0, person]))
+    rng = np.random.default_rng([seed, number, 1, index])
+    model, data, view = sample_scene(shape, rng)
+    exact, labels = cast_rays(model, data, view)
+    parts = np.where(labels == body.HAIR, 1, labels)
+    parts = np.where(parts <= BODY15.num_joints, parts, 0).astype(np.uint8)
+    dark = (labels == body.HAIR) | (labels == room.DARK)
+    noise, focal = sensor.sample_noise(rng), float(ITOP_CAMERA[0])
+    depth_mm = sensor.measure(exact, dark, noise, focal, rng)
+    joints_m = locate_joints(model, data, view)
+    joints_px = camera_to_pixels(joints_m, ITOP_CAMERA)
+    inside = (joints_px >= 0) & (joints_px < (WIDTH, HEIGHT))
+    subject = f"{split}_{person:04d}"
+    return Frame(depth_mm, parts, joints_m, joints_px, inside.all(axis=1), subject)
+
+
+def sample_scene(
+    shape: Shape, rng: np.random.Generator
+) -> tuple[mujoco.MjModel, mujoco.MjData, room.View]:
+    """Draws rooms and poses until nothing sinks into anything."""
+    while True:
+        spec = mujoco.MjSpec()
+        spec.compiler.degree = False
+        spec.nuser_geom = 1
+        body.add_person(spec, shape)
+        view = room.sample_view(rng, stature=1.85 * shape.size)
+        room.add_room(spec, view, rng)
+        model = spec.compile()
+        data = mujoco.MjData(model)
+        for _ in range(POSE_TRIES):
+            strike(model, data, view, *poses.sample_pose(rng))
+            if deepest_contact(data) < SINK_M:
+                return model, data, view
+
+
+def strike(model, data, view: room.View, hinges: np.ndarray, lean: np.ndarray) -> None:
+    """Puts the person into a pose, the lowest point on the floor.
+
+    Args:
+        model: Person and room.
+        data: Written: qpos, kinematics and contacts.
+        view: Where the person stands and faces.
+        hinges: Radians, in the order of `body.LIMITS`.
+        lean: Of the pelvis, forwards and to the person's right, radians.
+    """
+    data.qpos[:3] = (*view.person, 1.0)
+    turn, forwards, sideways = np.zeros((3, 4))
+    mujoco.mju_axisAngle2Quat(turn, np.array([0.0, 0, 1]), view.yaw)
+    mujoco.mju_axisAngle2Quat(forwards, np.array([1.0, 0, 0]), lean[0])
+    mujoco.mju_axisAngle2Quat(sideways, np.array([0.0, 1, 0]), -lean[1])
+    both = np.zeros(4)
+    mujoco.mju_mulQuat(both, turn, forwards)
+    mujoco.mju_mulQuat(data.qpos[3:7], both, sideways)
+    data.qpos[7:] = hinges
+    mujoco.mj_kinematics(model, data)
+    data.qpos[2] -= lowest_point(model, data)
+    mujoco.mj_kinematics(model, data)
+    mujoco.mj_comPos(model, data)
+    mujoco.mj_collision(model, data)
+
+
+def lowest_point(model, data) -> float:
+    """Returns the height of the person's lowest point, metres."""
+    person = model.geom_bodyid > 0
+    size, up = model.geom_size[person], data.geom_xmat[person][:, 6:9]
+    capsule = model.geom_type[person] == mujoco.mjtGeom.mjGEOM_CAPSULE
+    reach = np.where(
+        capsule,
+        size[:, 0] + size[:, 1] * np.abs(up[:, 2]),
+        np.linalg.norm(size * up, axis=1),
+    )
+    return float((data.geom_xpos[person][:, 2] - reach).min())
+
+
+def deepest_contact(data) -> float:
+    """Returns how far one thing sinks into another, metres."""
+    return float(-data.contact.dist.min()) if data.ncon else 0.0
+
+
+def cast_rays(
+    model, data, view: room.View
+) -> tuple[
+    Float[np.ndarray, "height width"],
+    UInt8[np.ndarray, "height width"],
+]:
+    """Returns depth along the optical axis, metres, and each pixel's geom label."""
+    fx, fy, cx, cy = ITOP_CAMERA.astype(float)
+    x, y = (np.arange(WIDTH) + 0.5 - cx) / fx, (np.arange(HEIGHT) + 0.5 - cy) / fy
+    right, down, forward = view.rotation.T
+    rays = x[None, :, None] * right + y[:, None, None] * down + forward
+    count = HEIGHT * WIDTH
+    geoms, depth = np.empty(count, np.int32), np.empty(count)
+    origin = np.array([0, 0, view.height])
+    mujoco.mj_multiRay(
+        model, data, origin, rays.ravel(), None, 1, -1, geoms, depth, None, count, 50.0
+    )
+    labels = np.where(geoms >= 0, model.geom_user[geoms, 0], 0).astype(np.uint8)
+    return depth.reshape(HEIGHT, WIDTH), labels.reshape(HEIGHT, WIDTH)
+
+
+def locate_joints(model, data, view: room.View) -> Float[np.ndarray, "joints xyz=3"]:
+    """Returns ITOP's joints, metres, in the camera frame."""
+    at = {model.site(i).name: data.site_xpos[i] for i in range(model.nsite)}
+    at["neck"] = (at["right_shoulder"] + at["left_shoulder"]) / 2
+    at["torso"] = at["neck"] / 2 + (at["right_hip"] + at["left_hip"]) / 4
+    world = np.stack([at[joint] for joint in BODY15.joints])
+    centres = (world - (0, 0, view.height)) @ view.rotation
+    kinds = [joint.split("_")[-1] for joint in BODY15.joints]
+    step = np.array([TOWARDS_CAMERA[kind] for kind in kinds])
+    distance = np.linalg.norm(centres, axis=1)
+    return (centres * (1 - step / distance)[:, None]).astype(np.float32)

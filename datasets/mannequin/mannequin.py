@@ -1,0 +1,119 @@
+"""TFDS builder of the synthetic data set."""
+
+import contextlib
+import dataclasses
+import functools
+import multiprocessing
+import os
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any
+
+import cv2
+import tensorflow_datasets as tfds
+from tqdm import tqdm
+
+from cmbjax.camera import ITOP_CAMERA
+from cmbjax.skeletons import BODY15
+from datasets import schema
+from datasets.mannequin.frames import SPLITS, make_frame
+
+CHUNK = 8  # frames a process is handed at a time
+
+
+@dataclasses.dataclass
+class MannequinConfig(tfds.core.BuilderConfig):
+    """Size of the data set.
+
+    Attributes:
+        train: Frames of the split.
+        validation: Frames of the split.
+        test: Frames of the split.
+        seed: Other seeds give other people, rooms and poses.
+        workers: Processes; 0 for one per processor. The frames do not depend on it.
+    """
+
+    train: int = 6000
+    validation: int = 500
+    test: int = 1000
+    seed: int = 0
+    workers: int = 0
+
+
+class Mannequin(tfds.core.GeneratorBasedBuilder):
+    """People in MuJoCo, seen by a depth camera of ITOP's geometry."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    BUILDER_CONFIGS = [
+        MannequinConfig(name="mannequin", description="7,500 frames of 750 people."),
+        MannequinConfig(
+            name="tiny",
+            description="A few frames, for tests.",
+            train=48,
+            validation=16,
+            test=16,
+        ),
+    ]
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return self.dataset_info_from_configs(
+            features=schema.features(BODY15, parts=True),
+            metadata=tfds.core.MetadataDict(
+                {"skeleton": BODY15.name, "depth_unit": "mm"}
+            ),
+        )
+
+    def _download_and_prepare(self, *args: Any, **kwargs: Any) -> None:
+        config = self.builder_config
+        total = sum(getattr(config, split) for split in SPLITS)
+        tfds.disable_progress_bar()  # its bars would write over ours
+        with (
+            tqdm(total=total, desc=f"making {self.name}", unit=" frames") as self._bar,
+            _executor(config.workers or os.cpu_count() or 1) as self._map,
+        ):
+            super()._download_and_prepare(*args, **kwargs)
+        tfds.enable_progress_bar()
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict:
+        return {split: self._generate_examples(split) for split in SPLITS}
+
+    def _generate_examples(self, split: str) -> Iterator[tuple[str, dict[str, object]]]:
+        config = self.builder_config
+        make = functools.partial(make_example, config.seed, split)
+        for example in self._map(make, range(getattr(config, split))):
+            self._bar.update()
+            yield str(example["frame"]), example
+
+
+def make_example(seed: int, split: str, index: int) -> dict[str, object]:
+    """Returns frame `index` of a split in the form of `schema.features`."""
+    frame = make_frame(seed, split, index)
+    return schema.example(
+        depth=frame.depth_mm,
+        joints_px=frame.joints_px,
+        joints_m=frame.joints_m,
+        visible=frame.visible,
+        camera=ITOP_CAMERA,
+        parts=frame.parts,
+        frame=f"{split}_{index:06d}",
+        subject=frame.subject,
+    )
+
+
+@contextlib.contextmanager
+def _executor(workers: int) -> Iterator[Any]:
+    """Yields a `map` that keeps the order; with one worker, in this process."""
+    if workers == 1:
+        yield map
+        return
+    # Not "fork": this process may run JAX's threads.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, initializer=_start_worker) as executor:
+        try:
+            yield functools.partial(executor.map, chunksize=CHUNK)
+        finally:
+            executor.shutdown(cancel_futures=True)
+
+
+def _start_worker() -> None:
+    cv2.setNumThreads(1)

@@ -1,0 +1,199 @@
+"""Writes small data sets in the true on-disk formats, with made-up content.
+
+Each function fills a folder and returns what it wrote, so that a test can say which
+number must come back.
+"""
+
+import json
+from pathlib import Path
+
+import cv2
+import h5py
+import numpy as np
+
+from cmbjax.skeletons import BODY15
+
+# A standing person in ITOP's world frame: x right, y up, z forward, metres.
+STANDING = np.array(
+    [
+        [0.0, 0.55, 3.0],
+        [0.0, 0.3, 3.0],
+        [-0.17, 0.29, 3.0],
+        [0.17, 0.31, 3.0],
+        [-0.3, 0.1, 2.95],
+        [0.32, 0.12, 2.9],
+        [-0.4, -0.1, 2.8],
+        [0.45, -0.05, 2.7],
+        [0.0, 0.05, 3.0],
+        [-0.11, -0.2, 3.0],
+        [0.11, -0.21, 3.0],
+        [-0.13, -0.7, 2.98],
+        [0.14, -0.71, 3.02],
+        [-0.15, -1.1, 3.05],
+        [0.16, -1.12, 3.1],
+    ]
+)
+
+
+def write_png(path: Path, image: np.ndarray) -> None:
+    """Writes an image, with the folders above it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    assert cv2.imwrite(str(path), image)
+
+
+def k2hpd(
+    folder: Path, *, num_train: int = 20, num_test: int = 4
+) -> dict[str, np.ndarray]:
+    """Writes K2HPD: three-channel 8-bit frames, some label lines behind NULs.
+
+    Frame i, counted over both splits, is named by 3 + i and holds 100 + i, and 50 on
+    5x5 pixels around each joint. Labels 5 and 8 of the first frame lie outside.
+
+    Returns:
+        The labels of `train` and `test`, [frames, 19, 2] integer pixels.
+    """
+    x = np.array([0, 0, 0, -20, -35, -40, 20, 35, 40, -12, -14, -16, 12, 14, 16, 0, 0])
+    y = np.array([-60, -45, -20, -42, -20, 5, -42, -20, 5, 10, 45, 80, 10, 45, 80, -42])
+    pose = np.stack([[*x, -41, 41], [*y, 8, 0, 0]], axis=-1) + [120, 100]
+    labels = pose + np.arange(num_train + num_test)[:, None, None] % 30
+    labels[0, 5, 0], labels[0, 8, 0] = -3, 262
+    lines = []
+    for i, joints in enumerate(labels):
+        image = np.full((212, 256), min(100 + i, 255), np.uint8)
+        for column, row in joints:
+            image[max(row - 2, 0) : row + 3, max(column - 2, 0) : column + 3] = 50
+        name = f"{3 + i:08d}.png"
+        write_png(folder / "depth_data/depth_images" / name, np.dstack([image] * 3))
+        nuls = b"\x00\x00" if i % 3 == 1 else b""
+        numbers = ",".join(str(number) for number in joints.ravel())
+        lines.append(nuls + f"{name} {numbers}\n".encode())
+    (folder / "train_annos.txt").write_bytes(b"".join(lines[:num_train]))
+    (folder / "test_annos.txt").write_bytes(b"".join(lines[num_train:]))
+    return {"train": labels[:num_train], "test": labels[num_train:]}
+
+
+def itop(folder: Path, *, view: str = "side", frames_each: int = 4) -> None:
+    """Writes ITOP: persons 04, 05, 06 for training and 00 for testing.
+
+    Frame f of person p shows `STANDING`, p cm further right (or, from the top, the
+    same person from the ceiling) before a wall of 4 m; the pixel in row 20, column
+    30 + f is a hole, and one of 1.5 m lies to its right. Joint j has the part label
+    j around its pixel. Every fourth frame is invalid: no joints, no parts.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for split, persons in (("train", (4, 5, 6)), ("test", (0,))):
+        names = [f"{p:02d}_{f:05d}" for p in persons for f in range(frames_each)]
+        n = len(names)
+        valid = np.arange(n) % 4 != 3
+        joints = STANDING + np.array(
+            [[[p / 100, 0, 0]] for p in persons for _ in range(frames_each)]
+        )
+        if view == "top":
+            x, y, z = np.moveaxis(joints, -1, 0)
+            joints = np.stack([x, z - 2.85, 1.5 - y], axis=-1)
+        joints = np.where(valid[:, None, None], joints, 0).astype(np.float16)
+        x, y, z = np.moveaxis(joints.astype(float), -1, 0)
+        z = np.where(valid[:, None], z, 1)
+        pixels = np.stack([160 + x / (z * 0.0035), 120 - y / (z * 0.0035)], axis=-1)
+        pixels = np.rint(pixels).astype(np.int16)
+        depth = np.full((n, 240, 320), 4, np.float16)
+        parts = np.full((n, 240, 320), -1, np.int8)
+        for i in range(n):
+            hole = 30 + i % frames_each
+            depth[i, 20, hole], depth[i, 20, hole + 1] = 0, 1.5
+            for j, (u, v) in enumerate(pixels[i] if valid[i] else ()):
+                square = (slice(max(v - 2, 0), v + 3), slice(max(u - 2, 0), u + 3))
+                parts[i][square], depth[i][square] = j, joints[i, j, 2]
+        with h5py.File(folder / f"ITOP_{view}_{split}_depth_map.h5", "w") as file:
+            file["id"] = np.array(names, "S")
+            file["data"] = depth
+        with h5py.File(folder / f"ITOP_{view}_{split}_labels.h5", "w") as file:
+            file["id"] = np.array(names, "S")
+            file["is_valid"] = valid.astype(np.uint8)
+            file["visible_joints"] = np.ones((n, 15), np.int16)
+            file["image_coordinates"] = pixels
+            file["real_world_coordinates"] = joints
+            file["segmentation"] = parts
+
+
+def astar(
+    folder: Path,
+    *,
+    names: str = "p{subject:02d}_{frame:03d}_",
+    frames_each: int = 3,
+    train_subjects: tuple[int, ...] = (16, 17, 18),
+    test_subjects: tuple[int, ...] = (1, 2),
+) -> None:
+    """Writes ASTAR: a hand at 500 mm before a wall of 900 mm.
+
+    Joint j of frame f lies at x = 6 j - 60 + f, y = 4 j - 50 pixels from the centre,
+    z = 500 + j mm; the depth 5x5 pixels around it is that. The pixel in row 3,
+    column 2 is saturated, that in row 3, column 5 holds 321.
+    """
+    for split, subjects in (
+        ("Training_Dataset", train_subjects),
+        ("Test_Dataset", test_subjects),
+    ):
+        (folder / split).mkdir(parents=True, exist_ok=True)
+        for subject in subjects:
+            for f in range(frames_each):
+                depth = np.full((240, 320), 900, "<i2")
+                depth[3, 2], depth[3, 5] = 32001, 321
+                triplets = [(500 + j, 6 * j - 60 + f, 4 * j - 50) for j in range(20)]
+                for z, x, y in triplets:
+                    row, column = 120 + y, 160 + x
+                    depth[row - 2 : row + 3, column - 2 : column + 3] = z
+                base = str(folder / split / names.format(subject=subject, frame=f))
+                Path(base + "ini").write_text("")
+                Path(base + "skdepth").write_bytes(depth.tobytes())
+                Path(base + "shand").write_text(
+                    "".join(f"{z},{x},{y}," for z, x, y in triplets)
+                )
+
+
+def coco(
+    folder: Path,
+    *,
+    files: tuple[str, ...] = ("annotations.json",),
+    frames: int = 3,
+    joints: tuple[str, ...] = BODY15.joints,
+) -> dict[str, object]:
+    """Writes COCO keypoints and 16-bit frames of 80x60 pixels.
+
+    Frame i of each file holds 2000 + i mm and a hole at row 1, column 2. Joint j of
+    the given order lies at (10.5 + j, 20.25 + i) px and (0.1 j, 0.2, 2) m. The
+    second joint is not visible. The camera is (100, 101, 40, 30).
+
+    Returns:
+        The content of the last file.
+    """
+    content: dict[str, object] = {}
+    for file in files:
+        images, annotations = [], []
+        for i in range(frames):
+            name = f"{Path(file).stem}/{i:03d}.png"
+            depth = np.full((60, 80), 2000 + i, np.uint16)
+            depth[1, 2] = 0
+            write_png(folder / name, depth)
+            rows = [[10.5 + j, 20.25 + i, 2] for j in range(len(joints))]
+            rows[1] = [0, 0, 0]
+            images.append({"id": i, "file_name": name, "width": 80, "height": 60})
+            annotations.append(
+                {
+                    "id": i,
+                    "image_id": i,
+                    "category_id": 1,
+                    "keypoints": [number for row in rows for number in row],
+                    "joints_m": [[0.1 * j, 0.2, 2] for j in range(len(joints))],
+                    "bbox": [0, 0, 80, 60],
+                }
+            )
+        category = {"id": 1, "name": "person", "keypoints": list(joints)}
+        content = {
+            "info": {"camera": {"fx": 100, "fy": 101, "cx": 40, "cy": 30}},
+            "categories": [{**category, "skeleton": []}],
+            "images": images,
+            "annotations": annotations,
+        }
+        (folder / file).write_text(json.dumps(content))
+    return content

@@ -1,0 +1,42 @@
+import numpy as np
+
+from cmbjax import lifting
+
+CAMERA = np.array([100, 100, 30, 20], np.float32)
+
+
+def scene():
+    """A wall at 4 m, an arm of 8 px at 2 m, 40 rows by 60 columns."""
+    depth = np.full((40, 60), 4000, np.uint16)
+    depth[10:30, 20:28] = 2000
+    return depth
+
+
+def test_surface_by_hand():
+    depth = scene()
+    depth[19:21, 23:25] = 0  # a hole on the arm
+    # On the arm, on the hole, just beside the edge, far outside of the image. At 2 m
+    # a radius of 3 cm is 1.5 px.
+    joints = np.array([[22.5, 15], [24, 20], [28.5, 15], [300, 300]], np.float32)
+    surface = lifting.surface_depth(depth, joints, 2000.0, 100.0)
+    np.testing.assert_allclose(surface, [2, 2, 2, 2])
+
+
+def test_readings_far_from_the_person_do_not_count():
+    joints = np.array([[50, 5]], np.float32)  # on the wall, 2 m behind
+    surface = lifting.surface_depth(scene(), joints, 2000.0, 100.0)
+    np.testing.assert_allclose(surface, [2.0])
+
+
+def test_lift_by_hand():
+    joints = np.array([[22.5, 15]], np.float32)
+    found = lifting.lift(scene(), joints, 2000.0, CAMERA, np.array([0.1], np.float32))
+    # z = 2.1; x = (22.5 - 30) / 100 * 2.1; y = (15 - 20) / 100 * 2.1.
+    np.testing.assert_allclose(found, [[-0.1575, -0.105, 2.1]], rtol=1e-5)
+
+
+def test_offsets_are_medians_over_labelled_frames():
+    z = np.array([[2.1, 3.0, np.nan], [2.3, 3.2, np.nan], [9.0, np.nan, np.nan]])
+    surfaces = np.array([[2.0, 3.0, 2.0], [2.0, 3.0, 2.0], [2.0, 3.0, 2.0]])
+    offsets = lifting.offsets(z.astype(np.float32), surfaces.astype(np.float32))
+    np.testing.assert_allclose(offsets, [0.3, 0.1, 0.0], rtol=1e-5)
