@@ -108,7 +108,7 @@ def person_depth(crop: Shaped[np.ndarray, "side side"], reach: float) -> float:
         valid = crop[crop > 0]
     if not valid.size:
         return 0.0
-    first = float(np.percentile(valid, 25))
+    first = float(np.percentile(valid, 25, method="nearest"))
     return float(np.median(valid[np.abs(valid - first) <= reach]))
 
 

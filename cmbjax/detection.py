@@ -12,7 +12,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-DEFAULT_FOCAL = 0.8  # of the width: between Kinect v1 (0.89) and v2 (0.71)
+DEFAULT_FOCAL = 1.07  # of the height; Kinect v1 has 1.19, v2 0.86
 WORK_SIDE = 320  # pixels: larger images are thinned out, a body keeps 100 rows
 SENSOR_STEP = 2.85e-3  # 1/m: structured light resolves steps of this times z^2
 LINK = 0.06  # metres: neighbours closer than this plus 1.5 steps are one surface
@@ -30,12 +30,12 @@ NUM_WALLS = 3
 
 PIECE_AREA = 0.004  # m^2: smaller pieces are speckle
 LIMB_AREA = 0.15  # m^2: an arm or a leg, seen from the side
-LIMB_FRONT, LIMB_BEHIND = 0.7, 0.35  # metres from the body's depth
-REST_JUMP = 0.3  # metres between trunk and legs that a folded arm's shadow cuts apart
+LIMB_FRONT, LIMB_BEHIND = 0.7, 0.55  # metres from the body's depth
+REST_JUMP = 0.4  # metres between trunk and legs that a folded arm's shadow cuts apart
 # What a person measures, from a crouching child to arms stretched up or out.
-AREA = (0.12, 1.6)  # m^2 facing the camera
-TALL, WIDE, DEEP = (0.5, 2.5), (0.15, 2.2), (0.0, 1.5)  # metres
-TOP, BOTTOM = (0.9, 2.6), (-0.2, 0.7)  # metres above the floor
+AREA = (0.2, 1.6)  # m^2 facing the camera
+TALL, WIDE, DEEP = (0.7, 2.4), (0.2, 2.2), (0.0, 1.5)  # metres
+TOP, BOTTOM = (0.9, 2.45), (-0.2, 1.2)  # metres above the floor; a table may hide legs
 MAX_SOLID = 0.92  # of its convex hull; people fill 0.2-0.87, a cupboard or ball 1
 MAX_BLOCK = 1.42  # that plus the head's part of the greatest width; people have <= 1.38
 MIN_RELIEF = 0.008  # metres, with a third of a step: a board is flatter
@@ -106,7 +106,8 @@ def find_people(
             f"got {depth_mm.dtype.name} {depth_mm.shape}"
         )
     rows, columns = depth_mm.shape
-    default = (DEFAULT_FOCAL * columns, DEFAULT_FOCAL * columns, columns / 2, rows / 2)
+    focal = DEFAULT_FOCAL * rows
+    default = (focal, focal, columns / 2, rows / 2)
     intrinsics = np.asarray(default if camera is None else camera, np.float32)
     if intrinsics.shape != (4,):
         raise ValueError(
@@ -117,8 +118,8 @@ def find_people(
 
     stride = -(-max(rows, columns) // WORK_SIDE)
     small = depth_mm[::stride, ::stride]
-    focal, centre = intrinsics[:2] / stride, intrinsics[2:] / stride
-    found = _metric_people(small, focal, centre) if metric else _raw_people(small)
+    scaled = intrinsics / stride
+    found = _metric_people(small, scaled) if metric else _raw_people(small)
     people = []
     for mask, bottom in found:
         x, y, width, height = cv2.boundingRect(mask.astype(np.uint8))
@@ -138,17 +139,16 @@ def _raw_people(values: np.ndarray) -> Iterator[tuple[np.ndarray, float]]:
     body = ((values != empty) & (values != 0)).astype(np.uint8)
     _, labels, stats, _ = cv2.connectedComponentsWithStats(body, connectivity=8)
     sizes = stats[1:, cv2.CC_STAT_AREA]
-    for label in np.flatnonzero(
-        sizes >= max(0.005 * body.size, 0.3 * sizes.max(initial=0))
-    ):
+    least = max(0.005 * body.size, 0.3 * sizes.max(initial=0))  # else it is speckle
+    for label in np.flatnonzero(sizes >= least):
         yield labels == label + 1, 0.0
 
 
 def _metric_people(
-    depth_mm: np.ndarray, focal: np.ndarray, centre: np.ndarray
+    depth_mm: np.ndarray, camera: np.ndarray
 ) -> Iterator[tuple[np.ndarray, float]]:
     """Yields the mask of each person and the row where the feet meet the floor."""
-    view = _look(depth_mm, focal, centre)
+    view = _look(depth_mm, camera[:2], camera[2:])
     depth = view.points[..., 2]
     solid = depth > 0
     if np.isfinite(view.floor):
@@ -162,7 +162,7 @@ def _metric_people(
         mask, members = _grow(seed, pieces, taken, depth.shape)
         if _is_person(view, mask) and _linked(view, mask, wall) < MAX_LINKED:
             taken |= members
-            yield mask, _soles(view, mask) * focal[1] + centre[1]
+            yield mask, _soles(view, mask) * camera[1] + camera[3]
 
 
 def _look(depth_mm: np.ndarray, focal: np.ndarray, centre: np.ndarray) -> _View:
@@ -240,6 +240,8 @@ def _on_walls(view: _View, solid: np.ndarray) -> np.ndarray:
         normal, distance = compass[angle], (cell + 2) * PLANE_BIN - WALL_REACH
         for _ in range(2):
             near = np.abs(places @ normal - distance) < 3 * PLANE_BIN
+            if near.sum() < 3:
+                break
             spread = np.cov(places[near].T, aweights=areas[near])
             normal = np.linalg.eigh(spread)[1][:, 0].astype(np.float32)
             distance = np.average(places[near] @ normal, weights=areas[near])
@@ -262,9 +264,8 @@ def _pieces(view: _View, free: np.ndarray) -> list[_Piece]:
     grid = np.zeros((2 * rows - 1, 2 * columns - 1), np.uint8)
     grid[::2, ::2] = free
     between = (grid[1::2, ::2], grid[::2, 1::2])
-    for gap, (one, other, linked) in zip(
-        between, _linked_neighbours(view), strict=True
-    ):
+    for gap, ends in zip(between, _linked_neighbours(view), strict=True):
+        one, other, linked = ends
         gap[...] = free[one] & free[other] & linked
     _, labels, stats, _ = cv2.connectedComponentsWithStats(grid, connectivity=4)
     labels = labels[::2, ::2]
@@ -275,9 +276,8 @@ def _pieces(view: _View, free: np.ndarray) -> list[_Piece]:
         window = np.s_[y : y + height + 1, x : x + width + 1]
         mask = labels[window] == label
         points = view.points[window][mask]
-        wide, _, deep = np.subtract(
-            *np.percentile(points[:: 1 + len(points) // VOTERS], [99, 1], axis=0)
-        )
+        some = points[:: 1 + len(points) // VOTERS]
+        wide, _, deep = np.subtract(*np.percentile(some, [99, 1], axis=0))
         if wide < WIDE[1] and deep < DEEP[1] and len(points) > 4:
             depth = float(np.median(points[:, 2]))
             pieces.append(_Piece(areas[label], depth, window, mask))
@@ -299,15 +299,11 @@ def _grow(
         for index in range(seed + 1, len(pieces)):
             piece = pieces[index]
             jump = piece.depth - pieces[seed].depth
-            if (
-                index in members
-                or index in taken
-                or not -LIMB_FRONT < jump < LIMB_BEHIND
-            ):
+            if index in members | taken or not -LIMB_FRONT < jump < LIMB_BEHIND:
                 continue
             side = np.sqrt(piece.mask.sum())
             contact = (piece.mask & around[piece.window]).sum()
-            limb = piece.area < LIMB_AREA and contact > 0.3 * side
+            limb = piece.area < LIMB_AREA and contact > 0.15 * side
             rest = abs(jump) < REST_JUMP and contact > 0.5 * side
             above = _overlap(piece.window[1], pieces[seed].window[1]) > 0.5
             if contact > 2 and (limb or (rest and above)):
@@ -324,13 +320,17 @@ def _overlap(one: slice, other: slice) -> float:
 
 def _is_block(mask: np.ndarray) -> bool:
     """Tells whether a silhouette is too solid for a body with a head and limbs."""
-    hull = cv2.convexHull(cv2.findNonZero(mask.astype(np.uint8)))
+    _, top, _, height = cv2.boundingRect(mask.astype(np.uint8))
+    filled = mask[top : top + height].astype(np.uint8)
+    outlines, _ = cv2.findContours(filled, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    cv2.drawContours(filled, outlines, -1, color=1, thickness=cv2.FILLED)
+    hull = cv2.convexHull(np.concatenate(outlines))
     # The hull runs through the centres of the outermost pixels.
     hull_area = cv2.contourArea(hull) + cv2.arcLength(hull, True) / 2 + 1
-    solid = mask.sum() / hull_area
-    widths = mask.sum(axis=1)[mask.any(axis=1)]
-    head = widths[: max(1, len(widths) // 8)].mean() / widths.max()
-    return solid > MAX_SOLID or solid + head > MAX_BLOCK
+    widths = filled.sum(axis=1)
+    solid = widths.sum() / hull_area
+    head = widths[: 1 + height // 8].mean() / widths.max()
+    return bool(solid > MAX_SOLID or solid + head > MAX_BLOCK)
 
 
 def _is_person(view: _View, mask: np.ndarray) -> bool:
@@ -349,11 +349,9 @@ def _is_person(view: _View, mask: np.ndarray) -> bool:
     sizes = [(area, AREA), (wide, WIDE), (tall, TALL), (deep, DEEP)]
     if np.isfinite(view.floor):
         sizes += [(high[3], TOP), (low[3], BOTTOM)]
-    return (
-        all(least <= size <= most for size, (least, most) in sizes)
-        and relief > MIN_RELIEF + np.median(view.step[mask]) / 3
-        and not _is_block(mask)
-    )
+    fits = all(least <= size <= most for size, (least, most) in sizes)
+    flat = relief < MIN_RELIEF + np.median(view.step[mask]) / 3
+    return bool(fits and not flat and not _is_block(mask))
 
 
 def _linked(view: _View, mask: np.ndarray, wall: np.ndarray) -> float:
@@ -363,7 +361,7 @@ def _linked(view: _View, mask: np.ndarray, wall: np.ndarray) -> float:
         edge = mask[one] != mask[other]
         outline += edge.sum()
         joined += (edge & linked & (wall[one] | wall[other])).sum()
-    return joined / max(outline, 1)
+    return float(joined / max(outline, 1))
 
 
 def _soles(view: _View, mask: np.ndarray) -> float:

@@ -1,7 +1,7 @@
 """A trained network over a whole split: predictions, floor, ceiling, results folder."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -115,11 +115,19 @@ class Result(NamedTuple):
     names: list[str]
 
 
-class Prediction(NamedTuple):
-    """One frame, what was read of it, and what the network says, in crop pixels."""
+class Predictions(NamedTuple):
+    """One batch: its examples, what was read of them, what the network says.
 
-    example: Example
-    view: dict[str, np.ndarray]
+    Attributes:
+        examples: Of the split, in order.
+        views: See `pipeline.prepare_evaluation`.
+        joints_px: [batch, joints, 2] crop pixels.
+        scores: [batch, joints] height of each heat map's peak.
+        joints: [batch, joints, 3] of the 3-D head, if there is one.
+    """
+
+    examples: list[Example]
+    views: dict[str, np.ndarray]
     joints_px: np.ndarray
     scores: np.ndarray
     joints: np.ndarray | None
@@ -130,13 +138,13 @@ def predict(
     frames: DepthFrames,
     *,
     model: nn.Module,
-    r: float,
+    r: float | jax.Array,
     preparation: Preparation,
     memory: str = "frozen",
     decode: str = "dark",
     batch_size: int = 16,
-) -> Iterator[Prediction]:
-    """Yields each frame of a split once, in order.
+) -> Iterator[Predictions]:
+    """Yields each frame of a split once, in order, in batches.
 
     Args:
         variables: Parameters, memory and statistics of BN.
@@ -154,27 +162,21 @@ def predict(
     if rolling and slots:
         batch_size = slots[0]
     batches = evaluation_batches(frames, preparation=preparation, batch_size=batch_size)
-    for examples, batch in batches:
+    for examples, views in batches:
+        size = len(examples)
         # A shared memory takes the batch's mean, which must not see what only fills up.
-        fill = 0 if rolling and not slots else batch_size - len(examples)
-        depth = np.pad(batch["depth"], ((0, fill), (0, 0), (0, 0), (0, 0)))
-        real = np.arange(len(depth)) < len(examples)
+        fill = 0 if rolling and not slots else batch_size - size
+        depth = np.pad(views["depth"], ((0, fill), (0, 0), (0, 0), (0, 0)))
+        real = np.arange(size + fill) < size
         outputs, written = eval_step(
             variables, depth, real, model=model, r=r, rolling=rolling
         )
         variables = {**variables, "memory": written}
         maps, joints = outputs if isinstance(outputs, tuple) else (outputs, None)
-        joints_px, scores = heatmaps.heatmaps_to_joints(
-            maps, stride=STRIDE, decode=decode
-        )
-        for i, example in enumerate(examples):
-            yield Prediction(
-                example=example,
-                view={key: value[i] for key, value in batch.items()},
-                joints_px=np.asarray(joints_px[i]),
-                scores=np.asarray(scores[i]),
-                joints=None if joints is None else np.asarray(joints[i]),
-            )
+        found = heatmaps.heatmaps_to_joints(maps, stride=STRIDE, decode=decode)
+        joints_px, scores = (np.asarray(value)[:size] for value in found)
+        joints = None if joints is None else np.asarray(joints)[:size]
+        yield Predictions(examples, views, joints_px, scores, joints)
 
 
 def evaluate(
@@ -203,81 +205,99 @@ def evaluate(
     """
     if not len(frames.source):
         raise ValueError("the split has no frames")
-    kinds: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {
-        "network": [],
-        "floor": [],
-        "ceiling": [],
-    }
-    seen: list[Prediction] = []
-    predictions = predict(
+    parts: list[dict[str, np.ndarray]] = []
+    names: list[str] = []
+    batches = predict(
         variables, frames, preparation=preparation, decode=decode, **options
     )
-    progress = {"desc": "evaluating", "unit": "frame", "leave": False}
-    for prediction in tqdm(predictions, total=len(frames.source), **progress):
-        example, view = prediction.example, prediction.view
-        depth = decode_depth(example)
-        back = view["frame_from_crop"]
-
-        def lifted(
-            joints_px: np.ndarray, depth=depth, example=example, view=view
-        ) -> tuple[np.ndarray, np.ndarray]:
-            reference = float(view["reference"])
-            arguments = (reference, example["camera"], statistics.offsets_m)
-            metres = lifting.lift(depth, joints_px, *arguments)
-            return joints_px, metres
-
-        network = lifted(crops.transform_points(back, prediction.joints_px))
-        if prediction.joints is not None:
-            metres = _from_head(prediction, preparation)
-            network = (network[0], metres)
-        kinds["network"].append(network)
-        visible = example["visible"][None]
-        box = metrics.label_boxes(example["joints_px"][None], visible)
-        kinds["floor"].append(
-            lifted(np.asarray(metrics.place(statistics.mean_pose, box)[0]))
-        )
-        inside = crops.transform_points(crops.invert(back), example["joints_px"])
-        quantised = heatmaps.quantise(
-            inside[None],
-            visible,
-            side=preparation.side // STRIDE,
-            stride=STRIDE,
-            sigma=sigma,
-            decode=decode,
-        )
-        kinds["ceiling"].append(
-            lifted(crops.transform_points(back, np.asarray(quantised[0])))
-        )
-        seen.append(prediction)
-
-    targets_px = np.stack([p.example["joints_px"] for p in seen])
-    targets_m = np.stack([p.example["joints_m"] for p in seen])
-    visible = np.stack([p.example["visible"] for p in seen])
-    cameras = np.stack([p.example["camera"] for p in seen])
+    with tqdm(total=len(frames.source), desc="evaluating", unit="frame") as progress:
+        for batch in batches:
+            part = _compare(batch, statistics, sigma, preparation, decode)
+            parts.append(part)
+            names += map(frame_name, batch.examples)
+            progress.update(len(batch.examples))
+    whole = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
     has_metres = (
-        frames.metric and np.isfinite(cameras).all() and np.isfinite(targets_m).any()
+        frames.metric
+        and bool(np.isfinite(whole["camera"]).all())
+        and bool(np.isfinite(whole["joints_m"]).any())
     )
 
     def poses(kind: str) -> metrics.Poses:
-        px, metres = map(np.stack, zip(*kinds[kind], strict=True))
-        in_metres = (metres, targets_m) if has_metres else (None, None)
-        return metrics.Poses(px, targets_px, visible, *in_metres)
+        metres = (whole[f"{kind}_m"], whole["joints_m"]) if has_metres else (None, None)
+        return metrics.Poses(
+            whole[f"{kind}_px"], whole["joints_px"], whole["visible"], *metres
+        )
 
     return Result(
         poses=poses("network"),
         floor=poses("floor"),
         ceiling=poses("ceiling"),
-        scores=np.stack([p.scores for p in seen]),
-        found=np.stack([p.view["found"] for p in seen]),
-        names=[frame_name(p.example) for p in seen],
+        scores=whole["scores"],
+        found=whole["found"],
+        names=names,
     )
 
 
-def _from_head(prediction: Prediction, preparation: Preparation) -> np.ndarray:
+def _compare(
+    batch: Predictions,
+    statistics: Statistics,
+    sigma: float,
+    preparation: Preparation,
+    decode: str,
+) -> dict[str, np.ndarray]:
+    """Returns labels, predictions, floor and ceiling of a batch, in frame pixels."""
+    labels = {
+        key: np.stack([example[key] for example in batch.examples])
+        for key in ("joints_px", "joints_m", "visible", "camera")
+    }
+    backs = batch.views["frame_from_crop"]
+    inside = _each(
+        crops.transform_points, map(crops.invert, backs), labels["joints_px"]
+    )
+    on_grid = heatmaps.quantise(
+        inside,
+        labels["visible"],
+        side=preparation.side // STRIDE,
+        stride=STRIDE,
+        sigma=sigma,
+        decode=decode,
+    )
+    boxes = metrics.label_boxes(labels["joints_px"], labels["visible"])
+    found = {
+        "network_px": _each(crops.transform_points, backs, batch.joints_px),
+        "floor_px": np.asarray(metrics.place(statistics.mean_pose, boxes)),
+        "ceiling_px": _each(crops.transform_points, backs, np.asarray(on_grid)),
+    }
+    depths = list(map(decode_depth, batch.examples))
+    references = batch.views["reference"].tolist()
+
+    def lifted(joints_px: np.ndarray) -> np.ndarray:
+        def lift(depth, joints, reference, camera):
+            return lifting.lift(depth, joints, reference, camera, statistics.offsets_m)
+
+        return _each(lift, depths, joints_px, references, labels["camera"])
+
+    metres = {key.replace("_px", "_m"): lifted(value) for key, value in found.items()}
+    if batch.joints is not None:
+        metres["network_m"] = _from_head(batch, preparation, labels["camera"])
+    seen = {"scores": batch.scores, "found": batch.views["found"]}
+    return {**labels, **found, **metres, **seen}
+
+
+def _each(function: Callable[..., np.ndarray], *arguments: Iterable[Any]) -> np.ndarray:
+    """Stacks a function's values over a batch's samples."""
+    return np.stack([function(*one) for one in zip(*arguments, strict=True)])
+
+
+def _from_head(
+    batch: Predictions, preparation: Preparation, cameras: np.ndarray
+) -> np.ndarray:
     """Metres from the 3-D head's fractions of the crop and normalised depth."""
-    assert prediction.joints is not None
-    xy, z = prediction.joints[:, :2], prediction.joints[:, 2]
-    inside = (xy + 0.5) * preparation.side
-    joints_px = crops.transform_points(prediction.view["frame_from_crop"], inside)
-    depth_mm = prediction.view["reference"] + z * preparation.depth_range
-    return pixels_to_camera(joints_px, depth_mm / 1000, prediction.example["camera"])
+    assert batch.joints is not None
+    inside = (batch.joints[..., :2] + 0.5) * preparation.side
+    backs = batch.views["frame_from_crop"]
+    joints_px = _each(crops.transform_points, backs, inside)
+    relative_mm = batch.joints[..., 2] * preparation.depth_range
+    depth_m = (batch.views["reference"][:, None] + relative_mm) / 1000
+    return _each(pixels_to_camera, joints_px, depth_m, cameras)

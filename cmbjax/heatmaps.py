@@ -4,6 +4,8 @@ A heat map's cell (row, column) has its centre at the image's pixel
 (stride * (column + 0.5), stride * (row + 0.5)). Rows and columns appear only here.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -41,6 +43,7 @@ def joints_to_heatmaps(
     return rows[:, :, None] * columns[:, None]
 
 
+@functools.partial(jax.jit, static_argnames=("stride", "decode"))
 def heatmaps_to_joints(
     heatmaps: Float[AnyArray, "batch height width joints"],
     *,
@@ -71,6 +74,7 @@ def heatmaps_to_joints(
     return stride * (centre + offset), patch[..., 1, 1]
 
 
+@functools.partial(jax.jit, static_argnames=("side", "stride", "sigma", "decode"))
 def quantise(
     joints_px: Float[AnyArray, "batch joints xy=2"],
     visible: Bool[AnyArray, "batch joints"],

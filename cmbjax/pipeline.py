@@ -186,20 +186,20 @@ def training_batches(
     """
     if not len(frames.source):
         raise ValueError("the training split has no frames")
-    dataset = grain.MapDataset.source(frames.source).seed(seed)
-    if share < 1.0:
-        dataset = dataset.shuffle()[: max(1, round(share * len(frames.source)))]
+    number = max(1, round(share * len(frames.source)))
+    chosen = np.random.default_rng(seed).permutation(len(frames.source))[:number]
 
-    def view(example: Example, rng: np.random.Generator) -> Batch:
+    def view(index: int, rng: np.random.Generator) -> Batch:
         return prepare_training(
-            example,
+            frames.source[index],
             rng,
             preparation=preparation,
             augmentation=augmentation,
             skeleton=frames.skeleton,
         )
 
-    batches = dataset.shuffle().repeat().random_map(view).batch(batch_size)
+    order = grain.MapDataset.source(chosen.tolist()).seed(seed).shuffle().repeat()
+    batches = order.random_map(view).batch(batch_size)
     options = grain.ReadOptions(
         num_threads=READING_THREADS, prefetch_buffer_size=PREFETCHED_BATCHES
     )

@@ -70,7 +70,8 @@ _HAND_JOINTS = (
 )
 
 # K2HPD: the order of its label files; joints 15-18 inferred from their mean position.
-# The rows are those of Table 3, which leaves out joints 15 and 16.
+# The rows are those of Table 3: its body rows weigh 11 upper, 8 lower and 19 joints, so
+# that 15 and 16, which have no row of their own, must count in them.
 BODY19 = Skeleton(
     name="body19",
     joints=tuple(_K2HPD_JOINTS.split()),
@@ -89,9 +90,9 @@ BODY19 = Skeleton(
         "Hips": (9, 12),
         "Knees": (10, 13),
         "Feet": (11, 14),
-        "Upper Body": (0, 1, 3, 4, 5, 6, 7, 8, 17, 18, 2),
-        "Lower Body": (2, 9, 10, 11, 12, 13, 14),
-        "Full Body": (0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 17, 18),
+        "Upper Body": (0, 1, 3, 4, 5, 6, 7, 8, 15, 17, 18),
+        "Lower Body": (2, 9, 10, 11, 12, 13, 14, 16),
+        "Full Body": tuple(range(19)),
     },
 )
 

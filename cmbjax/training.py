@@ -195,7 +195,7 @@ def eval_step(
     real: Bool[Array, " batch"],
     *,
     model: nn.Module,
-    r: float,
+    r: float | Float[Array, ""],
     rolling: bool,
 ) -> tuple[Any, Variables]:
     """Returns what the network gives for a batch, and the memory after it.

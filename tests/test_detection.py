@@ -143,7 +143,7 @@ def test_a_large_image_is_boxed_in_its_own_pixels():
 def test_an_unknown_camera_is_taken_to_be_the_default():
     room = make_room()
     add_person(room)
-    default = [0.8 * 320, 0.8 * 320, 160, 120]
+    default = [1.07 * 240, 1.07 * 240, 160, 120]
     (expected,) = find(room, default)
     for camera in (None, np.full(4, np.nan)):
         (person,) = find(room, camera)

@@ -99,7 +99,9 @@ class PoseNet(nn.Module, kw_only=True):
         x = conv("conv4_2", 256, conv("conv4_1", 256, x))
         x = conv("conv5", 128, jnp.concatenate([double(x), conv3_2], axis=-1))
         x = conv("conv6", 64, jnp.concatenate([double(x), conv2_1], axis=-1))
-        heatmaps = nn.Conv(self.num_joints, (1, 1), name="conv7")(x)
+        # Small, so that training starts from empty maps and not from noise.
+        init = nn.initializers.normal(0.01)
+        heatmaps = nn.Conv(self.num_joints, (1, 1), kernel_init=init, name="conv7")(x)
         if not self.head3d:
             return heatmaps
         return heatmaps, self._head(heatmaps)

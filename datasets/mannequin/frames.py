@@ -13,24 +13,25 @@ from jaxtyping import Bool, Float, UInt8, UInt16
 from cmbjax.camera import ITOP_CAMERA, camera_to_pixels
 from cmbjax.skeletons import BODY15
 from datasets.mannequin import body, poses, room, sensor
+from datasets.mannequin.anatomy import HAIR
 from datasets.mannequin.shape import Shape, sample_shape
 
 HEIGHT, WIDTH = 240, 320
 SPLITS = ("train", "validation", "test")
 FRAMES_PER_BODY = 10
-POSE_TRIES, SINK_M = 12, 0.02  # parts may sink this far into one another, as flesh does
+POSE_TRIES, SINK_M = 20, 0.03  # parts may sink this far into one another, as flesh does
 
 # How far before the joint's centre ITOP's label lies, metres along the line of sight:
 # its hands and elbows lie on the surface, its head and torso well behind it.
 TOWARDS_CAMERA = {
-    "shoulder": 0.045,
-    "elbow": 0.045,
-    "hand": 0.033,
-    "hip": 0.018,
-    "knee": 0.022,
-    "foot": 0.005,
-    "torso": 0.02,
-    "neck": 0.0,
+    "shoulder": 0.058,
+    "elbow": 0.054,
+    "hand": 0.039,
+    "hip": 0.024,
+    "knee": 0.031,
+    "foot": 0.02,
+    "torso": 0.026,
+    "neck": 0.03,
     "head": 0.0,
 }
 
@@ -58,38 +59,45 @@ class Frame:
 
 def make_frame(seed: int, split: str, index: int) -> Frame:
     """Returns frame `index` of a split."""
-    number, person = SPLITS.index(split), index // FRAMES_PER_BODY
-    shape = sample_shape(np.random.default_rng([seed, number, 0, person]))
-    rng = np.random.default_rng([seed, number, 1, index])
+    shape = person_shape(seed, split, index)
+    rng = np.random.default_rng([seed, SPLITS.index(split), 1, index])
     model, data, view = sample_scene(shape, rng)
     exact, labels = cast_rays(model, data, view)
-    parts = np.where(labels == body.HAIR, 1, labels)
+    parts = np.where(labels == HAIR, 1, labels)
     parts = np.where(parts <= BODY15.num_joints, parts, 0).astype(np.uint8)
-    dark = (labels == body.HAIR) | (labels == room.DARK)
+    dark = (labels == HAIR) | (labels == room.DARK)
     noise, focal = sensor.sample_noise(rng), float(ITOP_CAMERA[0])
     depth_mm = sensor.measure(exact, dark, noise, focal, rng)
     joints_m = locate_joints(model, data, view)
     joints_px = camera_to_pixels(joints_m, ITOP_CAMERA)
-    inside = (joints_px >= 0) & (joints_px < (WIDTH, HEIGHT))
-    subject = f"{split}_{person:04d}"
-    return Frame(depth_mm, parts, joints_m, joints_px, inside.all(axis=1), subject)
+    x, y = joints_px.T
+    visible = (x >= 0) & (x < WIDTH) & (y >= 0) & (y < HEIGHT)
+    subject = f"{split}_{index // FRAMES_PER_BODY:04d}"
+    return Frame(depth_mm, parts, joints_m, joints_px, visible, subject)
+
+
+def person_shape(seed: int, split: str, index: int) -> Shape:
+    """Returns the proportions of the person whom frame `index` of a split shows."""
+    key = [seed, SPLITS.index(split), 0, index // FRAMES_PER_BODY]
+    return sample_shape(np.random.default_rng(key))
 
 
 def sample_scene(
     shape: Shape, rng: np.random.Generator
 ) -> tuple[mujoco.MjModel, mujoco.MjData, room.View]:
     """Draws rooms and poses until nothing sinks into anything."""
+    families = poses.sample_families(rng)
     while True:
         spec = mujoco.MjSpec()
         spec.compiler.degree = False
         spec.nuser_geom = 1
         body.add_person(spec, shape)
-        view = room.sample_view(rng, stature=1.85 * shape.size)
+        view = room.sample_view(rng, stature=1.93 * shape.size)
         room.add_room(spec, view, rng)
         model = spec.compile()
         data = mujoco.MjData(model)
         for _ in range(POSE_TRIES):
-            strike(model, data, view, *poses.sample_pose(rng))
+            strike(model, data, view, *poses.sample_pose(rng, families))
             if deepest_contact(data) < SINK_M:
                 return model, data, view
 
@@ -101,7 +109,7 @@ def strike(model, data, view: room.View, hinges: np.ndarray, lean: np.ndarray) -
         model: Person and room.
         data: Written: qpos, kinematics and contacts.
         view: Where the person stands and faces.
-        hinges: Radians, in the order of `body.LIMITS`.
+        hinges: Radians, in the order of `anatomy.LIMITS`.
         lean: Of the pelvis, forwards and to the person's right, radians.
     """
     data.qpos[:3] = (*view.person, 1.0)

@@ -43,7 +43,7 @@ class MannequinConfig(tfds.core.BuilderConfig):
 class Mannequin(tfds.core.GeneratorBasedBuilder):
     """People in MuJoCo, seen by a depth camera of ITOP's geometry."""
 
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = tfds.core.Version("1.3.0")
     BUILDER_CONFIGS = [
         MannequinConfig(name="mannequin", description="7,500 frames of 750 people."),
         MannequinConfig(
@@ -66,13 +66,12 @@ class Mannequin(tfds.core.GeneratorBasedBuilder):
     def _download_and_prepare(self, *args: Any, **kwargs: Any) -> None:
         config = self.builder_config
         total = sum(getattr(config, split) for split in SPLITS)
-        tfds.disable_progress_bar()  # its bars would write over ours
         with (
+            _quiet_tfds(),
             tqdm(total=total, desc=f"making {self.name}", unit=" frames") as self._bar,
             _executor(config.workers or os.cpu_count() or 1) as self._map,
         ):
             super()._download_and_prepare(*args, **kwargs)
-        tfds.enable_progress_bar()
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict:
         return {split: self._generate_examples(split) for split in SPLITS}
@@ -98,6 +97,16 @@ def make_example(seed: int, split: str, index: int) -> dict[str, object]:
         frame=f"{split}_{index:06d}",
         subject=frame.subject,
     )
+
+
+@contextlib.contextmanager
+def _quiet_tfds() -> Iterator[None]:
+    """Silences the bars of TFDS, which would write over ours."""
+    tfds.disable_progress_bar()
+    try:
+        yield
+    finally:
+        tfds.enable_progress_bar()
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ import dataclasses
 import mujoco
 import numpy as np
 
-from datasets.mannequin.body import CLUTTER_BIT, NOBODY
+from datasets.mannequin.anatomy import CLUTTER_BIT, NOBODY
 
 BOX = mujoco.mjtGeom.mjGEOM_BOX
 KINDS = (BOX, BOX, mujoco.mjtGeom.mjGEOM_CYLINDER, mujoco.mjtGeom.mjGEOM_ELLIPSOID)
@@ -56,9 +56,9 @@ def sample_view(rng: np.random.Generator, stature: float) -> View:
         usual = rng.random() < 0.7
         distance = rng.normal(2.95, 0.35)
         view = View(
-            height=float(rng.normal(1.4, 0.15) if usual else rng.uniform(0.8, 1.9)),
+            height=float(rng.normal(1.45, 0.13) if usual else rng.uniform(0.8, 1.9)),
             pitch=float(
-                np.radians(rng.normal(5, 3) if usual else rng.uniform(-12, 13))
+                np.radians(rng.normal(3.5, 2.5) if usual else rng.uniform(-12, 13))
             ),
             roll=float(np.radians(rng.normal(0, 1.2))),
             distance=float(np.clip(distance, 1.9, 3.8)),
@@ -80,10 +80,13 @@ def _sample_yaw(rng: np.random.Generator) -> float:
 
 
 @dataclasses.dataclass
-class _Room:
+class Room:
+    """A model that fixed things are added to."""
+
     spec: mujoco.MjSpec
 
     def add(self, kind, size, at, yaw=0.0, label=0, bit=0):
+        """Adds a thing of MuJoCo's `size` that is turned about the vertical."""
         self.spec.worldbody.add_geom(
             type=kind,
             size=size,
@@ -97,7 +100,7 @@ class _Room:
 
 def add_room(spec: mujoco.MjSpec, view: View, rng: np.random.Generator) -> None:
     """Adds floor, walls and clutter that leave the person's place free."""
-    room = _Room(spec)
+    room = Room(spec)
     back = max(rng.uniform(3.4, 5.0), view.distance + rng.uniform(0.5, 1.2))
     left, right = -rng.uniform(1.2, 3.5), rng.uniform(1.2, 3.5)
     left = min(left, view.person[0] - 0.9)
@@ -113,7 +116,7 @@ def add_room(spec: mujoco.MjSpec, view: View, rng: np.random.Generator) -> None:
     _add_clutter(room, view, back, rng)
 
 
-def _add_wall_relief(room: _Room, back: float, ceiling: float, rng) -> None:
+def _add_wall_relief(room: Room, back: float, ceiling: float, rng) -> None:
     """Lintels, cupboards and panels on the wall behind the person."""
     for _ in range(rng.integers(0, 5)):
         deep = rng.uniform(0.02, 0.2)
@@ -125,7 +128,7 @@ def _add_wall_relief(room: _Room, back: float, ceiling: float, rng) -> None:
             room.add(BOX, size, (rng.uniform(-2, 2), back, rng.uniform(0, 2)))
 
 
-def _add_side_relief(room: _Room, left: float, right: float, back: float, rng) -> None:
+def _add_side_relief(room: Room, left: float, right: float, back: float, rng) -> None:
     """Curtains and shelves: bumps along the side walls."""
     for wall, sign in ((left, 1), (right, -1)):
         for _ in range(rng.integers(0, 8)):
@@ -134,7 +137,7 @@ def _add_side_relief(room: _Room, left: float, right: float, back: float, rng) -
             room.add(KINDS[rng.integers(4)], size, at, sign * rng.normal(0, 0.3))
 
 
-def _add_clutter(room: _Room, view: View, back: float, rng) -> None:
+def _add_clutter(room: Room, view: View, back: float, rng) -> None:
     """Things on the floor, on tables and in the air, beside the line of sight."""
     near = rng.random() < 0.25
     for _ in range(rng.poisson(5.0)):
@@ -151,6 +154,6 @@ def _add_clutter(room: _Room, view: View, back: float, rng) -> None:
             continue
         floats = rng.random() < 0.25
         z = rng.uniform(0.4, 1.8) if floats else size[2]
-        label = DARK if rng.random() < 0.3 else 0
+        label = DARK if rng.random() < 0.4 else 0
         kind = KINDS[rng.integers(4)]
         room.add(kind, size, (x, y, z), rng.uniform(0, np.pi), label, CLUTTER_BIT)

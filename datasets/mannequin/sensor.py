@@ -46,9 +46,9 @@ def smooth_noise(
     rng: np.random.Generator, shape: tuple[int, int], blur_px: float
 ) -> Depth:
     """Gaussian noise of standard deviation 1 whose grains are `blur_px` wide."""
-    noise = rng.standard_normal(shape, dtype=np.float32)
-    noise = cv2.GaussianBlur(noise, (0, 0), blur_px, borderType=cv2.BORDER_REFLECT)
-    return noise / max(float(noise.std()), 1e-12)
+    white = rng.standard_normal(shape, dtype=np.float32)
+    noise = cv2.GaussianBlur(white, (0, 0), blur_px, borderType=cv2.BORDER_REFLECT)
+    return np.asarray(noise / noise.std(), np.float32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,18 +59,22 @@ class Noise:
         jitter_px: Standard deviation of the silhouettes' displacement.
         grain_px: Size of the matching window, over which noise is alike.
         steps: Standard deviation of the measured disparity, in its steps.
+        bloom_px: By how much what is near outgrows its outline.
         baseline_m: Camera to projector.
         bridged_px: Shadows up to this wide are filled from their sides.
-        hair: Share of hair that does not reflect enough.
+        hair: Share of dark surfaces that do not reflect enough.
+        patches: Share of the picture lost for no reason modelled here.
         edges: Share of depth edges that stay without a reading.
     """
 
     jitter_px: float = 0.7
     grain_px: float = 1.3
     steps: float = 0.35
+    bloom_px: int = 1
     baseline_m: float = 0.075
     bridged_px: int = 3
     hair: float = 0.3
+    patches: float = 0.0
     edges: float = 0.03
 
 
@@ -80,9 +84,11 @@ def sample_noise(rng: np.random.Generator) -> Noise:
         jitter_px=float(rng.uniform(0.2, 0.8)),
         grain_px=float(rng.uniform(0.9, 1.8)),
         steps=float(rng.uniform(0.15, 0.6)),
+        bloom_px=int(rng.choice(3, p=(0.25, 0.55, 0.2))),
         baseline_m=float(rng.uniform(0.03, 0.09)),
         bridged_px=int(rng.integers(1, 6)),
-        hair=float(rng.beta(0.6, 1.0)),
+        hair=float(rng.beta(0.7, 0.7)),
+        patches=float(rng.exponential(0.006)) if rng.random() < 0.5 else 0.0,
         edges=float(rng.uniform(0.0, 0.12)),
     )
 
@@ -111,15 +117,20 @@ def measure(
     holes = shadow(exact, focal_px, noise.baseline_m)
     kernel = np.ones((1, noise.bridged_px + 1), np.uint8)
     wide = cv2.morphologyEx(holes.astype(np.uint8), cv2.MORPH_OPEN, kernel)
-    grain = smooth_noise(rng, shape, 2.5)
     holes = wide.astype(bool)
-    # Where darkness is deep the light is lost in patches, not in single pixels.
-    holes |= dark & (grain < np.tan(np.pi * (min(noise.hair, 0.99) - 0.5)))
-    rows, columns = np.indices(shape, np.float32)
-    rows += noise.jitter_px * smooth_noise(rng, shape, noise.grain_px)
-    columns += noise.jitter_px * smooth_noise(rng, shape, noise.grain_px)
-    seen = _look_up(exact, columns, rows)
-    holes = _look_up(holes.astype(np.uint8), columns, rows).astype(bool)
+    # The matching window takes the nearer of the surfaces in it.
+    window = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * noise.bloom_px + 1,) * 2)
+    bloomed = cv2.erode(exact, window)
+    grain = smooth_noise(rng, shape, 2.5)
+    # Light is lost in patches, not in single pixels.
+    holes |= dark & (grain < np.quantile(grain, noise.hair))
+    patches = smooth_noise(rng, shape, 4.0)
+    holes |= patches < np.quantile(patches, noise.patches)
+    moved = np.indices(shape).astype(np.float32)
+    moved[0] += noise.jitter_px * smooth_noise(rng, shape, noise.grain_px)
+    moved[1] += noise.jitter_px * smooth_noise(rng, shape, noise.grain_px)
+    seen = _look_up(bloomed, moved)
+    holes = _look_up(holes.astype(np.uint8), moved).astype(bool)
     edge = cv2.morphologyEx(seen, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)) > 0.25
     holes |= edge & (rng.random(shape, np.float32) < noise.edges)
     error = noise.steps * smooth_noise(rng, shape, noise.grain_px)
@@ -129,7 +140,8 @@ def measure(
     return np.rint(1000 * reading).astype(np.uint16)
 
 
-def _look_up(image: np.ndarray, columns: np.ndarray, rows: np.ndarray) -> np.ndarray:
+def _look_up(image: np.ndarray, moved: np.ndarray) -> np.ndarray:
+    rows, columns = moved
     return cv2.remap(
         image, columns, rows, cv2.INTER_NEAREST, borderMode=cv2.BORDER_REPLICATE
     )

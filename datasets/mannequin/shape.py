@@ -10,7 +10,7 @@ class Shape:
     """Factors of the average (1), or metres where said.
 
     Attributes:
-        size: Of everything; 1 is a person 1.85 m tall.
+        size: Of everything; 1 is a person 1.93 m tall.
         girth: Thickness of the torso and the limbs.
         belly: Extra thickness of the abdomen, metres.
         shoulders: Width.
@@ -47,7 +47,7 @@ class Shape:
 def sample_shape(rng: np.random.Generator) -> Shape:
     """Draws a person."""
     return Shape(
-        size=float(np.clip(rng.normal(0.98, 0.05), 0.84, 1.08)),
+        size=float(np.clip(rng.normal(0.97, 0.055), 0.8, 1.06)),
         girth=float(np.clip(rng.normal(1.05, 0.09), 0.85, 1.35)),
         belly=float(np.clip(rng.normal(0.0, 0.02), -0.015, 0.07)),
         shoulders=float(np.clip(rng.normal(1.0, 0.05), 0.88, 1.12)),

@@ -1,0 +1,161 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from cmbjax import training
+from cmbjax.models import MODELS
+
+SIDE, JOINTS, BATCH = 32, 3, 4
+OPTIMIZER = optax.adam(3e-3)
+
+
+def make_batch(seed=0, size=BATCH):
+    rng = np.random.default_rng(seed)
+    return {
+        "depth": rng.uniform(-1, 1, (size, SIDE, SIDE, 1)).astype(np.float32),
+        "joints_px": rng.uniform(4, SIDE - 4, (size, JOINTS, 2)).astype(np.float32),
+        "joints_z": rng.normal(0, 0.3, (size, JOINTS)).astype(np.float32),
+        "visible": rng.random((size, JOINTS)) < 0.8,
+    }
+
+
+def make(name="cmb", **options):
+    model = MODELS[name](num_joints=JOINTS, width=0.25, **options)
+    state = training.create_state(
+        jax.random.key(0), model, OPTIMIZER, side=SIDE, batch_size=BATCH
+    )
+    step = functools.partial(
+        training.train_step, model=model, optimizer=OPTIMIZER, sigma=1.0
+    )
+    return model, state, functools.partial(step, r_switch_step=100)
+
+
+def test_loss_by_hand():
+    heatmaps = jnp.zeros((1, 4, 4, 3)).at[0, 1, 2, 0].set(1.0)
+    # Joint 0 is at the centre of cell (row 1, column 2), joint 1 far outside the
+    # input, joint 2 not labelled. A Gaussian this narrow fills one cell alone.
+    joints = jnp.array([[[5.0, 3.0], [90.0, 90.0], [1.0, 1.0]]])
+    visible = jnp.array([[True, True, False]])
+    loss = functools.partial(training.heatmap_loss, sigma=0.1)
+    np.testing.assert_allclose(loss(heatmaps, joints, visible), 0.0, atol=1e-6)
+    # 0.5 too low at the joint, 0.5 too high beside it; on the absent and on the
+    # unlabelled joint's map 3: 0.25 + 0.25 + 9, over two visible joints.
+    wrong = heatmaps.at[0, 1, 2, 0].set(0.5).at[0, 0, 0, 0].set(0.5)
+    wrong = wrong.at[0, 3, 3, 1].set(3.0).at[0, 3, 3, 2].set(3.0)
+    np.testing.assert_allclose(loss(wrong, joints, visible), 9.5 / 2, rtol=1e-6)
+
+
+def test_joints_loss_by_hand():
+    batch = {
+        "depth": jnp.zeros((1, 10, 10, 1)),
+        "joints_px": jnp.array([[[5.0, 7.5], [0.0, 0.0]]]),
+        "joints_z": jnp.array([[0.5, jnp.nan]]),
+        "visible": jnp.array([[True, True]]),
+    }
+    # Joint 0 is at (0, 0.25, 0.5); joint 1 at (-0.5, -0.5), its depth unknown.
+    joints = jnp.array([[[0.1, 0.25, 0.0], [-0.5, -0.7, 9.0]]])
+    loss = training.joints_loss(joints, batch)
+    np.testing.assert_allclose(loss, (0.1 + 0.5 + 0.2) / 5, rtol=1e-5)
+
+
+def test_r_is_one_until_the_switch_and_three_from_there():
+    assert [float(training.r_at(step, 10)) for step in (0, 9, 10, 11)] == [1, 1, 3, 3]
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_every_model_learns_one_batch(name):
+    _, state, step = make(name, trunk_norm=True)
+    batch = make_batch()
+    losses = []
+    for _ in range(40):
+        state, loss = step(state, batch)
+        losses.append(float(loss))
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_head_learns_one_batch_and_survives_unknown_depth():
+    _, state, step = make(trunk_norm=True, head3d=True)
+    batch = make_batch()
+    batch["joints_z"][0] = np.nan
+    first = None
+    for _ in range(40):
+        state, loss = step(state, batch)
+        first = float(loss) if first is None else first
+    assert float(loss) < 0.5 * first
+
+
+def test_memory_carries_over_from_batch_to_batch():
+    # Two runs see the same second batch after different first ones, with parameters
+    # that do not move: only the memory can tell them apart.
+    _, state, step = make()
+    frozen = functools.partial(step, optimizer=optax.sgd(0.0), r_switch_step=0)
+    state = state._replace(opt_state=optax.sgd(0.0).init(state.params))
+    losses = []
+    for seed in (1, 2):
+        after, _ = frozen(jax.tree.map(jnp.copy, state), make_batch(seed))
+        losses.append(float(frozen(after, make_batch(3))[1]))
+    assert losses[0] != losses[1]
+
+
+def test_memory_lr_moves_the_memory_against_its_gradient():
+    _, state, step = make()
+    after = {
+        rate: step(jax.tree.map(jnp.copy, state), make_batch(), memory_lr=rate)[0]
+        for rate in (0.0, 1e-3, 2e-3)
+    }
+    memories = {rate: jax.tree.leaves(s.memory) for rate, s in after.items()}
+    once, twice = (
+        [
+            np.asarray(m - m0)
+            for m, m0 in zip(memories[rate], memories[0.0], strict=True)
+        ]
+        for rate in (1e-3, 2e-3)
+    )
+    for one, two in zip(once, twice, strict=True):
+        assert np.abs(one).max() > 0
+        np.testing.assert_allclose(two, 2 * one, rtol=1e-2, atol=1e-6)
+    # The parameters' step is the same.
+    for a, b in zip(
+        *(jax.tree.leaves(after[rate].params) for rate in (0.0, 1e-3)), strict=True
+    ):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("mode", ["shared", "per_sample"])
+def test_rolling_prediction_ignores_what_fills_a_batch_up(mode):
+    model, state, step = make(memory_mode=mode)
+    state, _ = step(state, make_batch())
+    depth = make_batch(5)["depth"]
+    real = np.array([True, True, True, False])
+    rolling = functools.partial(
+        training.eval_step, state.variables, model=model, r=3.0, rolling=True
+    )
+    if mode == "shared":  # is not filled up: the mean is over the real ones
+        _, memory = rolling(depth[:3], real[:3])
+        _, again = rolling(depth[2::-1], real[:3])
+        for a, b in zip(*map(jax.tree.leaves, (memory, again)), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+        return
+    outputs, memory = rolling(depth, real)
+    other, other_memory = rolling(np.where(real[:, None, None, None], depth, 9), real)
+    np.testing.assert_allclose(outputs[:3], other[:3], rtol=1e-5, atol=1e-6)
+    old = jax.tree.leaves(state.memory)
+    leaves = zip(*map(jax.tree.leaves, (memory, other_memory)), old, strict=True)
+    for a, b, before in leaves:
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+        np.testing.assert_array_equal(a[3], before[3])
+        assert (a[:3] != before[:3]).any()
+
+
+def test_frozen_prediction_returns_the_memory_it_was_given():
+    model, state, _ = make()
+    real = np.ones(BATCH, bool)
+    _, memory = training.eval_step(
+        state.variables, make_batch()["depth"], real, model=model, r=3.0, rolling=False
+    )
+    for a, b in zip(*map(jax.tree.leaves, (memory, state.memory)), strict=True):
+        np.testing.assert_array_equal(a, b)
