@@ -68,21 +68,25 @@ def fit(
             state, loss = step(state, next(data))
             losses.append(loss)
             progress.update()
-            last = done == num_steps or signals.came is not None
-            saves = last or done % checkpoint_every == 0
-            if saves or done % log_every == 0:
+            asked_to_end = signals.came is not None
+            saves = done == num_steps or asked_to_end or done % checkpoint_every == 0
+            validates = not asked_to_end and (
+                done == num_steps or (validate_every and done % validate_every == 0)
+            )
+            if saves or validates or done % log_every == 0:
                 values = _finite(losses, done)
                 rate = len(losses) / (time.perf_counter() - since)
                 progress.set_postfix(loss=f"{values[-1]:.4f}")
                 mean = sum(values) / len(values)
                 records.write(done, {"loss": mean, "steps_per_s": rate})
-                losses, since = [], time.perf_counter()
+                losses = []
             if saves:
                 checkpoints.save(state, data)
-            if signals.came is not None:
+            if asked_to_end:
                 raise Interrupted(f"{signals.came} after step {done}; saved")
-            if done == num_steps or (validate_every and done % validate_every == 0):
+            if validates:
                 records.write(done, validate(state))
+            if not losses:
                 since = time.perf_counter()
     return state
 

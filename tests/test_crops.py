@@ -76,6 +76,14 @@ def test_person_depth_is_that_of_the_middle_not_of_the_wall_or_a_near_object():
     assert crops.person_depth(np.zeros((64, 64), np.uint16), 500) == 0
 
 
+def test_person_depth_is_a_reading_even_between_two_surfaces():
+    # The quarter lies between readings 2 m apart: no mean of the two, which nothing is
+    # near, may come of it.
+    crop = np.zeros((64, 64), np.uint16)
+    crop[20, 30:34] = (1900, 3900, 3900, 3900)
+    assert crops.person_depth(crop, 500) in (1900, 3900)
+
+
 def test_normalisation_by_hand():
     crop = np.array([[2500, 3000], [0, 9000]], np.uint16)
     normalised = crops.normalise(crop, 2750.0, 1000.0)

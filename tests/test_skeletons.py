@@ -98,7 +98,6 @@ def test_body15s_rows_reproduce_table_4():
         assert total / len(joints) == pytest.approx(value, abs=0.06), body
 
 
-@pytest.mark.xfail(strict=True, reason="BODY19's rows leave out joints 15 and 16")
 def test_body19s_rows_reproduce_table_3():
     # Table 3 has (11 Upper + 8 Lower) / 19 = Full for every method; for ours, its part
     # rows leave 97.6 for an eleventh upper joint (Neck has 97.2) and 95.0 for an eighth

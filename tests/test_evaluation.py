@@ -1,0 +1,155 @@
+import dataclasses
+
+import cv2
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from cmbjax import evaluation, metrics, report
+from cmbjax.evaluation import Statistics
+from cmbjax.heatmaps import joints_to_heatmaps
+from cmbjax.models import MODELS
+from cmbjax.pipeline import DepthFrames, Preparation
+from cmbjax.skeletons import BODY15
+from tests.test_pipeline import CAMERA, FRAMES, make_example
+
+PREPARATION = Preparation(side=64, crop="label_box", depth_range=1000.0)
+
+
+class Oracle(nn.Module):
+    """Answers with the same heat maps whatever it sees; has a memory of the count."""
+
+    joints_px: tuple
+
+    @nn.compact
+    def __call__(self, depth, *, train, r):
+        seen = self.variable("memory", "value", jnp.zeros, (1, 1, 1))
+        if self.is_mutable_collection("memory"):
+            seen.value += 1
+        joints = jnp.broadcast_to(jnp.array(self.joints_px), (len(depth), 15, 2))
+        visible = jnp.ones((len(depth), 15), bool)
+        side = depth.shape[1] // 2
+        return joints_to_heatmaps(joints, visible, side=side, stride=2, sigma=1.5)
+
+
+STATISTICS = Statistics("body15", np.full((15, 2), 0.5, np.float32), np.full(15, 0.05))
+
+
+def evaluate(model, variables=None, **options):
+    given = {
+        "model": model,
+        "r": 1.0,
+        "preparation": PREPARATION,
+        "sigma": 1.5,
+        "batch_size": 3,
+        **options,
+    }
+    frames = given.pop("frames", FRAMES)
+    variables = variables or {"memory": {"value": jnp.zeros((1, 1, 1))}, "params": {}}
+    return evaluation.evaluate(variables, frames, STATISTICS, **given)
+
+
+def test_predictions_floor_and_ceiling_by_hand():
+    # The network always answers with the crop's centre, which is the centre of the
+    # body's box; so is the floor, whose mean pose puts every joint into the middle.
+    result = evaluate(Oracle(joints_px=((32.0, 32.0),) * 15))
+    assert result.names == [f"frame {i}" for i in range(7)]
+    boxes = np.asarray(
+        metrics.label_boxes(result.poses.targets_px, result.poses.visible)
+    )
+    centres = np.broadcast_to(((boxes[:, :2] + boxes[:, 2:]) / 2)[:, None], (7, 15, 2))
+    np.testing.assert_allclose(result.poses.predictions_px, centres, atol=0.05)
+    np.testing.assert_allclose(result.floor.predictions_px, centres, atol=1e-3)
+    # DARK finds Gaussians to a fraction of a cell: the ceiling is next to the labels.
+    visible = result.poses.visible
+    off = result.ceiling.predictions_px - result.ceiling.targets_px
+    assert np.abs(off[visible]).max() < 0.05
+    # The figure is a plane 5 cm before its joints, and the offsets say so.
+    off_m = result.ceiling.predictions_m - result.ceiling.targets_m
+    assert np.abs(off_m[visible]).max() < 0.002
+    z = 2.05 + 0.01 * np.arange(7)
+    np.testing.assert_allclose(result.poses.predictions_m[:, 3, 2], z, atol=1e-3)
+
+
+def test_coarser_decode_lowers_the_ceiling():
+    def error(decode):
+        result = evaluate(Oracle(joints_px=((32.0, 32.0),) * 15), decode=decode)
+        off = result.ceiling.predictions_px - result.ceiling.targets_px
+        return np.abs(off[result.poses.visible]).mean()
+
+    assert error("dark") < error("quarter") < error("argmax")
+
+
+def test_training_statistics_by_hand():
+    statistics = evaluation.training_statistics(FRAMES)
+    assert statistics.skeleton == "body15"
+    np.testing.assert_allclose(statistics.offsets_m, 0.05, atol=1e-3)
+    # Joint 4 is never visible; the head is at the top of its box, a foot at the bottom.
+    assert np.isnan(statistics.mean_pose[4]).all()
+    np.testing.assert_allclose(statistics.mean_pose[[0, 14], 1], [0, 1], atol=1e-5)
+
+
+def test_statistics_are_taken_once_and_stay_those_of_the_run(tmp_path):
+    first = evaluation.run_statistics(tmp_path, FRAMES)
+    other = [
+        make_example(i, joints_m=np.full((15, 3), 9, np.float32)) for i in range(3)
+    ]
+    again = evaluation.run_statistics(tmp_path, DepthFrames(other, BODY15, metric=True))
+    np.testing.assert_array_equal(first.offsets_m, again.offsets_m)
+
+
+@pytest.mark.parametrize("memory_mode", ["shared", "per_sample"])
+def test_frozen_evaluation_ignores_batches_and_rolling_does_not(memory_mode):
+    model = MODELS["cmb"](num_joints=15, width=0.125, memory_mode=memory_mode)
+    preparation = Preparation(side=32, crop="label_box", depth_range=1000.0)
+    depth = jax.random.normal(jax.random.key(1), (3, 32, 32, 1))
+    variables = model.init(jax.random.key(0), depth, train=True, r=1.0)
+
+    def heights(**options):
+        return evaluate(model, variables, preparation=preparation, **options).scores
+
+    frozen = heights(memory="frozen", batch_size=3)
+    np.testing.assert_allclose(heights(batch_size=5), frozen, rtol=1e-4, atol=1e-6)
+    backwards = dataclasses.replace(FRAMES, source=FRAMES.source[::-1])
+    np.testing.assert_allclose(
+        heights(frames=backwards)[::-1], frozen, rtol=1e-4, atol=1e-6
+    )
+    rolling = heights(memory="rolling")
+    assert np.abs(rolling - frozen).max() > 1e-3
+    assert len(rolling) == 7  # the short last batch is there, too
+
+
+def test_rolling_writes_once_a_batch_and_leaves_the_caller_its_memory():
+    model = Oracle(joints_px=((32.0, 32.0),) * 15)
+    variables = {"memory": {"value": jnp.zeros((1, 1, 1))}, "params": {}}
+    evaluate(model, variables, memory="rolling")
+    assert variables["memory"]["value"].item() == 0
+
+
+def test_raw_depth_has_no_metres():
+    raw = DepthFrames(FRAMES.source, BODY15, metric=False)
+    result = evaluate(Oracle(joints_px=((32.0, 32.0),) * 15), frames=raw)
+    assert result.poses.predictions_m is None
+
+
+def test_empty_split_is_refused():
+    empty = DepthFrames([], BODY15, metric=True)
+    with pytest.raises(ValueError, match="the split has no frames"):
+        evaluate(Oracle(joints_px=((32.0, 32.0),) * 15), frames=empty)
+
+
+def test_results_folder_holds_what_the_table_says(tmp_path):
+    result = evaluate(Oracle(joints_px=((32.0, 32.0),) * 15))
+    columns = report.results_table(result, BODY15, ["map_10cm"], None)
+    report.write_results(tmp_path, result, FRAMES, columns, {"seed": 3}, None)
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"results.json", "joints.csv", "frames.png", "pdj.png"}
+    lines = (tmp_path / "joints.csv").read_text().splitlines()
+    assert len(lines) == 1 + 7 * 15
+    # Joint 4 is not visible: it has no error.
+    assert lines[5].startswith("frame 0,right_elbow,0,")
+    assert lines[5].endswith(",nan,1")
+    assert cv2.imread(str(tmp_path / "frames.png")).std() > 10
+    np.testing.assert_array_equal(CAMERA, FRAMES.source[0]["camera"])

@@ -1,0 +1,73 @@
+import inspect
+import json
+
+import jax.numpy as jnp
+import pytest
+
+from cmbjax import loop
+
+
+class Saves:
+    """Stands in for the checkpoints, and notes when it is asked to save."""
+
+    def __init__(self):
+        self.steps = []
+
+    def save(self, state, data):
+        self.steps.append(int(state.step))
+
+
+class State:
+    def __init__(self, step):
+        self.step = step
+
+
+def fit(tmp_path, losses, start=0, **changes):
+    saves = Saves()
+
+    def step(state, loss):
+        return State(state.step + 1), jnp.float32(loss)
+
+    options = {
+        "validate": lambda state: {"validation/PCKh@0.5": 10.0 * state.step},
+        "checkpoints": saves,
+        "run_dir": tmp_path,
+        "num_steps": start + len(losses),
+        "log_every": 2,
+        "validate_every": 3,
+        "checkpoint_every": 4,
+        **changes,
+    }
+    try:
+        inspect.unwrap(loop.fit)(State(start), iter(losses), step=step, **options)
+    finally:
+        path = tmp_path / "metrics.jsonl"
+        records = [json.loads(line) for line in path.read_text().splitlines()]
+    return saves.steps, records
+
+
+def test_records_validations_and_checkpoints_come_when_asked_for(tmp_path):
+    saved, records = fit(tmp_path, [8, 6, 4, 2, 0, 2, 4])
+    assert saved == [4, 7]
+    losses = {r["step"]: r["loss"] for r in records if "loss" in r}
+    # Means since the last record.
+    assert losses == {2: 7.0, 3: 4.0, 4: 2.0, 6: 1.0, 7: 4.0}
+    assert [r["step"] for r in records if "loss" not in r] == [3, 6, 7]
+
+
+def test_loss_that_is_not_finite_stops_with_its_step_and_saves_nothing_more(tmp_path):
+    losses = [1, 1, 1, 1, 1, float("nan"), 1, 1]
+    with pytest.raises(FloatingPointError, match="the loss of step 6 is nan"):
+        fit(tmp_path, losses, log_every=100)
+    path = tmp_path / "metrics.jsonl"
+    assert json.loads(path.read_text().splitlines()[-1])["step"] == 4
+
+
+def test_resumed_run_drops_records_that_it_will_write_again(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(
+        '{"step": 2, "loss": 5.0}\n{"step": 4, "loss": 3.0}\n{"step": 6, "lo'
+    )
+    _, records = fit(tmp_path, [1.0, 1.0], start=2, validate_every=0)
+    assert [r["step"] for r in records if "loss" in r] == [2, 4]
+    assert records[1]["loss"] == 1.0
