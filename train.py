@@ -28,7 +28,8 @@ def main(config: TrainConfig) -> None:
     model = config.make_model(frames.skeleton.num_joints)
     optimizer = config.make_optimizer()
     preparation = config.make_preparation(metric=frames.metric)
-    data = training_batches(
+    make_data = functools.partial(
+        training_batches,
         frames,
         preparation=preparation,
         augmentation=config.augmentation,
@@ -36,6 +37,7 @@ def main(config: TrainConfig) -> None:
         seed=config.seed,
         share=config.train_share,
     )
+    data = make_data()
     state = training.create_state(
         jax.random.key(config.seed),
         model,
@@ -49,6 +51,7 @@ def main(config: TrainConfig) -> None:
         print(f"{run_dir}: going on after step {int(state.step)}")
     figures = run_dir / "figures"
     figures.mkdir(exist_ok=True)
+    report.write_views(figures / "augmented.png", next(make_data()), frames.skeleton)
 
     def validate(state: training.TrainState) -> dict[str, float]:
         step = int(state.step)

@@ -10,7 +10,7 @@ import numpy as np
 from cmbjax import metrics, plots
 from cmbjax.checkpoints import write_json
 from cmbjax.evaluation import Result
-from cmbjax.pipeline import DepthFrames, decode_depth
+from cmbjax.pipeline import Batch, DepthFrames, decode_depth
 from cmbjax.skeletons import Skeleton
 
 FLOOR, CEILING = "floor: mean pose in the box", "ceiling: labels on the grid"
@@ -134,6 +134,13 @@ def write_sheet(path: Path, result: Result, frames: DepthFrames) -> None:
         for i in frames_of
     ]
     write_overlays(path, result, frames, np.concatenate(list(chosen.values())), titles)
+
+
+def write_views(path: Path, batch: Batch, skeleton: Skeleton) -> None:
+    """Draws the crops that training shows the network, with their joints."""
+    joints = np.where(batch["visible"][..., None], batch["joints_px"], np.nan)
+    depths = list(batch["depth"])
+    plots.pose_sheet(depths, None, joints, skeleton, [""] * len(depths), path)
 
 
 def write_overlays(

@@ -104,12 +104,13 @@ class FrameBuilder(tfds.core.ShardBasedBuilder):
         ]
         if folder is not None and not missing:
             return folder
-        where = (
-            f"lacks {', '.join(missing)}"
-            if folder is not None and folder.is_dir()
-            else "does not exist"
-        )
-        lines = [f"{self.name}: the source folder {folder or '(none given)'} {where}."]
+        if folder is None:
+            state = "no source folder is given; name it with --data_dir."
+        elif folder.is_dir():
+            state = f"the source folder {folder} lacks {', '.join(missing)}."
+        else:
+            state = f"the source folder {folder} does not exist."
+        lines = [f"{self.name}: {state}"]
         lines += [
             f"{name} is there as {name}.gz: unpack it (gunzip -k {name}.gz)."
             for name in missing

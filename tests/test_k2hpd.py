@@ -137,7 +137,7 @@ def test_a_missing_source_folder_lists_what_belongs_there(tmp_path):
 
 def test_no_source_folder_is_said(tmp_path):
     k2hpd = K2hpd(data_dir=tmp_path, file_format="array_record")
-    with pytest.raises(FileNotFoundError, match=r"\(none given\)"):
+    with pytest.raises(FileNotFoundError, match="name it with --data_dir"):
         k2hpd.download_and_prepare()
 
 
