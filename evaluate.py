@@ -30,7 +30,7 @@ def main(config: EvalConfig) -> metrics.Columns:
             model, run.make_optimizer(), side=run.side, batch_size=run.batch_size
         )
     )
-    preparation = run.make_preparation(metric=frames.metric, crop=config.crop)
+    preparation = run.make_preparation(frames, config.crop)
     result = evaluation.evaluate(
         state.variables,
         frames,

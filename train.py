@@ -27,7 +27,7 @@ def main(config: TrainConfig) -> None:
 
     model = config.make_model(frames.skeleton.num_joints)
     optimizer = config.make_optimizer()
-    preparation = config.make_preparation(metric=frames.metric)
+    preparation = config.make_preparation(frames)
     make_data = functools.partial(
         training_batches,
         frames,

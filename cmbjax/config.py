@@ -15,7 +15,7 @@ from cmbjax.heatmaps import DECODES
 from cmbjax.metrics import METRICS
 from cmbjax.models import MODELS
 from cmbjax.models.cmb import MemoryMode
-from cmbjax.pipeline import Preparation
+from cmbjax.pipeline import DepthFrames, Preparation
 from cmbjax.registry import pick
 
 RUNS = Path("runs")
@@ -54,14 +54,14 @@ class TrainConfig:
     """One memory for all samples, or one a slot of the batch."""
     memory_lr: float = 0.0
     """Gradient step on the memory before it is stored; 0 for none."""
-    trunk_norm: bool = False
-    """Batch normalisation in the trunk as well as in the blocks."""
+    trunk_norm: bool = True
+    """Batch normalisation in the trunk as well as in the blocks; Table 1 has none."""
     head3d: bool = False
     """Two layers of 1024 on the heat maps that regress 3-D joints."""
     side: int = 192
     """Side of the network's input, pixels; a multiple of 8."""
-    crop: CropMode = "person"
-    """What the network sees of a frame."""
+    crop: CropMode | None = None
+    """What the network sees: by default person, for astar and itop/top label_box."""
     depth_range: float | None = None
     """Depth before and behind the person that is told apart, mm (or raw units)."""
     sigma: float = 1.5
@@ -147,13 +147,14 @@ class TrainConfig:
         return optax.adam(schedule, b1=0.9, b2=0.999)
 
     def make_preparation(
-        self, *, metric: bool, crop: CropMode | None = None
+        self, frames: DepthFrames, crop: CropMode | None = None
     ) -> Preparation:
         """Returns how frames become inputs; `crop` stands in for the run's own."""
-        depth_range = DEPTH_RANGE_MM if metric else DEPTH_RANGE_RAW
+        found: CropMode = "person" if frames.detectable else "label_box"
+        depth_range = DEPTH_RANGE_MM if frames.metric else DEPTH_RANGE_RAW
         return Preparation(
             side=self.side,
-            crop=crop or self.crop,
+            crop=crop or self.crop or found,
             depth_range=self.depth_range or depth_range,
         )
 

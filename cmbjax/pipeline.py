@@ -27,11 +27,14 @@ class DepthFrames:
         source: Random access to the examples of datasets/schema.py, images as PNG.
         skeleton: The labelled joints.
         metric: Whether depth is in millimetres.
+        detectable: Whether these are people whom `detection.find_people` serves, and
+            not hands, or people seen from above.
     """
 
     source: Sequence[Example]
     skeleton: Skeleton
     metric: bool
+    detectable: bool = True
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

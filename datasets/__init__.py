@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import tensorflow_datasets as tfds
 
@@ -14,13 +15,16 @@ from datasets.itop.itop import Itop
 from datasets.k2hpd.k2hpd import K2hpd
 from datasets.mannequin.mannequin import Mannequin
 
-DATASETS = {
+DATASETS: dict[str, type[tfds.core.DatasetBuilder]] = {
     "mannequin": Mannequin,
     "k2hpd": K2hpd,
     "itop": Itop,
     "astar": Astar,
     "folder": Folder,
 }
+
+# Hands, and people seen from above: `detection.find_people` is not made for them.
+NOT_DETECTABLE = {("astar", ""), ("itop", "top")}
 
 
 def load(
@@ -47,11 +51,11 @@ def load(
     """
     name, _, config = name.partition("/")
     make = pick(DATASETS, "dataset", name)
-    options = {"data_dir": tfds_dir, "file_format": "array_record"}
+    options: dict[str, Any] = {"data_dir": tfds_dir, "file_format": "array_record"}
     if name == "folder":
         if data_dir is None:
             raise ValueError("--dataset=folder needs --data_dir, the folder of frames")
-        builder = Folder(source_dir=data_dir, **options)
+        builder: tfds.core.DatasetBuilder = Folder(source_dir=data_dir, **options)
     else:
         if config:
             pick(make.builder_configs, f"config of {name}", config)
@@ -73,4 +77,5 @@ def load(
         source=source,
         skeleton=SKELETONS[builder.info.metadata["skeleton"]],
         metric=builder.info.metadata["depth_unit"] == "mm",
+        detectable=(name, config) not in NOT_DETECTABLE,
     )
