@@ -1,5 +1,8 @@
 """Evaluates a trained network: `python evaluate.py --metric=pckh`."""
 
+import dataclasses
+import functools
+import re
 import sys
 
 import tyro
@@ -8,6 +11,7 @@ import datasets
 from cmbjax import evaluation, metrics, report, training
 from cmbjax.checkpoints import Checkpoints
 from cmbjax.config import EvalConfig, TrainConfig, newest_run
+from cmbjax.registry import pick
 
 
 def main(config: EvalConfig) -> metrics.Columns:
@@ -24,52 +28,62 @@ def main(config: EvalConfig) -> metrics.Columns:
             f"--dataset={dataset} has the joints {frames.skeleton.name}, but the run "
             f"{run_dir} was trained on {statistics.skeleton}"
         )
-    model = run.make_model(frames.skeleton.num_joints)
-    state = Checkpoints(run_dir).restore(
+    skeleton, torso = frames.skeleton, config.torso
+    if torso is not None:
+        pick(skeleton.torsos, "torso", torso)
+    model = run.make_model(skeleton.num_joints)
+    checkpoints = Checkpoints(run_dir)
+    state = checkpoints.restore(
         training.abstract_state(
             model, run.make_optimizer(), side=run.side, batch_size=run.batch_size
         )
     )
+    checkpoints.close()
     preparation = run.make_preparation(frames, config.crop)
-    result = evaluation.evaluate(
+    predict = functools.partial(
+        evaluation.evaluate,
         state.variables,
-        frames,
-        statistics,
+        statistics=statistics,
         sigma=run.sigma,
         preparation=preparation,
         decode=config.decode,
         model=model,
-        r=training.r_at(int(state.step), run.r_switch_step),
+        r=training.r_known(state, run.r_switch_step),
         memory=config.memory,
         batch_size=config.batch_size,
     )
-    skeleton = frames.skeleton
-    columns = report.results_table(result, skeleton, [config.metric], config.torso)
+    # A metric that does not apply is better refused before all frames are predicted.
+    first = predict(dataclasses.replace(frames, source=[frames.source[0]]))
+    metrics.table(first.poses, skeleton, [config.metric], torso)
+    result = predict(frames)
+    columns = report.results_table(result, skeleton, ["all"], torso)
     crop, step = preparation.crop, int(state.step)
-    name = "_".join(
-        [dataset.replace("/", "_"), config.split, crop, config.memory, config.decode]
-    )
-    out_dir = config.out_dir or run_dir / "evaluations" / name
+    what = f"{frames.name}, crop {crop}, {config.memory}, {config.decode}, step {step}"
+    folder = re.sub(r"[^\w.]+", "_", what)
+    out_dir = config.out_dir or run_dir / "evaluations" / folder
     found = f"{int(result.found.sum())} of {len(result.found)}"
     about = {
         "run": str(run_dir),
         "step": step,
-        "dataset": dataset,
+        "frames": frames.name,
         "data_dir": str(data_dir),
-        "split": config.split,
-        "frames": len(result.names),
+        "num_frames": len(result.names),
         "person_found": found,
         "crop": crop,
         "memory": config.memory,
         "decode": config.decode,
-        "torso": config.torso or next(iter(skeleton.torsos), None),
+        "torso": torso or next(iter(skeleton.torsos), None),
         "train_config": run.to_json(),
     }
-    report.write_results(out_dir, result, frames, columns, about, config.torso)
-    print(
-        f"{run_dir}, step {step}, on {dataset} ({config.split}, {found} persons found,"
-    )
-    print(f"crop {crop}, memory {config.memory}, decode {config.decode})")
+    report.write_results(out_dir, result, frames, columns, about, torso)
+    print(f"{run_dir}, step {step}, on {frames.name}: crop {crop}, memory", end=" ")
+    print(f"{config.memory}, decode {config.decode}, torso {about['torso']}")
+    if crop == "person":
+        print(f"{found} persons found in the depth images")
+    if 2 * result.found.sum() < len(result.found):
+        print("WARNING: mostly nobody was found; see --crop=label_box")
+    chosen = metrics.table(result.poses, skeleton, [config.metric], torso)
+    columns = {title: columns[title] for title in chosen}
     print(metrics.format_table(columns))
     print(f"Details and pictures: {out_dir}")
     return columns

@@ -22,8 +22,11 @@ def main(config: TrainConfig) -> None:
     source = (config.dataset, config.data_dir, config.tfds_dir)
     frames = datasets.load(*source, split="train")
     validation = datasets.load(*source, split="validation", limit=VALIDATION_FRAMES)
+    if config.head3d and not frames.metric:
+        raise ValueError(f"--head3d: {frames.name} has no 3-D joints to learn from")
     run_dir = config.claim_folder()
     statistics = evaluation.run_statistics(run_dir, frames)
+    config.save()
 
     model = config.make_model(frames.skeleton.num_joints)
     optimizer = config.make_optimizer()
@@ -45,6 +48,8 @@ def main(config: TrainConfig) -> None:
         side=config.side,
         batch_size=config.batch_size,
     )
+    if config.memory_lr and not state.memory:
+        raise ValueError(f"--memory_lr: {config.model} has no memory to optimize")
     checkpoints = Checkpoints(run_dir)
     if checkpoints.latest_step is not None:
         state = checkpoints.restore(state, data)
@@ -62,7 +67,7 @@ def main(config: TrainConfig) -> None:
             sigma=config.sigma,
             preparation=preparation,
             model=model,
-            r=training.r_at(step, config.r_switch_step),
+            r=training.r_known(state, config.r_switch_step),
             batch_size=config.batch_size,
         )
         shown = range(min(SHEET_FRAMES, len(result.names)))
@@ -73,7 +78,7 @@ def main(config: TrainConfig) -> None:
         return {f"validation/{title}": value for title, value in summary.items()}
 
     try:
-        fit(
+        state = fit(
             state,
             data,
             step=functools.partial(
@@ -96,9 +101,9 @@ def main(config: TrainConfig) -> None:
         checkpoints.close()
     records = list(read_records(run_dir / "metrics.jsonl"))
     plots.loss_curve(records, figures / "loss.png")
-    print(f"{run_dir}: {config.num_steps} steps done")
+    print(f"{run_dir}: {int(state.step)} steps done")
     for name, value in records[-1].items():
-        print(f"  {name}: {value:.1f}")
+        print(f"  {name}: {value}")
 
 
 if __name__ == "__main__":

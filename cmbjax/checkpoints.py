@@ -2,11 +2,14 @@
 
 config.json       every flag of the run
 statistics.json   mean pose and surface offsets of the training split
-metrics.jsonl     one record a logged step or validation
+metrics.jsonl     one record a logged step or validation; tensorboard/ has the same
 checkpoints/N     state after step N and the position in the data
+figures/          augmented views, validations, the loss
+evaluations/      one folder each: table, joints, pictures
 """
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -88,10 +91,24 @@ class Checkpoints:
 
 
 def write_json(path: Path, value: Any) -> None:
+    """Writes a file whole or not at all; what is not a number becomes null."""
+    write_text(path, json.dumps(_numbers(value), indent=2, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
     """Writes a file whole or not at all."""
     part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(value, indent=2) + "\n")
+    part.write_text(text)
     part.replace(path)
+
+
+def _numbers(value: Any) -> Any:
+    """JSON has neither NaN nor infinity."""
+    if isinstance(value, dict):
+        return {key: _numbers(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_numbers(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_json(path: Path) -> Any:

@@ -19,8 +19,7 @@ from cmbjax.pipeline import DepthFrames, Preparation
 from cmbjax.registry import pick
 
 RUNS = Path("runs")
-DEPTH_RANGE_MM = 1000.0  # a person is within a metre of their own depth
-DEPTH_RANGE_RAW = 128.0  # half of an 8-bit image's range
+CONFIG_FILE = "config.json"
 
 # A run may be continued with other values of these: no step depends on them.
 FREE_FIELDS = {
@@ -63,13 +62,13 @@ class TrainConfig:
     crop: CropMode | None = None
     """What the network sees: by default person, for astar and itop/top label_box."""
     depth_range: float | None = None
-    """Depth before and behind the person that is told apart, mm (or raw units)."""
+    """Depth told apart before and behind the body, mm or raw; by default its reach."""
     sigma: float = 1.5
     """Deviation of the target heat maps' Gaussian, in cells."""
     augmentation: Augmentation = Augmentation()
     """Random views."""
     batch_size: int = 16
-    """Frames a step, over all devices."""
+    """Frames a step."""
     num_steps: int = 40_000
     """Steps in all."""
     learning_rate: float = 2.5e-4
@@ -124,7 +123,9 @@ class TrainConfig:
     @property
     def folder(self) -> Path:
         """The run's folder."""
-        return self.run_dir or RUNS / f"{self.dataset.replace('/', '_')}_{self.model}"
+        if self.run_dir is not None:
+            return self.run_dir.expanduser()
+        return RUNS / f"{self.dataset.replace('/', '_')}_{self.model}"
 
     def make_model(self, num_joints: int) -> nn.Module:
         """Returns the network."""
@@ -151,11 +152,15 @@ class TrainConfig:
     ) -> Preparation:
         """Returns how frames become inputs; `crop` stands in for the run's own."""
         found: CropMode = "person" if frames.detectable else "label_box"
-        depth_range = DEPTH_RANGE_MM if frames.metric else DEPTH_RANGE_RAW
+        depth_range = self.depth_range or frames.depth_range
+        if depth_range is None:
+            raise ValueError(
+                f"--depth_range is needed for {frames.name}, whose depth has no unit: "
+                "how far before and behind the body its parts may be, in the images' "
+                "own values"
+            )
         return Preparation(
-            side=self.side,
-            crop=crop or self.crop or found,
-            depth_range=self.depth_range or depth_range,
+            side=self.side, crop=crop or self.crop or found, depth_range=depth_range
         )
 
     def claim_folder(self) -> Path:
@@ -164,7 +169,7 @@ class TrainConfig:
         Raises:
             ValueError: It holds another run, or something else.
         """
-        stored = self.folder / "config.json"
+        stored = self.folder / CONFIG_FILE
         if stored.exists():
             if differences := TrainConfig.load(self.folder).differences(self):
                 raise ValueError(
@@ -176,9 +181,14 @@ class TrainConfig:
                 f"--run_dir={self.folder} is not empty and holds no config.json: it is "
                 "not the folder of a run"
             )
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_json(stored, self.to_json())
+        else:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self.save()
         return self.folder
+
+    def save(self) -> None:
+        """Writes config.json, once it is clear that the run can go on with it."""
+        write_json(self.folder / CONFIG_FILE, self.to_json())
 
     @classmethod
     def load(cls, run_dir: Path) -> "TrainConfig":
@@ -187,7 +197,7 @@ class TrainConfig:
         Raises:
             ValueError: The folder is not one of a run of this version.
         """
-        return cls.from_json(read_json(run_dir / "config.json"))
+        return cls.from_json(read_json(run_dir / CONFIG_FILE))
 
     def to_json(self) -> dict[str, Any]:
         """Returns the fields as JSON values."""
@@ -205,6 +215,9 @@ class TrainConfig:
         if set(fields) != expected:
             wrong = ", ".join(sorted(set(fields) ^ expected))
             raise ValueError(f"config.json has other fields than this version: {wrong}")
+        names = {field.name for field in dataclasses.fields(Augmentation)}
+        if set(fields["augmentation"]) != names:
+            raise ValueError("config.json: augmentation has other fields than here")
         values = {**fields, "augmentation": Augmentation(**fields["augmentation"])}
         for name in ("data_dir", "tfds_dir", "run_dir"):
             values[name] = Path(values[name]) if values[name] else None
@@ -227,10 +240,10 @@ def newest_run() -> Path:
     Raises:
         ValueError: There is none.
     """
-    folders = [path.parent for path in RUNS.glob("*/config.json")]
+    folders = [path.parent for path in RUNS.glob(f"*/{CONFIG_FILE}")]
     if not folders:
         raise ValueError(f"no run in {RUNS}/: train one, or name it with --run_dir")
-    return max(folders, key=lambda folder: (folder / "config.json").stat().st_mtime)
+    return max(folders, key=lambda folder: (folder / CONFIG_FILE).stat().st_mtime)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

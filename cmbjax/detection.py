@@ -93,7 +93,7 @@ def find_people(
             foreground components, and `camera` is not used.
 
     Returns:
-        People, nearest first; empty if there are none.
+        People, nearest first (not metric: largest first); empty if there are none.
 
     Raises:
         ValueError: `depth_mm` or `camera` has another shape or type.
@@ -128,7 +128,9 @@ def find_people(
         depth = float(np.median(small[mask]))
         full = mask.repeat(stride, axis=0).repeat(stride, axis=1)[:rows, :columns]
         people.append(Person(box, depth, full))
-    return sorted(people, key=lambda person: person.depth_mm)
+    if metric:
+        return sorted(people, key=lambda person: person.depth_mm)
+    return sorted(people, key=lambda person: -person.mask.sum())
 
 
 def _raw_people(values: np.ndarray) -> Iterator[tuple[np.ndarray, float]]:

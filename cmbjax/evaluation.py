@@ -1,7 +1,7 @@
-"""A trained network over a whole split: predictions, floor, ceiling, results folder."""
+"""A trained network over a whole split: predictions, floor and ceiling."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ from cmbjax import checkpoints, crops, heatmaps, lifting, metrics
 from cmbjax.camera import pixels_to_camera
 from cmbjax.models.posenet import STRIDE
 from cmbjax.pipeline import (
+    REFERENCE_SIDE,
     DepthFrames,
     Example,
     Preparation,
@@ -26,6 +27,7 @@ from cmbjax.training import eval_step
 
 STATISTICS_FILE = "statistics.json"
 STATISTICS_FRAMES = 2000
+ROLLING_SEED = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,11 +35,13 @@ class Statistics:
     """What evaluation knows of the training split.
 
     Attributes:
+        frames: `DepthFrames.name` of the split.
         skeleton: Name of the joint set.
         mean_pose: [joints, 2] in units of the label's box.
         offsets_m: [joints] distance of each joint behind the surface, metres.
     """
 
+    frames: str
     skeleton: str
     mean_pose: np.ndarray
     offsets_m: np.ndarray
@@ -49,21 +53,32 @@ class Statistics:
         arrays = {
             k: np.array(fields[k], np.float32) for k in ("mean_pose", "offsets_m")
         }
-        return cls(skeleton=fields["skeleton"], **arrays)
+        return cls(frames=fields["frames"], skeleton=fields["skeleton"], **arrays)
 
 
 def run_statistics(run_dir: Path, frames: DepthFrames) -> Statistics:
-    """Returns the statistics of a run, taken from its training split the first time."""
+    """Returns the statistics of a run, taken from its training split the first time.
+
+    Raises:
+        ValueError: They are those of other frames.
+    """
     path = run_dir / STATISTICS_FILE
     if not path.exists():
         statistics = training_statistics(frames)
         fields = {
+            "frames": statistics.frames,
             "skeleton": statistics.skeleton,
             "mean_pose": statistics.mean_pose.tolist(),
             "offsets_m": statistics.offsets_m.tolist(),
         }
         checkpoints.write_json(path, fields)
-    return Statistics.load(run_dir)
+    stored = Statistics.load(run_dir)
+    if stored.frames != frames.name:
+        raise ValueError(
+            f"--run_dir={run_dir} holds a run on {stored.frames}, but the data set is "
+            f"now {frames.name}; choose another folder"
+        )
+    return stored
 
 
 def training_statistics(frames: DepthFrames) -> Statistics:
@@ -74,24 +89,31 @@ def training_statistics(frames: DepthFrames) -> Statistics:
     visible = np.stack([example["visible"] for example in examples])
     boxes = metrics.label_boxes(joints_px, visible)
     return Statistics(
+        frames=frames.name,
         skeleton=frames.skeleton.name,
         mean_pose=np.asarray(metrics.mean_pose(joints_px, visible, boxes)),
         offsets_m=lifting.offsets(
             np.stack([example["joints_m"][:, 2] for example in examples]),
-            np.stack([_surfaces(example) for example in examples]),
+            np.stack([_surfaces(example, frames) for example in examples]),
         ),
     )
 
 
-def _surfaces(example: Example) -> np.ndarray:
+def _surfaces(example: Example, frames: DepthFrames) -> np.ndarray:
     camera, visible = example["camera"], example["visible"]
-    if np.isnan(camera).any() or not visible.any():
+    reach = frames.depth_range
+    if reach is None or np.isnan(camera).any() or not visible.any():
         return np.full(len(visible), np.nan, np.float32)
     depth = decode_depth(example)
-    transform = crops.crop_transform(label_box(example, depth), 64)
-    reference = crops.person_depth(crops.cut(depth, transform, 64), 500)
+    transform = crops.crop_transform(label_box(example, depth), REFERENCE_SIDE)
+    crop = crops.cut(depth, transform, REFERENCE_SIDE)
     return lifting.surface_depth(
-        depth, example["joints_px"], reference, float(camera[0])
+        depth,
+        example["joints_px"],
+        crops.person_depth(crop, reach / 2),
+        float(camera[0]),
+        reach_mm=reach,
+        limb_m=frames.skeleton.limb_m,
     )
 
 
@@ -143,8 +165,9 @@ def predict(
     memory: str = "frozen",
     decode: str = "dark",
     batch_size: int = 16,
+    order: Sequence[int] | None = None,
 ) -> Iterator[Predictions]:
-    """Yields each frame of a split once, in order, in batches.
+    """Yields each frame of a split once, in batches.
 
     Args:
         variables: Parameters, memory and statistics of BN.
@@ -155,13 +178,16 @@ def predict(
         memory: "frozen", or "rolling" to write it from batch to batch.
         decode: A name in `heatmaps.DECODES`.
         batch_size: Frames a batch; a rolling per_sample memory sets its own.
+        order: Of the frames; by default that of the split.
     """
     stored = jax.tree.leaves(variables["memory"])
     rolling = memory == "rolling" and bool(stored)
     slots = [len(value) for value in stored if value.ndim == 4]
     if rolling and slots:
         batch_size = slots[0]
-    batches = evaluation_batches(frames, preparation=preparation, batch_size=batch_size)
+    batches = evaluation_batches(
+        frames, preparation=preparation, batch_size=batch_size, order=order
+    )
     for examples, views in batches:
         size = len(examples)
         # A shared memory takes the batch's mean, which must not see what only fills up.
@@ -186,6 +212,7 @@ def evaluate(
     *,
     sigma: float,
     preparation: Preparation,
+    memory: str = "frozen",
     decode: str = "dark",
     **options: Any,
 ) -> Result:
@@ -197,8 +224,13 @@ def evaluate(
         statistics: Of the training split.
         sigma: Of the heat maps, in cells, for the ceiling.
         preparation: See `predict`.
+        memory: See `predict`. Rolling, frames come shuffled, always in the same way
+            (Sec. 3.4: "the data for both training and testing are randomly shuffled").
         decode: See `predict`.
         **options: See `predict`.
+
+    Returns:
+        Everything in the order of the split.
 
     Raises:
         ValueError: There are no frames.
@@ -207,16 +239,28 @@ def evaluate(
         raise ValueError("the split has no frames")
     parts: list[dict[str, np.ndarray]] = []
     names: list[str] = []
+    order = np.arange(len(frames.source))
+    if memory == "rolling":
+        order = np.random.default_rng(ROLLING_SEED).permutation(order)
     batches = predict(
-        variables, frames, preparation=preparation, decode=decode, **options
+        variables,
+        frames,
+        preparation=preparation,
+        memory=memory,
+        decode=decode,
+        order=order.tolist(),
+        **options,
     )
     with tqdm(total=len(frames.source), desc="evaluating", unit="frame") as progress:
         for batch in batches:
-            part = _compare(batch, statistics, sigma, preparation, decode)
+            part = _compare(batch, frames, statistics, sigma, preparation, decode)
             parts.append(part)
             names += map(frame_name, batch.examples)
             progress.update(len(batch.examples))
-    whole = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+    back = np.argsort(order)
+    whole = {
+        key: np.concatenate([part[key] for part in parts])[back] for key in parts[0]
+    }
     has_metres = (
         frames.metric
         and bool(np.isfinite(whole["camera"]).all())
@@ -235,12 +279,13 @@ def evaluate(
         ceiling=poses("ceiling"),
         scores=whole["scores"],
         found=whole["found"],
-        names=names,
+        names=[names[i] for i in back],
     )
 
 
 def _compare(
     batch: Predictions,
+    frames: DepthFrames,
     statistics: Statistics,
     sigma: float,
     preparation: Preparation,
@@ -274,7 +319,15 @@ def _compare(
 
     def lifted(joints_px: np.ndarray) -> np.ndarray:
         def lift(depth, joints, reference, camera):
-            return lifting.lift(depth, joints, reference, camera, statistics.offsets_m)
+            return lifting.lift(
+                depth,
+                joints,
+                reference,
+                camera,
+                statistics.offsets_m,
+                reach_mm=frames.depth_range or preparation.depth_range,
+                limb_m=frames.skeleton.limb_m,
+            )
 
         return _each(lift, depths, joints_px, references, labels["camera"])
 

@@ -5,10 +5,6 @@ from jaxtyping import Float, UInt16
 
 from cmbjax.camera import pixels_to_camera
 
-# The surface at a joint is looked for this far around it, metres: half a forearm.
-RADIUS_M = 0.03
-# Readings further than this from the person's own depth belong to something else.
-REACH_M = 1.0
 # Of the readings around a joint: near the front, as a limb's edge shows what is behind.
 PERCENTILE = 25
 
@@ -18,6 +14,9 @@ def surface_depth(
     joints_px: Float[np.ndarray, "joints xy=2"],
     reference_mm: float,
     focal_px: float,
+    *,
+    reach_mm: float,
+    limb_m: float,
 ) -> Float[np.ndarray, " joints"]:
     """Returns how far the visible surface is at each joint, metres.
 
@@ -26,15 +25,19 @@ def surface_depth(
         joints_px: Pixels; may lie outside the image.
         reference_mm: The person's own depth; stands in where there is no reading.
         focal_px: Focal length, pixels.
+        reach_mm: Readings further from the person belong to something else.
+        limb_m: The surface at a joint is looked for this far around it.
     """
     height, width = depth_mm.shape
-    radius = max(1.0, RADIUS_M * focal_px * 1000 / max(reference_mm, 1.0))
+    radius = max(1.0, limb_m * focal_px * 1000 / max(reference_mm, 1.0))
     surface = np.full(len(joints_px), reference_mm / 1000, np.float32)
-    corners = np.floor(np.stack([joints_px - radius, joints_px + radius], axis=1))
+    centres = np.nan_to_num(joints_px, nan=-np.inf)  # a joint nowhere has no reading
+    corners = np.floor(np.stack([centres - radius, centres + radius], axis=1))
     limits = np.array([width, height])
-    for joint, (low, high) in enumerate(np.clip(corners, 0, limits).astype(int)):
+    for joint, (low, high) in enumerate(np.clip(corners, -1, limits).astype(int)):
+        low = np.maximum(low, 0)
         patch = depth_mm[low[1] : high[1] + 1, low[0] : high[0] + 1].astype(np.float32)
-        near = patch[(patch > 0) & (np.abs(patch - reference_mm) <= 1000 * REACH_M)]
+        near = patch[(patch > 0) & (np.abs(patch - reference_mm) <= reach_mm)]
         if near.size:
             surface[joint] = np.percentile(near, PERCENTILE) / 1000
     return surface
@@ -46,6 +49,9 @@ def lift(
     reference_mm: float,
     camera: Float[np.ndarray, "fx_fy_cx_cy=4"],
     offsets_m: Float[np.ndarray, " joints"],
+    *,
+    reach_mm: float,
+    limb_m: float,
 ) -> Float[np.ndarray, "joints xyz=3"]:
     """Back-projects joints from the surface, and moves each behind it.
 
@@ -55,11 +61,20 @@ def lift(
         reference_mm: The person's own depth.
         camera: [fx, fy, cx, cy], pixels.
         offsets_m: How far each joint lies behind the surface; see `offsets`.
+        reach_mm: See `surface_depth`.
+        limb_m: See `surface_depth`.
 
     Returns:
         Metres, camera frame.
     """
-    surface = surface_depth(depth_mm, joints_px, reference_mm, float(camera[0]))
+    surface = surface_depth(
+        depth_mm,
+        joints_px,
+        reference_mm,
+        float(camera[0]),
+        reach_mm=reach_mm,
+        limb_m=limb_m,
+    )
     return pixels_to_camera(joints_px, surface + offsets_m, camera)
 
 

@@ -11,10 +11,11 @@ from typing import Any
 
 import grain
 import jax
+import jax.numpy as jnp
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
-from cmbjax.checkpoints import Checkpoints
+from cmbjax.checkpoints import Checkpoints, write_text
 from cmbjax.training import TrainState
 
 Step = Callable[[TrainState, Any], tuple[TrainState, jax.Array]]
@@ -59,21 +60,25 @@ def fit(
     start = int(state.step)
     losses: list[jax.Array] = []
     since = time.perf_counter()
+
+    def validates_at(step: int) -> bool:
+        return step == num_steps or bool(validate_every and step % validate_every == 0)
+
     with (
         Records(run_dir, start) as records,
         Signals() as signals,
         tqdm(total=num_steps, initial=start, desc="training", unit="step") as progress,
     ):
+        if start and validates_at(start) and start not in records.validated:
+            records.write(start, validate(state))  # the run was cut off before it
         for done in range(start + 1, num_steps + 1):
             state, loss = step(state, next(data))
             losses.append(loss)
             progress.update()
             asked_to_end = signals.came is not None
-            saves = done == num_steps or asked_to_end or done % checkpoint_every == 0
-            validates = not asked_to_end and (
-                done == num_steps or (validate_every and done % validate_every == 0)
-            )
-            if saves or validates or done % log_every == 0:
+            validates = validates_at(done) and not asked_to_end
+            saves = asked_to_end or validates or done % checkpoint_every == 0
+            if saves or done % log_every == 0:
                 values = _finite(losses, done)
                 rate = len(losses) / (time.perf_counter() - since)
                 progress.set_postfix(loss=f"{values[-1]:.4f}")
@@ -81,6 +86,7 @@ def fit(
                 records.write(done, {"loss": mean, "steps_per_s": rate})
                 losses = []
             if saves:
+                _check_state(state, done)
                 checkpoints.save(state, data)
             if asked_to_end:
                 raise Interrupted(f"{signals.came} after step {done}; saved")
@@ -89,6 +95,15 @@ def fit(
             if not losses:
                 since = time.perf_counter()
     return state
+
+
+def _check_state(state: TrainState, step: int) -> None:
+    """Keeps a state that no training can go on from out of the checkpoints."""
+    if not all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(state)):
+        raise FloatingPointError(
+            f"after step {step} a parameter, memory or statistic is not finite; the "
+            "last checkpoint before it stands. A lower --learning_rate may help"
+        )
 
 
 def _finite(losses: list[jax.Array], last_step: int) -> list[float]:
@@ -111,7 +126,8 @@ class Records:
         kept = [
             record for record in read_records(self._path) if record["step"] <= start
         ]
-        self._path.write_text("".join(json.dumps(record) + "\n" for record in kept))
+        write_text(self._path, "".join(json.dumps(record) + "\n" for record in kept))
+        self.validated = {record["step"] for record in kept if "loss" not in record}
         self._events = SummaryWriter(str(run_dir / "tensorboard"), purge_step=start + 1)
 
     def __enter__(self) -> "Records":
@@ -123,7 +139,8 @@ class Records:
     def write(self, step: int, values: dict[str, float]) -> None:
         """Appends one record."""
         with self._path.open("a") as file:
-            file.write(json.dumps({"step": step, **values}) + "\n")
+            finite = {k: v if math.isfinite(v) else None for k, v in values.items()}
+            file.write(json.dumps({"step": step, **finite}) + "\n")
         for name, value in values.items():
             self._events.add_scalar(name, value, step)
 

@@ -17,6 +17,8 @@ Batch = dict[str, np.ndarray]
 
 PREFETCHED_BATCHES = 8
 READING_THREADS = 2
+LEAST_EXTENT = 0.1  # of the frame's longer side: no labelled box is smaller
+REFERENCE_SIDE = 64  # pixels; enough to tell a person's depth from
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +29,9 @@ class DepthFrames:
         source: Random access to the examples of datasets/schema.py, images as PNG.
         skeleton: The labelled joints.
         metric: Whether depth is in millimetres.
+        name: Tells this data set, in this version and state, from all others.
+        depth_range: How far before and behind the whole its parts may be, millimetres
+            or raw; None where that is not known.
         detectable: Whether these are people whom `detection.find_people` serves, and
             not hands, or people seen from above.
     """
@@ -34,7 +39,9 @@ class DepthFrames:
     source: Sequence[Example]
     skeleton: Skeleton
     metric: bool
-    detectable: bool = True
+    name: str
+    depth_range: float | None
+    detectable: bool
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,7 +52,7 @@ class Preparation:
         side: Side of the input, pixels.
         crop: "full" (the frame, letterboxed), "label_box" (around the labels), or
             "person": around the labels in training, around the person found in the
-            depth image in evaluation.
+            depth image in evaluation; the whole frame where nobody is found.
         depth_range: See `crops.normalise`; millimetres or raw.
     """
 
@@ -91,21 +98,29 @@ def label_box(example: Example, depth: np.ndarray) -> np.ndarray:
     box = crops.body_box(example["joints_px"], example["visible"])
     height, width = depth.shape
     clipped = np.clip(box, 0, np.array([width, height, width, height], np.float32))
-    inside = (clipped[2:] - clipped[:2]).min() > 1
-    return clipped if inside else box
+    if (clipped[2:] - clipped[:2]).min() > 1:
+        box = clipped
+    # One joint alone, or all in one place, say little of how large the body is.
+    centre, half = (box[:2] + box[2:]) / 2, (box[2:] - box[:2]) / 2
+    half = np.maximum(half, max(height, width) * LEAST_EXTENT / 2)
+    return np.concatenate([centre - half, centre + half]).astype(np.float32)
 
 
-def evaluation_box(
+def evaluation_boxes(
     example: Example, depth: np.ndarray, crop: crops.CropMode, metric: bool
-) -> tuple[np.ndarray, bool]:
-    """Returns the box to look at, and whether a person was found (or not asked for)."""
+) -> tuple[np.ndarray, np.ndarray, bool]:
+    """Returns the box to show, the one to take the depth from, and if one was found."""
     if crop == "label_box" and example["visible"].any():
-        return label_box(example, depth), True
-    if crop == "person":
-        people = detection.find_people(depth, example["camera"], metric=metric)
-        if people:
-            return people[0].box, True
-    return frame_box(depth), crop == "full"
+        box = label_box(example, depth)
+        return box, box, True
+    whole = frame_box(depth)
+    if crop == "label_box":
+        return whole, whole, False
+    people = detection.find_people(depth, example["camera"], metric=metric)
+    if not people:
+        return whole, whole, False
+    box = people[0].box
+    return (whole if crop == "full" else box), box, True
 
 
 def prepare_training(
@@ -123,14 +138,15 @@ def prepare_training(
         normalised depth (NaN where unlabelled), visible [joints].
     """
     depth = decode_depth(example)
-    box = frame_box(depth)
-    if preparation.crop != "full" and example["visible"].any():
-        box = label_box(example, depth)
+    box = around = frame_box(depth)
+    if example["visible"].any():
+        around = label_box(example, depth)
+        box = box if preparation.crop == "full" else around
     transform, flip = random_transform(rng, box, preparation.side, augmentation)
     crop = crops.cut(depth, transform, preparation.side)
     scale = preparation.depth_range
     crop = sensor_noise(rng, crop, scale, augmentation)
-    reference = crops.person_depth(crop, scale / 2)
+    reference = _reference(depth, crop, box, around, scale)
     moved = reference + scale * rng.normal(0, augmentation.reference)
     order = list(skeleton.mirror) if flip else list(range(skeleton.num_joints))
     joints_px = crops.transform_points(transform, example["joints_px"])[order]
@@ -153,16 +169,30 @@ def prepare_evaluation(
         millimetres or raw), found [] (whether there was a person to look at).
     """
     depth = decode_depth(example)
-    box, found = evaluation_box(example, depth, preparation.crop, metric)
+    box, around, found = evaluation_boxes(example, depth, preparation.crop, metric)
     transform = crops.crop_transform(box, preparation.side)
     crop = crops.cut(depth, transform, preparation.side)
-    reference = crops.person_depth(crop, preparation.depth_range / 2)
+    reference = _reference(depth, crop, box, around, preparation.depth_range)
     return {
         "depth": crops.normalise(crop, reference, preparation.depth_range),
         "frame_from_crop": crops.invert(transform),
         "reference": np.array(reference, np.float32),
         "found": np.array(found),
     }
+
+
+def _reference(
+    depth: np.ndarray,
+    crop: np.ndarray,
+    box: np.ndarray,
+    around: np.ndarray,
+    depth_range: float,
+) -> float:
+    """Returns the person's depth: from the crop, if it is the one around the person."""
+    if around is not box:
+        transform = crops.crop_transform(around, REFERENCE_SIDE)
+        crop = crops.cut(depth, transform, REFERENCE_SIDE)
+    return crops.person_depth(crop, depth_range / 2)
 
 
 def training_batches(
@@ -210,17 +240,30 @@ def training_batches(
 
 
 def evaluation_batches(
-    frames: DepthFrames, *, preparation: Preparation, batch_size: int
+    frames: DepthFrames,
+    *,
+    preparation: Preparation,
+    batch_size: int,
+    order: Sequence[int] | None = None,
 ) -> Iterator[tuple[list[Example], Batch]]:
-    """Yields every frame once, in order: the examples, and their inputs as a batch."""
+    """Yields every frame once: the examples, and their inputs as a batch.
 
-    def view(example: Example) -> tuple[Example, Batch]:
+    Args:
+        frames: The split.
+        preparation: How a frame becomes an input.
+        batch_size: Frames a batch; the last one may have fewer.
+        order: Of the frames; by default that of the split.
+    """
+
+    def view(index: int) -> tuple[Example, Batch]:
+        example = frames.source[index]
         batch = prepare_evaluation(
             example, preparation=preparation, metric=frames.metric
         )
         return example, batch
 
-    batches = grain.MapDataset.source(frames.source).map(view)
+    indices = list(range(len(frames.source)) if order is None else order)
+    batches = grain.MapDataset.source(indices).map(view)
     options = grain.ReadOptions(
         num_threads=READING_THREADS, prefetch_buffer_size=PREFETCHED_BATCHES
     )

@@ -120,6 +120,9 @@ def write_sheet(path: Path, result: Result, frames: DepthFrames) -> None:
     counted = ~np.isnan(errors)
     mean = np.where(counted, errors, 0).sum(axis=1) / np.maximum(counted.sum(axis=1), 1)
     order = np.argsort(mean)
+    order = order[counted.any(axis=1)[order]]
+    if not len(order):
+        return
     number = min(SHEET_FRAMES, len(order))
     middle = max(0, len(order) // 2 - number // 2)
     chosen = {

@@ -22,6 +22,8 @@ class Skeleton:
         head: The segment whose length is PCKh's unit; None where there is no head.
         torsos: Segments that PDJ may use as its unit; the first is the default.
         rows: Rows of the paper's tables and the joints each averages over.
+        reach_m: Everything is within this of the depth of the whole, metres.
+        limb_m: Half the width of a thin limb, metres.
     """
 
     name: str
@@ -31,6 +33,8 @@ class Skeleton:
     head: Segment | None = None
     torsos: dict[str, Segment] = dataclasses.field(default_factory=dict, hash=False)
     rows: dict[str, Joints] = dataclasses.field(default_factory=dict, hash=False)
+    reach_m: float = 1.0
+    limb_m: float = 0.03
 
     @property
     def num_joints(self) -> int:
@@ -124,6 +128,8 @@ HAND20 = Skeleton(
     name="hand20",
     joints=tuple(_HAND_JOINTS.split()),
     parents=(-1, 0, 1, 2, 0, 4, 5, 6, 0, 8, 9, 10, 0, 12, 13, 14, 0, 16, 17, 18),
+    reach_m=0.2,
+    limb_m=0.006,
     rows={
         "Palm": (0,),
         "Thumb": (1, 2, 3),

@@ -81,8 +81,13 @@ def abstract_state(
 
 
 def r_at(step: int | Int[Array, ""], r_switch_step: int) -> Float[Array, ""]:
-    """Returns r of Eq. 2 after `step` steps: 1 until the switch, then 3 (Sec. 3.2)."""
+    """Returns r of Eq. 2 in the step after `step` others: 1, then 3 (Sec. 3.2)."""
     return jnp.where(step < r_switch_step, 1.0, R_AFTER_SWITCH)
+
+
+def r_known(state: TrainState, r_switch_step: int) -> Float[Array, ""]:
+    """Returns r of the last step that a state has seen: the one to predict with."""
+    return r_at(jnp.maximum(state.step - 1, 0), r_switch_step)
 
 
 def heatmap_loss(

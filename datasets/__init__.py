@@ -9,7 +9,8 @@ import tensorflow_datasets as tfds
 from cmbjax.pipeline import DepthFrames, Example
 from cmbjax.registry import pick
 from cmbjax.skeletons import SKELETONS
-from datasets.astar.astar import Astar
+from datasets.astar.astar import Astar, astar_config
+from datasets.builder import SOURCE_FILE
 from datasets.folder.folder import Folder
 from datasets.itop.itop import Itop
 from datasets.k2hpd.k2hpd import K2hpd
@@ -23,8 +24,8 @@ DATASETS: dict[str, type[tfds.core.DatasetBuilder]] = {
     "folder": Folder,
 }
 
-# Hands, and people seen from above: `detection.find_people` is not made for them.
-NOT_DETECTABLE = {("astar", ""), ("itop", "top")}
+REACH_FROM_ABOVE_MM = 2000.0  # from the head down to the feet
+EIGHT_BIT_RANGE = 128.0  # half of what K2HPD's images can hold
 
 
 def load(
@@ -38,7 +39,8 @@ def load(
     """Returns a split of a data set, prepared the first time that it is asked for.
 
     Args:
-        name: A name in `DATASETS`; a slash adds one of its configs, as in itop/top.
+        name: A name in `DATASETS`; a slash adds one of its configs, as in itop/top or
+            astar/focal_224 (pixels).
         data_dir: Folder of the data set's own files; mannequin has none.
         tfds_dir: Folder of prepared data sets; by default that of TFDS.
         split: train, validation or test.
@@ -57,9 +59,12 @@ def load(
             raise ValueError("--dataset=folder needs --data_dir, the folder of frames")
         builder: tfds.core.DatasetBuilder = Folder(source_dir=data_dir, **options)
     else:
-        if config:
+        if name == "astar" and config:
+            options["config"] = astar_config(config)
+        elif config:
             pick(make.builder_configs, f"config of {name}", config)
-        builder = make(config=config or None, **options)
+            options["config"] = config
+        builder = make(**options)
     manual = tfds.download.DownloadConfig(manual_dir=data_dir)
     builder.download_and_prepare(download_config=manual)
     if split not in builder.info.splits:
@@ -73,9 +78,21 @@ def load(
     source: Sequence[Example] = builder.as_data_source(split, decoders=images)
     if limit is not None and limit < len(source):
         source = [source[i * len(source) // limit] for i in range(limit)]
+    record = Path(builder.data_dir) / SOURCE_FILE
+    made_of = f" of {record.read_text()}" if record.exists() else ""
+    skeleton = SKELETONS[builder.info.metadata["skeleton"]]
+    metric = builder.info.metadata["depth_unit"] == "mm"
+    from_above = (name, config) == ("itop", "top")
+    depth_range: float | None
+    if metric:
+        depth_range = REACH_FROM_ABOVE_MM if from_above else 1000 * skeleton.reach_m
+    else:
+        depth_range = EIGHT_BIT_RANGE if name == "k2hpd" else None
     return DepthFrames(
         source=source,
-        skeleton=SKELETONS[builder.info.metadata["skeleton"]],
-        metric=builder.info.metadata["depth_unit"] == "mm",
-        detectable=(name, config) not in NOT_DETECTABLE,
+        skeleton=skeleton,
+        metric=metric,
+        name=f"{builder.info.full_name}{made_of}, {split}",
+        depth_range=depth_range,
+        detectable=skeleton.head is not None and not from_above,
     )

@@ -2,8 +2,10 @@
 
 import abc
 import functools
+import hashlib
 import itertools
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from tqdm import tqdm
 from cmbjax.skeletons import Skeleton
 from datasets import schema
 
+SOURCE_FILE = "source.txt"  # beside a prepared data set: what it was made of
 SHARD_FRAMES = 1024  # TFDS holds one shard in memory: some 50 MB
 Item = Any  # what finds one example in its source
 # What it is, the value found, the value expected (None: not known), and by how much
@@ -61,6 +64,44 @@ class FrameBuilder(tfds.core.ShardBasedBuilder):
                 {"skeleton": self.skeleton.name, "depth_unit": unit}
             ),
         )
+
+    def download_and_prepare(
+        self,
+        *,
+        download_config: tfds.download.DownloadConfig | None = None,
+        **options: Any,
+    ) -> None:
+        """Prepares the data set, or makes sure that it was made of the same files.
+
+        Raises:
+            FileNotFoundError: Files are missing; lists which belong where.
+            ValueError: A file is malformed, or the prepared data set is of others.
+        """
+        super().download_and_prepare(download_config=download_config, **options)
+        given = download_config.manual_dir if download_config else None
+        if not given:
+            return
+        self._source = Path(given).expanduser()
+        source, record = self._checked_source(), Path(self.data_dir) / SOURCE_FILE
+        if not record.exists():
+            record.write_text(self._fingerprint(source))
+        elif self._fingerprint(source) != record.read_text():
+            raise ValueError(
+                f"{self.name}: the copy in {self.data_dir} was prepared from other "
+                f"files than those in {source}; delete it, or name another --tfds_dir"
+            )
+
+    def _fingerprint(self, source: Path) -> str:
+        """Returns a key of the source's files: their sizes and times, or numbers."""
+        digest = hashlib.sha256()
+        for name in self.files():
+            path = source / name
+            if path.is_dir():
+                digest.update(f"{name} {sum(1 for _ in os.scandir(path))}\n".encode())
+            else:
+                stat = path.stat()
+                digest.update(f"{name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+        return digest.hexdigest()[:12]
 
     def _download_and_prepare(
         self,

@@ -3,13 +3,13 @@
 import shutil
 
 import cv2
-import fabricate
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
 from cmbjax.camera import camera_to_pixels
 from datasets.astar.astar import Astar, AstarConfig, read_label, subjects_of
+from tests import fabricate
 
 
 def prepare(source, data_dir, config=None):

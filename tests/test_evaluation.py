@@ -11,9 +11,9 @@ from cmbjax import evaluation, metrics, report
 from cmbjax.evaluation import Statistics
 from cmbjax.heatmaps import joints_to_heatmaps
 from cmbjax.models import MODELS
-from cmbjax.pipeline import DepthFrames, Preparation
+from cmbjax.pipeline import Preparation
 from cmbjax.skeletons import BODY15
-from tests.test_pipeline import CAMERA, FRAMES, make_example
+from tests.test_pipeline import CAMERA, FRAMES, make_example, make_frames
 
 PREPARATION = Preparation(side=64, crop="label_box", depth_range=1000.0)
 
@@ -34,7 +34,9 @@ class Oracle(nn.Module):
         return joints_to_heatmaps(joints, visible, side=side, stride=2, sigma=1.5)
 
 
-STATISTICS = Statistics("body15", np.full((15, 2), 0.5, np.float32), np.full(15, 0.05))
+STATISTICS = Statistics(
+    "figures", "body15", np.full((15, 2), 0.5, np.float32), np.full(15, 0.05)
+)
 
 
 def evaluate(model, variables=None, **options):
@@ -96,8 +98,11 @@ def test_statistics_are_taken_once_and_stay_those_of_the_run(tmp_path):
     other = [
         make_example(i, joints_m=np.full((15, 3), 9, np.float32)) for i in range(3)
     ]
-    again = evaluation.run_statistics(tmp_path, DepthFrames(other, BODY15, metric=True))
+    again = evaluation.run_statistics(tmp_path, make_frames(other))
     np.testing.assert_array_equal(first.offsets_m, again.offsets_m)
+    np.testing.assert_array_equal(first.mean_pose, again.mean_pose)  # NaNs, too
+    with pytest.raises(ValueError, match="holds a run on figures, but .* now others"):
+        evaluation.run_statistics(tmp_path, make_frames(other, name="others"))
 
 
 @pytest.mark.parametrize("memory_mode", ["shared", "per_sample"])
@@ -129,13 +134,13 @@ def test_rolling_writes_once_a_batch_and_leaves_the_caller_its_memory():
 
 
 def test_raw_depth_has_no_metres():
-    raw = DepthFrames(FRAMES.source, BODY15, metric=False)
+    raw = make_frames(FRAMES.source, metric=False)
     result = evaluate(Oracle(joints_px=((32.0, 32.0),) * 15), frames=raw)
     assert result.poses.predictions_m is None
 
 
 def test_empty_split_is_refused():
-    empty = DepthFrames([], BODY15, metric=True)
+    empty = make_frames([])
     with pytest.raises(ValueError, match="the split has no frames"):
         evaluate(Oracle(joints_px=((32.0, 32.0),) * 15), frames=empty)
 

@@ -6,7 +6,6 @@ import shutil
 from pathlib import Path
 
 import cv2
-import fabricate
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
@@ -14,6 +13,7 @@ import tensorflow_datasets as tfds
 from cmbjax.camera import camera_to_pixels
 from cmbjax.skeletons import BODY15, HAND20
 from datasets.folder.folder import Folder
+from tests import fabricate
 
 REAL = Path(__file__).parents[2] / "shared/real/itop_side_dev"
 

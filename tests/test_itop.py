@@ -4,7 +4,6 @@ import gzip
 import shutil
 
 import cv2
-import fabricate
 import h5py
 import numpy as np
 import pytest
@@ -12,6 +11,7 @@ import tensorflow_datasets as tfds
 
 from cmbjax.camera import camera_to_pixels
 from datasets.itop.itop import Itop, metres_to_mm, part_labels
+from tests import fabricate
 
 ENCODED = {"depth": tfds.decode.SkipDecoding(), "parts": tfds.decode.SkipDecoding()}
 

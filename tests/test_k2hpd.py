@@ -4,13 +4,13 @@ import shutil
 import sys
 
 import cv2
-import fabricate
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
 from datasets import builder
 from datasets.k2hpd.k2hpd import K2hpd, parse_label
+from tests import fabricate
 
 LABEL = b"00000003.png " + b",".join(b"%d" % n for n in range(117, 155))
 

@@ -2,6 +2,7 @@ import numpy as np
 
 from cmbjax import lifting
 
+BODY = {"reach_mm": 1000.0, "limb_m": 0.03}
 CAMERA = np.array([100, 100, 30, 20], np.float32)
 
 
@@ -18,19 +19,21 @@ def test_surface_by_hand():
     # On the arm, on the hole, just beside the edge, far outside of the image. At 2 m
     # a radius of 3 cm is 1.5 px.
     joints = np.array([[22.5, 15], [24, 20], [28.5, 15], [300, 300]], np.float32)
-    surface = lifting.surface_depth(depth, joints, 2000.0, 100.0)
+    surface = lifting.surface_depth(depth, joints, 2000.0, 100.0, **BODY)
     np.testing.assert_allclose(surface, [2, 2, 2, 2])
 
 
 def test_readings_far_from_the_person_do_not_count():
     joints = np.array([[50, 5]], np.float32)  # on the wall, 2 m behind
-    surface = lifting.surface_depth(scene(), joints, 2000.0, 100.0)
+    surface = lifting.surface_depth(scene(), joints, 2000.0, 100.0, **BODY)
     np.testing.assert_allclose(surface, [2.0])
 
 
 def test_lift_by_hand():
     joints = np.array([[22.5, 15]], np.float32)
-    found = lifting.lift(scene(), joints, 2000.0, CAMERA, np.array([0.1], np.float32))
+    found = lifting.lift(
+        scene(), joints, 2000.0, CAMERA, np.array([0.1], np.float32), **BODY
+    )
     # z = 2.1; x = (22.5 - 30) / 100 * 2.1; y = (15 - 20) / 100 * 2.1.
     np.testing.assert_allclose(found, [[-0.1575, -0.105, 2.1]], rtol=1e-5)
 
@@ -40,3 +43,9 @@ def test_offsets_are_medians_over_labelled_frames():
     surfaces = np.array([[2.0, 3.0, 2.0], [2.0, 3.0, 2.0], [2.0, 3.0, 2.0]])
     offsets = lifting.offsets(z.astype(np.float32), surfaces.astype(np.float32))
     np.testing.assert_allclose(offsets, [0.3, 0.1, 0.0], rtol=1e-5)
+
+
+def test_joint_that_is_nowhere_gets_the_persons_depth():
+    joints = np.array([[np.nan, np.nan], [-40, 20]], np.float32)
+    surface = lifting.surface_depth(scene(), joints, 2345.0, 100.0, **BODY)
+    np.testing.assert_allclose(surface, [2.345, 2.345])

@@ -5,6 +5,9 @@ import jax.numpy as jnp
 import pytest
 
 from cmbjax import loop
+from cmbjax.training import TrainState
+
+BREAKS = 77  # a loss whose gradient is not finite
 
 
 class Saves:
@@ -17,19 +20,25 @@ class Saves:
         self.steps.append(int(state.step))
 
 
-class State:
-    def __init__(self, step):
-        self.step = step
+def make_state(step, weight=0.0):
+    return TrainState(
+        step=jnp.int32(step),
+        params={"weight": jnp.float32(weight)},
+        memory={},
+        batch_stats={},
+        opt_state=(),
+    )
 
 
 def fit(tmp_path, losses, start=0, **changes):
     saves = Saves()
 
     def step(state, loss):
-        return State(state.step + 1), jnp.float32(loss)
+        weight = jnp.nan if loss == BREAKS else 0.0
+        return make_state(state.step + 1, weight), jnp.float32(loss)
 
     options = {
-        "validate": lambda state: {"validation/PCKh@0.5": 10.0 * state.step},
+        "validate": lambda state: {"validation/PCKh@0.5": 10.0 * int(state.step)},
         "checkpoints": saves,
         "run_dir": tmp_path,
         "num_steps": start + len(losses),
@@ -39,7 +48,7 @@ def fit(tmp_path, losses, start=0, **changes):
         **changes,
     }
     try:
-        inspect.unwrap(loop.fit)(State(start), iter(losses), step=step, **options)
+        inspect.unwrap(loop.fit)(make_state(start), iter(losses), step=step, **options)
     finally:
         path = tmp_path / "metrics.jsonl"
         records = [json.loads(line) for line in path.read_text().splitlines()]
@@ -48,7 +57,7 @@ def fit(tmp_path, losses, start=0, **changes):
 
 def test_records_validations_and_checkpoints_come_when_asked_for(tmp_path):
     saved, records = fit(tmp_path, [8, 6, 4, 2, 0, 2, 4])
-    assert saved == [4, 7]
+    assert saved == [3, 4, 6, 7]  # before every validation, too
     losses = {r["step"]: r["loss"] for r in records if "loss" in r}
     # Means since the last record.
     assert losses == {2: 7.0, 3: 4.0, 4: 2.0, 6: 1.0, 7: 4.0}
@@ -71,3 +80,17 @@ def test_resumed_run_drops_records_that_it_will_write_again(tmp_path):
     _, records = fit(tmp_path, [1.0, 1.0], start=2, validate_every=0)
     assert [r["step"] for r in records if "loss" in r] == [2, 4]
     assert records[1]["loss"] == 1.0
+
+
+def test_state_that_is_not_finite_is_not_saved(tmp_path):
+    with pytest.raises(FloatingPointError, match="after step 4 a parameter"):
+        fit(tmp_path, [1, 1, 1, BREAKS, 1], validate_every=0)
+
+
+def test_validation_that_was_cut_off_is_made_up_for(tmp_path):
+    # Killed after the last checkpoint, before its validation.
+    (tmp_path / "metrics.jsonl").write_text('{"step": 6, "loss": 5.0}\n')
+    _, records = fit(tmp_path, [], start=6)
+    assert records[-1] == {"step": 6, "validation/PCKh@0.5": 60.0}
+    _, again = fit(tmp_path, [], start=6)
+    assert again == records

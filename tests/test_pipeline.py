@@ -33,7 +33,18 @@ def make_example(index, **changes):
     return {**example, **changes}
 
 
-FRAMES = DepthFrames([make_example(i) for i in range(7)], BODY15, metric=True)
+def make_frames(source, **changes):
+    options = {
+        "skeleton": BODY15,
+        "metric": True,
+        "name": "figures",
+        "depth_range": 1000.0,
+        "detectable": True,
+    }
+    return DepthFrames(source=source, **{**options, **changes})
+
+
+FRAMES = make_frames([make_example(i) for i in range(7)])
 
 
 def batches(frames=FRAMES, seed=0, augmentation=None, **options):
@@ -115,7 +126,7 @@ def test_every_epoch_shows_every_frame_once_in_another_order():
     source = [
         make_example(i, joints_m=np.full((15, 3), i, np.float32)) for i in range(6)
     ]
-    frames = DepthFrames(source, BODY15, metric=True)
+    frames = make_frames(source)
     z = np.concatenate(frames_of(batches(frames, augmentation=STILL), 6))[:, 0]
     # Normalised: 1000 * number - 2000 - 10 * number, over 1000.
     numbers = np.rint((z + 2) / 0.99).astype(int)
@@ -141,7 +152,7 @@ def test_share_uses_that_part_of_the_frames_and_always_the_same():
     source = [
         make_example(i, joints_m=np.full((15, 3), i, np.float32)) for i in range(7)
     ]
-    frames = DepthFrames(source, BODY15, metric=True)
+    frames = make_frames(source)
 
     def numbers(seed):
         iterator = batches(frames, seed=seed, augmentation=STILL, share=0.3)
@@ -212,4 +223,4 @@ def test_eight_bit_png_names_the_frame_and_what_came():
 
 def test_empty_split_is_refused():
     with pytest.raises(ValueError, match="training split has no frames"):
-        batches(DepthFrames([], BODY15, metric=True))
+        batches(make_frames([]))

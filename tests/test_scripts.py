@@ -1,6 +1,8 @@
 """train.py and evaluate.py from end to end, on files in the true formats."""
 
 import csv
+import dataclasses
+import functools
 import json
 import subprocess
 import sys
@@ -9,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import datasets
 import evaluate
 import train
 from cmbjax.config import EvalConfig, TrainConfig
@@ -53,10 +56,11 @@ def test_k2hpd_trains_and_gives_the_rows_of_table_3(tmp_path, capsys):
     assert list(column)[-1] == "ceiling: labels on the grid"
     assert column["ceiling: labels on the grid"] > column["Full Body"]
     stored = json.loads((out_dir / "results.json").read_text())
-    assert stored["table"] == columns and stored["step"] == 2
+    assert stored["table"]["PCKh@0.5"] == columns["PCKh@0.5"]
+    assert stored["step"] == 2 and "PDJ mean" in stored["table"]
     with (out_dir / "joints.csv").open() as file:
         lines = list(csv.DictReader(file))
-    assert len(lines) == stored["frames"] * 19 and lines[0]["joint"] == "head"
+    assert len(lines) == stored["num_frames"] * 19 and lines[0]["joint"] == "head"
     pictures = {path.name for path in run_dir.rglob("*.png")}
     assert {"frames.png", "pdj.png", "loss.png", "validation_000002.png"} <= pictures
 
@@ -132,3 +136,55 @@ def test_evaluation_refuses_a_data_set_with_other_joints(tmp_path):
     )
     with pytest.raises(ValueError, match="has the joints body15, .* trained on body19"):
         evaluate.main(config)
+
+
+def test_metric_that_does_not_apply_is_refused_before_the_evaluation(tmp_path):
+    fabricate.k2hpd(tmp_path / "source")
+    _, run_dir, _ = train_and_evaluate(tmp_path, "k2hpd", "pckh")
+    with pytest.raises(ValueError, match="need 3-D joints"):
+        evaluate.main(EvalConfig(run_dir=run_dir, metric="map_10cm"))
+    with pytest.raises(ValueError, match="unknown torso 'spine'"):
+        evaluate.main(EvalConfig(run_dir=run_dir, torso="spine"))
+
+
+def test_other_frames_in_the_folder_of_a_run_are_refused(tmp_path):
+    files = ("train.json", "validation.json", "test.json")
+    fabricate.coco(tmp_path / "source", files=files, frames=5)
+    _, run_dir, _ = train_and_evaluate(tmp_path, "folder", "pckh")
+    fabricate.coco(tmp_path / "other", files=files, frames=6)
+    before = (run_dir / "config.json").read_text()
+    config = TrainConfig.load(run_dir)
+    other = dataclasses.replace(config, data_dir=tmp_path / "other")
+    with pytest.raises(
+        ValueError, match="holds a run on folder/source_.* now folder/o"
+    ):
+        train.main(other)
+    assert (run_dir / "config.json").read_text() == before
+
+
+def test_prepared_copy_of_other_files_is_refused(tmp_path):
+    for folder, number in (("source", 20), ("other", 30)):
+        fabricate.k2hpd(tmp_path / folder, num_train=number)
+    load = functools.partial(
+        datasets.load, "k2hpd", tfds_dir=tmp_path / "tfds", split="train"
+    )
+    name = load(tmp_path / "source").name
+    assert load(tmp_path / "source").name == load(None).name == name
+    with pytest.raises(ValueError, match="was prepared from other files"):
+        load(tmp_path / "other")
+    with pytest.raises(FileNotFoundError, match="absent does not exist"):
+        load(tmp_path / "absent")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"head3d": True}, "--head3d: .* has no 3-D joints"),
+        ({"model": "cmb_none", "memory_lr": 0.1}, "cmb_none has no memory"),
+    ],
+)
+def test_flag_without_an_effect_is_refused(tmp_path, flags, message):
+    fabricate.k2hpd(tmp_path)
+    source = {"dataset": "k2hpd", "data_dir": tmp_path, "tfds_dir": tmp_path / "tfds"}
+    with pytest.raises(ValueError, match=message):
+        train.main(TrainConfig(run_dir=tmp_path / "run", **source, **SMALL, **flags))

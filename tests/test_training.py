@@ -66,6 +66,15 @@ def test_r_is_one_until_the_switch_and_three_from_there():
     assert [float(training.r_at(step, 10)) for step in (0, 9, 10, 11)] == [1, 1, 3, 3]
 
 
+def test_predictions_use_the_r_of_the_last_step_that_was_trained():
+    _, state, _ = make()
+    known = [
+        float(training.r_known(state._replace(step=jnp.int32(step)), 10))
+        for step in (0, 1, 10, 11)
+    ]
+    assert known == [1, 1, 1, 3]
+
+
 @pytest.mark.parametrize("name", sorted(MODELS))
 def test_every_model_learns_one_batch(name):
     _, state, step = make(name, trunk_norm=True)

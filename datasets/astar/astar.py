@@ -46,6 +46,18 @@ class AstarConfig(tfds.core.BuilderConfig):
         self.name = f"focal_{self.focal_px:g}"
 
 
+def astar_config(name: str) -> AstarConfig:
+    """Returns the config of a name such as focal_224.
+
+    Raises:
+        ValueError: The name is not of that form.
+    """
+    focal = re.fullmatch(r"focal_(\d+(?:\.\d+)?)", name)
+    if not focal:
+        raise ValueError(f"expected astar/focal_<pixels>, got astar/{name}")
+    return AstarConfig(focal_px=float(focal[1]))
+
+
 class Frame(NamedTuple):
     """A depth file, its label ([20, 2] pixels, [20] mm) and its subject, or ""."""
 

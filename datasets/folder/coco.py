@@ -72,8 +72,12 @@ def read(path: Path) -> AnnotationFile:
             raise ValueError(f"{path}: expected an object with a list `{key}`")
         if not content[key]:
             raise ValueError(f"{path}: `{key}` is empty")
+        if not all(isinstance(item, dict) for item in content[key]):
+            raise ValueError(f"{path}: every item of `{key}` must be an object")
     skeleton, order = _skeleton(path, content["categories"])
     info = content.get("info") or {}
+    if not isinstance(info, dict):
+        raise ValueError(f"{path}: `info` must be an object, got {info!r}")
     unit = info.get("depth_unit", "mm")
     if unit not in DEPTH_UNITS:
         allowed = " or ".join(DEPTH_UNITS)
@@ -151,7 +155,15 @@ def _person(
     joints_m = np.full((len(order), 3), np.nan)
     if annotation.get("joints_m") is not None:
         joints_m = _rows(where, "joints_m", annotation["joints_m"], order)
-    size = (int(image["width"]), int(image["height"])) if "width" in image else None
+    size = None
+    if "width" in image or "height" in image:
+        try:
+            size = (int(image["width"]), int(image["height"]))
+        except (KeyError, TypeError, ValueError):
+            raise ValueError(
+                f"{where}: width and height of {image['file_name']} must be integers, "
+                f"got {image.get('width')!r} and {image.get('height')!r}"
+            ) from None
     subject = str(annotation.get("subject", ""))
     return Person(str(image["file_name"]), size, joints_px, joints_m, visible, subject)
 
