@@ -20,6 +20,7 @@ import orbax.checkpoint as ocp
 from cmbjax.training import TrainState
 
 KEPT = 2
+COLLECTIONS = ("params", "memory", "batch_stats")
 
 
 class Checkpoints:
@@ -35,6 +36,10 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(
             run_dir.absolute() / "checkpoints",
             options=ocp.CheckpointManagerOptions(max_to_keep=keep, create=True),
+            item_handlers={
+                "state": ocp.StandardCheckpointHandler(),
+                "data": grain.checkpoint.CheckpointHandler(),
+            },
         )
 
     def save(self, state: TrainState, data: grain.DatasetIterator) -> None:
@@ -68,6 +73,7 @@ class Checkpoints:
         step = self.latest_step
         if step is None:
             raise ValueError(f"{self._manager.directory} holds no whole checkpoint")
+        self._check_shapes(step, like)
         device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         abstract = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device),
@@ -76,18 +82,32 @@ class Checkpoints:
         items: dict[str, Any] = {"state": ocp.args.StandardRestore(abstract)}
         if data is not None:
             items["data"] = grain.checkpoint.CheckpointRestore(data)
-        try:
-            restored = self._manager.restore(step, args=ocp.args.Composite(**items))
-        except (ValueError, KeyError) as error:
-            raise ValueError(
-                f"{self._manager.directory / str(step)} is not a checkpoint of this "
-                f"network: other options or another program wrote it ({error})"
-            ) from error
+        restored = self._manager.restore(step, args=ocp.args.Composite(**items))
         return TrainState(**restored["state"])
+
+    def _check_shapes(self, step: int, like: TrainState) -> None:
+        metadata = self._manager.item_metadata(step)["state"]
+        came = {} if metadata is None else _shapes(metadata.tree)
+        came = {k: v for k, v in came.items() if k.startswith(COLLECTIONS)}
+        expected = _shapes(like.variables)
+        for name in sorted(came.keys() | expected.keys()):
+            if came.get(name) != expected.get(name):
+                raise ValueError(
+                    f"{self._manager.directory / str(step)} is not a checkpoint of "
+                    f"this network: {name} is {came.get(name)} there, "
+                    f"{expected.get(name)} here"
+                )
 
     def close(self) -> None:
         """Ends the manager's threads."""
         self._manager.close()
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -65,7 +65,8 @@ def load(
             pick(make.builder_configs, f"config of {name}", config)
             options["config"] = config
         builder = make(**options)
-    manual = tfds.download.DownloadConfig(manual_dir=data_dir)
+    manual_dir = None if name == "folder" else data_dir  # its copy knows its content
+    manual = tfds.download.DownloadConfig(manual_dir=manual_dir)
     builder.download_and_prepare(download_config=manual)
     if split not in builder.info.splits:
         there = ", ".join(builder.info.splits)

@@ -96,7 +96,7 @@ def test_checkpoint_of_another_network_is_refused(tmp_path):
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(make_state(make_model()), make_data())
     other = make_state(make_model(width=0.25))
-    with pytest.raises(ValueError, match=r"checkpoints/0 is not a checkpoint of this"):
+    with pytest.raises(ValueError, match=r"checkpoints/0 is not .* batch_stats/cmb1"):
         checkpoints.restore(other)
     assert_same(checkpoints.restore(make_state(make_model())), make_state(make_model()))
 
