@@ -1,5 +1,6 @@
 """The loop around `training.train_step`: records, validation, checkpoints, signals."""
 
+import fcntl
 import json
 import math
 import signal
@@ -121,7 +122,19 @@ class Records:
     """metrics.jsonl and TensorBoard events of one run, in step."""
 
     def __init__(self, run_dir: Path, start: int) -> None:
-        """Opens both; records after step `start` belong to a run that was cut off."""
+        """Opens both; records after step `start` belong to a run that was cut off.
+
+        Raises:
+            ValueError: Another process is training in the folder.
+        """
+        self._lock = (run_dir / "lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._lock.close()
+            raise ValueError(
+                f"--run_dir={run_dir}: another train.py is at work in this folder"
+            ) from None
         self._path = run_dir / "metrics.jsonl"
         kept = [
             record for record in read_records(self._path) if record["step"] <= start
@@ -135,6 +148,7 @@ class Records:
 
     def __exit__(self, *exception: object) -> None:
         self._events.close()
+        self._lock.close()
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """Appends one record."""

@@ -94,3 +94,13 @@ def test_validation_that_was_cut_off_is_made_up_for(tmp_path):
     assert records[-1] == {"step": 6, "validation/PCKh@0.5": 60.0}
     _, again = fit(tmp_path, [], start=6)
     assert again == records
+
+
+def test_two_processes_do_not_train_in_one_folder(tmp_path):
+    with loop.Records(tmp_path, 0) as records:
+        records.write(1, {"loss": 2.0})
+        with pytest.raises(ValueError, match="another train.py is at work"):
+            loop.Records(tmp_path, 0)
+    with loop.Records(tmp_path, 1):  # the lock goes with the process
+        pass
+    assert len(list(loop.read_records(tmp_path / "metrics.jsonl"))) == 1
