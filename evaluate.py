@@ -1,10 +1,9 @@
 """Evaluates a trained network: `python evaluate.py --metric=pckh`."""
 
-import dataclasses
-import functools
 import re
 import sys
 
+import numpy as np
 import tyro
 
 import datasets
@@ -31,6 +30,11 @@ def main(config: EvalConfig) -> metrics.Columns:
     skeleton, torso = frames.skeleton, config.torso
     if torso is not None:
         pick(skeleton.torsos, "torso", torso)
+    # A metric that does not apply is better refused before all frames are predicted.
+    blank = np.zeros((1, skeleton.num_joints, 3), np.float32)
+    metres = (blank, blank) if frames.metric else (None, None)
+    poses = metrics.Poses(blank[..., :2], blank[..., :2], blank[..., 0] > 0, *metres)
+    metrics.table(poses, skeleton, [config.metric], torso)
     model = run.make_model(skeleton.num_joints)
     checkpoints = Checkpoints(run_dir)
     state = checkpoints.restore(
@@ -40,10 +44,10 @@ def main(config: EvalConfig) -> metrics.Columns:
     )
     checkpoints.close()
     preparation = run.make_preparation(frames, config.crop)
-    predict = functools.partial(
-        evaluation.evaluate,
+    result = evaluation.evaluate(
         state.variables,
-        statistics=statistics,
+        frames,
+        statistics,
         sigma=run.sigma,
         preparation=preparation,
         decode=config.decode,
@@ -52,10 +56,6 @@ def main(config: EvalConfig) -> metrics.Columns:
         memory=config.memory,
         batch_size=config.batch_size,
     )
-    # A metric that does not apply is better refused before all frames are predicted.
-    first = predict(dataclasses.replace(frames, source=[frames.source[0]]))
-    metrics.table(first.poses, skeleton, [config.metric], torso)
-    result = predict(frames)
     columns = report.results_table(result, skeleton, ["all"], torso)
     crop, step = preparation.crop, int(state.step)
     what = f"{frames.name}, crop {crop}, {config.memory}, {config.decode}, step {step}"

@@ -24,10 +24,6 @@ def main(config: TrainConfig) -> None:
     validation = datasets.load(*source, split="validation", limit=VALIDATION_FRAMES)
     if config.head3d and not frames.metric:
         raise ValueError(f"--head3d: {frames.name} has no 3-D joints to learn from")
-    run_dir = config.claim_folder()
-    statistics = evaluation.run_statistics(run_dir, frames)
-    config.save()
-
     model = config.make_model(frames.skeleton.num_joints)
     optimizer = config.make_optimizer()
     preparation = config.make_preparation(frames)
@@ -50,13 +46,20 @@ def main(config: TrainConfig) -> None:
     )
     if config.memory_lr and not state.memory:
         raise ValueError(f"--memory_lr: {config.model} has no memory to optimize")
+
+    # From here on the flags are good: what is refused before leaves no folder behind.
+    run_dir = config.claim_folder()
+    statistics = evaluation.run_statistics(run_dir, frames)
+    config.save()
     checkpoints = Checkpoints(run_dir)
     if checkpoints.latest_step is not None:
         state = checkpoints.restore(state, data)
         print(f"{run_dir}: going on after step {int(state.step)}")
     figures = run_dir / "figures"
     figures.mkdir(exist_ok=True)
-    report.write_views(figures / "augmented.png", next(make_data()), frames.skeleton)
+    views = figures / "augmented.png"
+    if not views.exists():
+        report.write_views(views, next(make_data()), frames.skeleton)
 
     def validate(state: training.TrainState) -> dict[str, float]:
         step = int(state.step)

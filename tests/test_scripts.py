@@ -188,3 +188,4 @@ def test_flag_without_an_effect_is_refused(tmp_path, flags, message):
     source = {"dataset": "k2hpd", "data_dir": tmp_path, "tfds_dir": tmp_path / "tfds"}
     with pytest.raises(ValueError, match=message):
         train.main(TrainConfig(run_dir=tmp_path / "run", **source, **SMALL, **flags))
+    assert not (tmp_path / "run").exists()  # the corrected command may use the folder
