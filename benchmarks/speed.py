@@ -1,0 +1,494 @@
+"""How fast a network trains and answers: `python -m benchmarks.speed`.
+
+Everything is timed in one run, what is compared in turns, and a ratio is the median of
+ratios of neighbours: a machine that is busy with other things slows both.
+"""
+
+import collections
+import dataclasses
+import functools
+import importlib.util
+import platform
+import re
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import tyro
+
+from cmbjax import deploy, training
+from cmbjax.checkpoints import write_json, write_text
+from cmbjax.models import MODELS
+from cmbjax.pipeline import Preparation, training_batches
+
+JOINTS = 19
+R_VALUES = (1.0, 3.0)
+AGREEMENT = 1e-4  # of the largest value, between us and a twin
+
+Timed = Callable[[], Any]
+Row = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SpeedConfig:
+    """Measures training, inference, input and memory, and writes speed.md."""
+
+    model: str = "cmb"
+    """A name in MODELS; PyTorch has a twin of cmb alone."""
+    train_sides: tuple[int, ...] = (128, 192)
+    """Sides of the training step."""
+    side: int = 192
+    """Side of inference."""
+    batch_size: int = 16
+    """Frames of a training step."""
+    width: float = 1.0
+    """Multiplies every channel count."""
+    trunk_norm: bool = True
+    """As in train.py."""
+    repeats: int = 20
+    """Timed turns of inference; a training step has a quarter."""
+    dataset: str = "mannequin"
+    """Whose input pipeline is timed."""
+    tfds_dir: Path | None = None
+    """Folder of prepared data sets."""
+    out_dir: Path = Path("runs/speed")
+    """Gets speed.md and speed.json."""
+
+
+def main(config: SpeedConfig) -> None:
+    """Runs every part, and writes the tables."""
+    rate = matrix_product_rate()
+    tables: dict[str, list[Row]] = {
+        "Machine": [machine(rate)],
+        "Training step": training_steps(config, rate),
+        "Inference, batch 1": inference(config, rate),
+        "Training step by layer": by_layer(config),
+        "Cost of inference": costs(config),
+        "Input pipeline": input_pipeline(config),
+    }
+    config.out_dir.mkdir(parents=True, exist_ok=True)
+    write_json(config.out_dir / "speed.json", tables)
+    text = "\n".join(
+        f"## {title}\n\n{markdown(rows)}" for title, rows in tables.items()
+    )
+    write_text(config.out_dir / "speed.md", text)
+    print(text)
+
+
+def median_times(timed: Mapping[str, Timed], repeats: int) -> dict[str, np.ndarray]:
+    """Returns [repeats] seconds of each, run in turns after two turns of warming up."""
+    seconds: dict[str, list[float]] = {name: [] for name in timed}
+    for _ in range(repeats + 2):
+        for name, run in timed.items():
+            start = time.perf_counter()
+            jax.block_until_ready(run())
+            seconds[name].append(time.perf_counter() - start)
+    return {name: np.array(values[2:]) for name, values in seconds.items()}
+
+
+def median_ratio(ours: np.ndarray, reference: np.ndarray) -> float:
+    """Returns the median over turns of the ratio of two times."""
+    return round(statistics.median(ours / reference), 3)
+
+
+def matrix_product_rate(size: int = 2048) -> float:
+    """Returns multiplications and additions a second of a large float32 product."""
+    matrix = jnp.ones((size, size))
+    product = jax.jit(jnp.matmul)
+    seconds = median_times({"product": lambda: product(matrix, matrix)}, 5)["product"]
+    return 2 * size**3 / statistics.median(seconds)
+
+
+def machine(rate: float) -> Row:
+    """Returns what is measured on."""
+    device = jax.devices()[0]
+    return {
+        "device": f"{len(jax.devices())} x {device.device_kind}",
+        "processor": platform.machine(),
+        "jax": jax.__version__,
+        "matrix product, GFLOP/s": round(rate / 1e9),
+    }
+
+
+def make_network(config: SpeedConfig, side: int, batch_size: int, **options: Any):
+    """Returns the model, its optimizer, and a state whose BN has seen something."""
+    model = MODELS[config.model](
+        num_joints=JOINTS, width=config.width, trunk_norm=config.trunk_norm, **options
+    )
+    optimizer = optax.adam(1e-4)
+    state = training.create_state(
+        jax.random.key(0), model, optimizer, side=side, batch_size=batch_size
+    )
+    statistics = jax.tree.map(lambda leaf: leaf + 0.1, state.batch_stats)
+    return model, optimizer, state._replace(batch_stats=statistics)
+
+
+def random_batch(side: int, batch_size: int) -> dict[str, np.ndarray]:
+    """Returns what `pipeline.prepare_training` would, of noise."""
+    rng = np.random.default_rng(0)
+    joints_px = rng.uniform(0, side, (batch_size, JOINTS, 2))
+    return {
+        "depth": rng.uniform(-1, 1, (batch_size, side, side, 1)).astype(np.float32),
+        "joints_px": joints_px.astype(np.float32),
+        "joints_z": np.zeros((batch_size, JOINTS), np.float32),
+        "visible": np.ones((batch_size, JOINTS), bool),
+    }
+
+
+def training_steps(config: SpeedConfig, rate: float) -> list[Row]:
+    """Compares steps of the plain and the rewritten form, and of PyTorch."""
+    rows = []
+    for side in config.train_sides:
+        batch = random_batch(side, config.batch_size)
+        timed: dict[str, Timed] = {}
+        about: dict[str, Row] = {}
+        for form, r, dtype in (
+            ("plain", 3.0, jnp.float32),
+            ("rewritten", 3.0, jnp.float32),
+            ("rewritten", 1.0, jnp.float32),
+            ("rewritten", 3.0, jnp.bfloat16),
+        ):
+            plain = form == "plain"
+            name = f"{form}, {dtype.__name__}, r = {r:g}"
+            timed[name], about[name] = our_step(config, side, batch, plain, r, dtype)
+        if has_torch(config):
+            timed["PyTorch eager, channels last"] = torch_step(config, side, batch)
+        seconds = median_times(timed, max(3, config.repeats // 4))
+        reference = seconds.get("PyTorch eager, channels last")
+        for name, values in seconds.items():
+            median = statistics.median(values)
+            row: Row = {
+                "side": side,
+                "batch": config.batch_size,
+                "step": name,
+                "s": round(median, 3),
+                "frames/s": round(config.batch_size / median, 1),
+                "x PyTorch": ""
+                if reference is None
+                else median_ratio(values, reference),
+                "GFLOP": "",
+                "of matrix product": "",
+                "peak MB": "",
+            }
+            if name in about:
+                row.update(about[name])
+                row["of matrix product"] = f"{1e9 * row['GFLOP'] / median / rate:.0%}"
+            rows.append(row)
+    return rows
+
+
+def our_step(
+    config: SpeedConfig,
+    side: int,
+    batch: dict[str, np.ndarray],
+    plain: bool,
+    r: float,
+    dtype: Any,
+) -> tuple[Timed, Row]:
+    """Returns one training step to run, with its multiplications and its memory."""
+    size = len(batch["depth"])
+    model, optimizer, state = make_network(config, side, size, plain=plain, dtype=dtype)
+    compiled = training.train_step.lower(
+        state, batch, model=model, optimizer=optimizer, sigma=1.5, r=r
+    ).compile()
+    holder = [state]
+
+    def step() -> jax.Array:
+        holder[0], loss = compiled(holder[0], batch)
+        return loss
+
+    about = {"GFLOP": round(flops_of(compiled) / 1e9, 1), "peak MB": peak_mb(compiled)}
+    return step, about
+
+
+def flops_of(compiled: Any) -> float:
+    """Returns XLA's count; of a loop's body it counts one turn."""
+    return float(compiled.cost_analysis()["flops"])
+
+
+def peak_mb(compiled: Any) -> int:
+    """Returns arguments, results and all that lives between, without donated twins."""
+    memory = compiled.memory_analysis()
+    whole = (
+        memory.argument_size_in_bytes
+        + memory.output_size_in_bytes
+        + memory.temp_size_in_bytes
+        - memory.alias_size_in_bytes
+    )
+    return round(whole / 2**20)
+
+
+def has_torch(config: SpeedConfig) -> bool:
+    """Whether there is a twin to compare with."""
+    return config.model == "cmb" and importlib.util.find_spec("torch") is not None
+
+
+def make_twin(
+    config: SpeedConfig, model: Any, variables: Any, depth: np.ndarray
+) -> Any:
+    """Returns PyTorch's twin, channels last, once its heat maps agree with ours.
+
+    Raises:
+        ValueError: They do not.
+    """
+    import torch
+
+    from benchmarks.twin import twin_of
+
+    twin = twin_of(variables, side=depth.shape[1], width=config.width).eval()
+    twin = twin.to(memory_format=torch.channels_last)
+    with torch.no_grad():
+        theirs = twin(as_torch(depth), 3.0).numpy().transpose(0, 2, 3, 1)
+    ours = np.asarray(model.apply(variables, depth, train=False, r=3.0))
+    error = np.abs(theirs - ours).max() / np.abs(ours).max()
+    if not error < AGREEMENT:
+        raise ValueError(f"PyTorch's twin differs by {error:.1e} of the largest value")
+    return twin
+
+
+def as_torch(depth: np.ndarray) -> Any:
+    """Returns the images as PyTorch wants them."""
+    import torch
+
+    images = torch.tensor(depth.transpose(0, 3, 1, 2))
+    return images.contiguous(memory_format=torch.channels_last)
+
+
+def torch_step(config: SpeedConfig, side: int, batch: dict[str, np.ndarray]) -> Timed:
+    """Returns one training step of the twin."""
+    import torch
+
+    depth = batch["depth"]
+    model, _, state = make_network(config, side, len(depth))
+    twin = make_twin(config, model, state.variables, depth[:1]).train()
+    optimizer = torch.optim.Adam(twin.parameters(), 1e-4)
+    images, targets = (
+        as_torch(depth),
+        torch.rand(len(depth), JOINTS, side // 2, side // 2),
+    )
+
+    def step() -> float:
+        optimizer.zero_grad()
+        squares = ((twin(images, 3.0) - targets) ** 2).sum((2, 3))
+        loss = squares.mean()
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    return step
+
+
+def inference(config: SpeedConfig, rate: float) -> list[Row]:
+    """Compares the plain network, the folded one, PyTorch, and runtimes for ONNX."""
+    depth = random_batch(config.side, 1)["depth"]
+    model, _, state = make_network(config, config.side, 1)
+    variables = state.variables
+    plain = model.clone(plain=True)
+    apply = functools.partial(plain.apply, train=False, r=3.0)
+    folded = deploy.compile_for(
+        deploy.freeze(model, variables, r=3.0), side=config.side
+    )
+    compiled = {
+        "plain": jax.jit(apply).lower(variables, depth).compile(),
+        "folded": folded,
+    }
+    timed: dict[str, Timed] = {
+        "plain": lambda: compiled["plain"](variables, depth),
+        "folded": lambda: folded(depth),
+    }
+    if has_torch(config):
+        import torch
+
+        twin = make_twin(config, model, variables, depth)
+        fused, images = torch.compile(twin), as_torch(depth)
+
+        def without_gradient(network: Any) -> Timed:
+            def run() -> Any:
+                with torch.no_grad():
+                    return network(images, 3.0)
+
+            return run
+
+        timed["PyTorch eager"] = without_gradient(twin)
+        timed["torch.compile"] = without_gradient(fused)
+    timed.update(onnx_runtimes(config, model, variables, depth))
+    seconds = median_times(timed, config.repeats)
+    reference = seconds.get("torch.compile")
+    rows = []
+    for name, values in seconds.items():
+        median = statistics.median(values)
+        row: Row = {
+            "network": name,
+            "side": config.side,
+            "ms": round(1e3 * median, 1),
+            "x torch.compile": ""
+            if reference is None
+            else median_ratio(values, reference),
+            "GFLOP": "",
+            "of matrix product": "",
+            "peak MB": "",
+        }
+        if name in compiled:
+            flops = flops_of(compiled[name])
+            row["GFLOP"] = round(flops / 1e9, 2)
+            row["of matrix product"] = f"{flops / median / rate:.0%}"
+            row["peak MB"] = peak_mb(compiled[name])
+        rows.append(row)
+    return rows
+
+
+def onnx_runtimes(
+    config: SpeedConfig, model: Any, variables: Any, depth: np.ndarray
+) -> dict[str, Timed]:
+    """Returns the exported network in each runtime that is installed."""
+    if importlib.util.find_spec("jax2onnx") is None:
+        return {}
+    from cmbjax import export
+
+    timed: dict[str, Timed] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "network.onnx"
+        export.write_onnx(path, model, variables, r=3.0, side=config.side)
+        if importlib.util.find_spec("onnxruntime"):
+            import onnxruntime
+
+            session = onnxruntime.InferenceSession(path)
+            name = session.get_inputs()[0].name
+            timed["ONNX Runtime"] = lambda: session.run(None, {name: depth})
+        if importlib.util.find_spec("openvino"):
+            import openvino
+
+            for precision in ("f32", "bf16"):
+                hint = {"INFERENCE_PRECISION_HINT": precision}
+                network = openvino.Core().compile_model(path, "CPU", hint)
+                timed[f"OpenVINO {precision}"] = functools.partial(network, depth)
+    return timed
+
+
+def by_layer(config: SpeedConfig) -> list[Row]:
+    """Returns the share of each layer in a rewritten training step, forth and back."""
+    side = config.train_sides[0]
+    batch = random_batch(side, config.batch_size)
+    model, optimizer, state = make_network(config, side, config.batch_size)
+    compiled = training.train_step.lower(
+        state, batch, model=model, optimizer=optimizer, sigma=1.5, r=3.0
+    ).compile()
+    layers = dict(_layers_of(compiled.as_text()))
+    state, _ = compiled(state, batch)
+    with tempfile.TemporaryDirectory() as folder:
+        with jax.profiler.trace(folder):
+            jax.block_until_ready(compiled(state, batch))
+        (trace,) = Path(folder).rglob("*.xplane.pb")
+        events = jax.profiler.ProfileData.from_file(str(trace))
+        spent: collections.Counter[tuple[str, bool]] = collections.Counter()
+        for plane in events.planes:
+            for line in plane.lines:
+                for event in line.events:
+                    operation = dict(event.stats).get("hlo_op")
+                    if operation in layers:
+                        spent[layers[operation]] += event.duration_ns
+    whole = sum(spent.values())
+    names = sorted({layer for layer, _ in spent}, key=lambda n: -spent[n, True])
+    return [
+        {
+            "side": side,
+            "layer": layer,
+            "forth": f"{spent[layer, False] / whole:.1%}",
+            "back": f"{spent[layer, True] / whole:.1%}",
+        }
+        for layer in names
+    ]
+
+
+def _layers_of(text: str):
+    """Yields each operation of a compiled step: its layer, and if it is a gradient."""
+    for line in text.splitlines():
+        operation = re.match(r"\s*(?:ROOT )?%?([\w.\-]+) = ", line)
+        source = re.search(r'op_name="([^"]*)"', line)
+        if operation and " while(" not in line:
+            path = source.group(1) if source else ""
+            layer = re.search(r"PoseNet\)*/(\w+)", path)
+            name = layer.group(1) if layer else "loss, optimizer, copies"
+            yield operation.group(1), (name, "transpose(" in path)
+
+
+def costs(config: SpeedConfig) -> list[Row]:
+    """Returns the folded network's time against batch, side and width."""
+    rows = []
+    chosen = [(config.side, batch, config.width) for batch in (1, 4, 16)]
+    chosen += [(side, 1, config.width) for side in (64, 96, 128, 256)]
+    chosen += [(config.side, 1, width) for width in (0.25, 0.5)]
+    for side, batch_size, width in chosen:
+        other = dataclasses.replace(config, width=width)
+        model, _, state = make_network(other, side, 1)
+        network = deploy.compile_for(
+            deploy.freeze(model, state.variables, r=3.0),
+            side=side,
+            batch_size=batch_size,
+        )
+        depth = random_batch(side, batch_size)["depth"]
+        run = functools.partial(network, depth)
+        seconds = median_times({"run": run}, config.repeats // 2)["run"]
+        rows.append(
+            {
+                "side": side,
+                "batch": batch_size,
+                "width": width,
+                "ms a frame": round(1e3 * statistics.median(seconds) / batch_size, 2),
+                "peak MB": peak_mb(network),
+            }
+        )
+    return rows
+
+
+def input_pipeline(config: SpeedConfig) -> list[Row]:
+    """Returns frames a second that the pipeline delivers, with nothing else at work."""
+    import datasets
+    from cmbjax.augment import Augmentation
+
+    frames = datasets.load(config.dataset, None, config.tfds_dir, split="train")
+    rows = []
+    for side in config.train_sides:
+        preparation = Preparation(
+            side=side, crop="person", depth_range=frames.depth_range or 1000.0
+        )
+        batches = training_batches(
+            frames,
+            preparation=preparation,
+            augmentation=Augmentation(),
+            batch_size=config.batch_size,
+            seed=0,
+        )
+        for _ in range(10):  # what was prefetched before the clock runs
+            next(batches)
+        turns = 40
+        start = time.perf_counter()
+        for _ in range(turns):
+            next(batches)
+        rate = turns * config.batch_size / (time.perf_counter() - start)
+        rows.append({"data set": frames.name, "side": side, "frames/s": round(rate)})
+    return rows
+
+
+def markdown(rows: list[Row]) -> str:
+    """Returns rows of the same keys as a table."""
+    if not rows:
+        return "nothing to measure\n"
+    lines = [list(rows[0]), ["---"] * len(rows[0])]
+    lines += [[str(value) for value in row.values()] for row in rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+if __name__ == "__main__":
+    try:
+        main(tyro.cli(SpeedConfig, use_underscores=True))
+    except (ValueError, OSError) as error:
+        sys.exit(f"speed.py: {error}")
