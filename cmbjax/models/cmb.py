@@ -1,11 +1,13 @@
 """The convolutional memory block (Wang et al., IJCAI 2018, Sec. 3)."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
+
+from cmbjax.models.conv import Conv, Convolved, Part, convolve_padded
 
 MemoryMode = Literal["shared", "per_sample"]
 
@@ -15,21 +17,38 @@ class Controller(nn.Module, kw_only=True):
 
     Attributes:
         features: Channels of both convolutions.
+        norm: Whether there is BN.
+        dtype: See `Conv`.
+        plain: See `Conv`.
     """
 
     features: int
+    norm: bool = True
+    dtype: Any = jnp.float32
+    plain: bool = False
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "batch height width channels"], *, train: bool
+        self, *parts: Part, train: bool
     ) -> Float[Array, "batch height width features"]:
-        """Returns phi(x)."""
-        for kernel_size in ((3, 3), (1, 1)):
-            x = nn.Conv(
-                self.features, kernel_size, kernel_init=nn.initializers.he_normal()
-            )(x)
-            x = nn.BatchNorm(use_running_average=not train, momentum=0.9)(x)
+        """Returns phi of the concatenation of parts."""
+        for layer, kernel_size in enumerate((3, 1)):
+            x = Conv(
+                features=self.features,
+                kernel_size=kernel_size,
+                dtype=self.dtype,
+                plain=self.plain,
+                name=f"Conv_{layer}",
+            )(*parts)
+            if self.norm:
+                x = nn.BatchNorm(
+                    use_running_average=not train,
+                    momentum=0.9,
+                    dtype=self.dtype,
+                    name=f"BatchNorm_{layer}",
+                )(x)
             x = nn.relu(x)
+            parts = (x,)
         return x
 
 
@@ -55,18 +74,28 @@ class ConvolutionalMemoryBlock(nn.Module, kw_only=True):
             left; a reader that does not write gets the mean over the slots.
         duplicate_input: Controllers that read x where the paper has the memory, out
             of "input", "memory" and "output" (Sec. 5.3, Ours w/ Convs).
+        norm: Whether the controllers have BN; without it they are those of a trained
+            block whose BN was folded into the convolutions.
+        dtype: Of the computation; parameters, memory and statistics are float32.
+        plain: Whether to compute as written above, for comparison. The rewritten
+            form is described in `conv.py`.
 
     Variables:
         memory/value: [height, width, c_m], or [batch, height, width, c_m] per sample.
             Written by every call for which the collection is mutable, never by `init`.
         perturbations/value: Optional, shaped like the memory and added to M_t; the
             gradient in it is the gradient in M_t.
+        frozen/value: Optional, [height, width, c_m]: the memory's half of the input
+            controller's 3x3 convolution, computed beforehand.
     """
 
     features: int
     memory_features: int | None = None
     memory_mode: MemoryMode = "shared"
     duplicate_input: tuple[str, ...] = ()
+    norm: bool = True
+    dtype: Any = jnp.float32
+    plain: bool = False
 
     @nn.compact
     def __call__(
@@ -81,22 +110,49 @@ class ConvolutionalMemoryBlock(nn.Module, kw_only=True):
         Args:
             x: Feature maps.
             train: Whether BN uses and updates with the statistics of the batch.
-            r: Bound of Eq. 2, at least 1; may be traced. 1 keeps the memory out of it.
+            r: Bound of Eq. 2, at least 1; may be traced. 1 keeps the memory out of it,
+                and costs less where it is a number.
 
         Raises:
             ValueError: The memory is of another height, width or batch size.
         """
         c_m = self.memory_features or self.features
-        own = x if c_m == x.shape[-1] else nn.Conv(c_m, (1, 1), name="project")(x)
+        own = x
+        if c_m != x.shape[-1]:
+            own = Conv(
+                features=c_m,
+                kernel_size=1,
+                kernel_init=nn.initializers.lecun_normal(),
+                dtype=self.dtype,
+                plain=self.plain,
+                name="project",
+            )(x)
         has_memory = not {"input", "memory"} <= set(self.duplicate_input)
         memory = self._read(x.shape[:-1] + (c_m,)) if has_memory else own
+        if self.has_variable("frozen", "value"):
+            frozen: jax.Array = self.get_variable("frozen", "value")
+            before: Part = Convolved(frozen[None], c_m)
+        else:
+            before = memory
+        outside = isinstance(r, int | float) and r == 1  # the memory is out of Eq. 2
+        readers = {*self.duplicate_input, *(["memory"] if outside else [])}
+        shares = self._shares_of(x, twice=readers if own is x else set())
 
-        def controlled(name: str, other: jax.Array, features: int) -> jax.Array:
-            other = own if name in self.duplicate_input else other
-            both = jnp.concatenate([x, other], axis=-1)
-            return Controller(features=features, name=name)(both, train=train)
+        def controlled(name: str, other: Part, features: int) -> jax.Array:
+            controller = Controller(
+                features=features,
+                norm=self.norm,
+                dtype=self.dtype,
+                plain=self.plain,
+                name=name,
+            )
+            parts: tuple[Part, ...] = (x, own if name in readers else other)
+            if name in shares:
+                share = shares[name]
+                parts = (share,) if share.channels > x.shape[-1] else (share, parts[1])
+            return controller(*parts, train=train)
 
-        c_input = controlled("input", memory, c_m)
+        c_input = controlled("input", before, c_m)
         c_memory = controlled("memory", similar_memory(memory, own, r), c_m)
         new_memory = c_memory + c_input
         if self.has_variable("perturbations", "value"):
@@ -104,15 +160,45 @@ class ConvolutionalMemoryBlock(nn.Module, kw_only=True):
             new_memory += jnp.broadcast_to(perturbation, new_memory.shape)
         c_output = controlled("output", new_memory, self.features)
         if has_memory and self._writes():
+            written = new_memory.astype(jnp.float32)
             shared = self.memory_mode == "shared"
-            value = jnp.mean(new_memory, axis=0) if shared else new_memory
+            value = jnp.mean(written, axis=0) if shared else written
             self.put_variable("memory", "value", value)
         return jnp.concatenate([x, c_output], axis=-1)
+
+    def _shares_of(self, x: jax.Array, twice: set[str]) -> dict[str, Convolved]:
+        """Convolves x once for the 3x3 convolutions of all three controllers.
+
+        Args:
+            x: See `__call__`.
+            twice: Controllers both of whose halves are x.
+        """
+        if self.plain or self.is_initializing():
+            return {}
+        channels = x.shape[-1]
+        filters = {}
+        for name in ("input", "memory", "output"):
+            kernel: jax.Array = self.get_variable("params", name)["Conv_0"]["kernel"]
+            both = kernel[:, :, channels:] if name in twice else 0
+            filters[name] = kernel[:, :, :channels] + both
+        together = jnp.concatenate(list(filters.values()), axis=-1)
+        convolved = convolve_padded(
+            x.astype(self.dtype), jnp.asarray(together, self.dtype)
+        )
+        shares, start = {}, 0
+        for name, kernel in filters.items():
+            end = start + kernel.shape[-1]
+            known = channels * (2 if name in twice else 1)
+            shares[name] = Convolved(convolved[..., start:end], known)
+            start = end
+        return shares
 
     def _writes(self) -> bool:
         return self.is_mutable_collection("memory") and not self.is_initializing()
 
-    def _read(self, shape: tuple[int, ...]) -> Float[Array, "batch height width c_m"]:
+    def _read(
+        self, shape: tuple[int, ...]
+    ) -> Float[Array, "batch_or_1 height width c_m"]:
         shared = self.memory_mode == "shared"
         stored = self.variable(
             "memory",
@@ -122,9 +208,11 @@ class ConvolutionalMemoryBlock(nn.Module, kw_only=True):
                 self.make_rng("params"), shape[1:] if shared else shape
             ),
         ).value
-        expected = shape if self._writes() and not shared else shape[1:]
-        if not shared and not self._writes():
+        stored = jnp.asarray(stored)
+        slots = self._writes() and not shared
+        if not shared and not slots:
             stored = jnp.mean(stored, axis=0)
+        expected = shape if slots else shape[1:]
         if stored.shape != expected:
             raise ValueError(
                 f"the {self.memory_mode} memory of {self.name or 'the block'} is "
@@ -132,17 +220,19 @@ class ConvolutionalMemoryBlock(nn.Module, kw_only=True):
                 "the image side and, where a per_sample memory is written, to the "
                 "batch size that it was made with"
             )
-        return jnp.broadcast_to(jax.lax.stop_gradient(stored), shape)
+        return jax.lax.stop_gradient(stored if slots else stored[None])
 
 
 CMB = ConvolutionalMemoryBlock
 
 
 def similar_memory(
-    memory: Float[Array, "*shape"],
+    memory: Float[Array, "*#shape"],
     x: Float[Array, "*shape"],
     r: float | Float[Array, ""],
 ) -> Float[Array, "*shape"]:
     """Returns clip_[1/r, r](M / x) * x of Eq. 2 without a quotient; 0 where x is 0."""
     low, high = x / r, x * r
-    return jnp.clip(memory, jnp.minimum(low, high), jnp.maximum(low, high))
+    return jnp.clip(
+        memory.astype(x.dtype), jnp.minimum(low, high), jnp.maximum(low, high)
+    )

@@ -1,10 +1,14 @@
 """The light hourglass with three memory blocks (Sec. 4, Table 1)."""
 
+from typing import Any
+
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
 from cmbjax.models.cmb import ConvolutionalMemoryBlock, MemoryMode
+from cmbjax.models.conv import Conv, Doubled, Part
 
 STRIDE = 2  # image pixels per heat-map cell
 HEAD_CELLS = 32  # the 3-D head sees maps of at most this side
@@ -24,6 +28,10 @@ class PoseNet(nn.Module, kw_only=True):
             none.
         head3d: Whether two layers of 1024 on the heat maps regress 3-D joints as well
             (Sec. 5.1, ITOP).
+        norm: See `ConvolutionalMemoryBlock`.
+        dtype: Of the computation; outputs, parameters, memory and statistics are
+            float32.
+        plain: See `ConvolutionalMemoryBlock`.
     """
 
     num_joints: int
@@ -34,6 +42,9 @@ class PoseNet(nn.Module, kw_only=True):
     duplicate_input: tuple[str, ...] = ()
     trunk_norm: bool = False
     head3d: bool = False
+    norm: bool = True
+    dtype: Any = jnp.float32
+    plain: bool = False
 
     @nn.compact
     def __call__(
@@ -68,13 +79,17 @@ class PoseNet(nn.Module, kw_only=True):
                 f"got {list(depth.shape)}"
             )
 
-        def conv(name: str, features: int, x: Array) -> Array:
+        def conv(name: str, features: int, *parts: Part) -> Array:
             features = round(features * self.width)
-            init = nn.initializers.he_normal()
-            x = nn.Conv(features, (3, 3), kernel_init=init, name=name)(x)
-            if self.trunk_norm:
+            x = Conv(features=features, dtype=self.dtype, plain=self.plain, name=name)(
+                *parts
+            )
+            if self.trunk_norm and self.norm:
                 x = nn.BatchNorm(
-                    use_running_average=not train, momentum=0.9, name=f"{name}_norm"
+                    use_running_average=not train,
+                    momentum=0.9,
+                    dtype=self.dtype,
+                    name=f"{name}_norm",
                 )(x)
             return nn.relu(x)
 
@@ -87,6 +102,9 @@ class PoseNet(nn.Module, kw_only=True):
                 memory_features=round(features * self.capacity),
                 memory_mode=self.memory_mode,
                 duplicate_input=self.duplicate_input,
+                norm=self.norm,
+                dtype=self.dtype,
+                plain=self.plain,
                 name=name,
             )(x, train=train, r=r)
 
@@ -97,11 +115,17 @@ class PoseNet(nn.Module, kw_only=True):
         conv3_2 = conv("conv3_2", 128, conv("conv3_1", 128, x))
         x = block("cmb3", halve(conv3_2))
         x = conv("conv4_2", 256, conv("conv4_1", 256, x))
-        x = conv("conv5", 128, jnp.concatenate([double(x), conv3_2], axis=-1))
-        x = conv("conv6", 64, jnp.concatenate([double(x), conv2_1], axis=-1))
-        # Small, so that training starts from empty maps and not from noise.
-        init = nn.initializers.normal(0.01)
-        heatmaps = nn.Conv(self.num_joints, (1, 1), kernel_init=init, name="conv7")(x)
+        x = conv("conv5", 128, Doubled(x), conv3_2)
+        x = conv("conv6", 64, Doubled(x), conv2_1)
+        heatmaps = Conv(
+            features=self.num_joints,
+            kernel_size=1,
+            # Small, so that training starts from empty maps and not from noise.
+            kernel_init=nn.initializers.normal(0.01),
+            dtype=self.dtype,
+            plain=self.plain,
+            name="conv7",
+        )(x).astype(jnp.float32)
         if not self.head3d:
             return heatmaps
         return heatmaps, self._head(heatmaps)
@@ -117,15 +141,32 @@ class PoseNet(nn.Module, kw_only=True):
         )
 
 
+@jax.custom_vjp
 def halve(
     x: Float[Array, "batch height width channels"],
-) -> Float[Array, "batch height/2 width/2 channels"]:
-    """Takes the maximum of each 2x2 square."""
-    return nn.max_pool(x, (2, 2), strides=(2, 2))
+) -> Float[Array, "batch half_height half_width channels"]:
+    """Takes the maximum of each 2x2 square.
+
+    Equal maxima get the gradient each. Only zeros of a ReLU are equal, and there it
+    stops. XLA's pooling, which looks for the first of them, costs more on CPU.
+    """
+    return _squares(x).max(axis=(2, 4))
 
 
-def double(
-    x: Float[Array, "batch height width channels"],
-) -> Float[Array, "batch 2*height 2*width channels"]:
-    """Repeats each cell twice along both axes (nearest upsampling)."""
-    return x.repeat(2, axis=1).repeat(2, axis=2)
+def _squares(x: Array) -> Float[Array, "batch rows 2 columns 2 channels"]:
+    batch, height, width, channels = x.shape
+    return x.reshape(batch, height // 2, 2, width // 2, 2, channels)
+
+
+def _halve_forward(x: Array) -> tuple[Array, tuple[Array, Array]]:
+    maxima = halve(x)
+    return maxima, (x, maxima)
+
+
+def _halve_backward(saved: tuple[Array, Array], gradient: Array) -> tuple[Array]:
+    x, maxima = saved
+    is_maximum = _squares(x) == maxima[:, :, None, :, None]
+    return (jnp.where(is_maximum, gradient[:, :, None, :, None], 0).reshape(x.shape),)
+
+
+halve.defvjp(_halve_forward, _halve_backward)

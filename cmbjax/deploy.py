@@ -1,0 +1,133 @@
+"""Trained variables -> a network for use: folded, of fixed shapes, compiled once.
+
+Training computes BN, and the memory's share of the input controllers, for every batch.
+Of a trained network they are constants: BN with running statistics is a factor and a
+bias of the convolution before it, and a frozen memory's convolution is a map to add.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from cmbjax.models.conv import convolve_padded
+from cmbjax.models.posenet import PoseNet
+
+EPSILON = nn.BatchNorm.epsilon
+
+Variables = Mapping[str, Any]
+Outputs = Any  # heat maps, or heat maps and joints with a 3-D head
+
+
+def freeze(
+    model: nn.Module, variables: Variables, *, r: float
+) -> Callable[[Float[Array, "batch side side 1"]], Outputs]:
+    """Returns the network with frozen memory as a function of the depth alone.
+
+    Args:
+        model: The network. Of a `PoseNet` everything constant is folded, others are
+            applied as they are.
+        variables: Parameters, memory and statistics.
+        r: Of Eq. 2, as it was in training.
+    """
+    if isinstance(model, PoseNet):
+        model, variables = fold(model, variables)
+        blocks = variables["memory"]
+        shares = {name: _memory_share(variables, name) for name in blocks}
+        variables = {**variables, "frozen": shares}
+    return lambda depth: model.apply(variables, depth, train=False, r=r)
+
+
+def rolling(
+    model: nn.Module, variables: Variables, *, r: float
+) -> Callable[
+    [Float[Array, "batch side side 1"], Variables], tuple[Outputs, Variables]
+]:
+    """Returns the network as a function of the depth and the memory, that returns both.
+
+    Args:
+        model: See `freeze`.
+        variables: See `freeze`.
+        r: See `freeze`.
+    """
+    slots = model.memory_mode == "per_sample" if isinstance(model, PoseNet) else False
+    if isinstance(model, PoseNet) and not slots:
+        model, variables = fold(model, variables)
+
+    def step(depth: Array, memory: Variables) -> tuple[Outputs, Variables]:
+        known = {**variables, "memory": memory}
+        outputs, new = model.apply(known, depth, train=False, r=r, mutable=["memory"])
+        return outputs, new["memory"]
+
+    return step
+
+
+def compile_for(
+    network: Callable[[Float[Array, "batch side side 1"]], Outputs],
+    *,
+    side: int,
+    batch_size: int = 1,
+) -> Callable[[Float[Array, "batch side side 1"]], Outputs]:
+    """Returns a network compiled for inputs of one shape.
+
+    Args:
+        network: What `freeze` returned.
+        side: Of the input, pixels.
+        batch_size: Frames at once.
+    """
+    depth = jax.ShapeDtypeStruct((batch_size, side, side, 1), jnp.float32)
+    return jax.jit(network).lower(depth).compile()
+
+
+def fold(model: PoseNet, variables: Variables) -> tuple[PoseNet, dict[str, Any]]:
+    """Returns the same network without BN, its memory that of one sample.
+
+    Args:
+        model: The network.
+        variables: Parameters, memory and statistics.
+    """
+    memory = jax.tree.map(
+        lambda value: value if value.ndim == 3 else jnp.mean(value, axis=0),
+        variables["memory"],
+    )
+    params = _fold_norms(variables["params"], variables["batch_stats"])
+    return model.clone(norm=False, memory_mode="shared"), {
+        "params": params,
+        "memory": memory,
+    }
+
+
+def _fold_norms(params: Variables, statistics: Variables) -> dict[str, Any]:
+    """Folds BatchNorm_i into Conv_i, and name_norm into name, at every depth."""
+    folded = {}
+    for name, layer in params.items():
+        norm = (
+            name.replace("Conv_", "BatchNorm_") if "Conv_" in name else f"{name}_norm"
+        )
+        if norm in params:
+            folded[name] = _fold_norm(layer, params[norm], statistics[norm])
+        elif name not in statistics:
+            folded[name] = layer
+        elif "mean" not in statistics[name]:
+            folded[name] = _fold_norms(layer, statistics[name])
+    return folded
+
+
+def _fold_norm(
+    conv: Variables, norm: Variables, running: Variables
+) -> dict[str, Array]:
+    factor = norm["scale"] * jax.lax.rsqrt(running["var"] + EPSILON)
+    return {
+        "kernel": conv["kernel"] * factor.reshape(1, 1, 1, -1),
+        "bias": (conv["bias"] - running["mean"]) * factor + norm["bias"],
+    }
+
+
+def _memory_share(variables: Variables, name: str) -> dict[str, Array]:
+    memory = variables["memory"][name]["value"]
+    kernel = variables["params"][name]["input"]["Conv_0"]["kernel"]
+    half = kernel[:, :, kernel.shape[2] - memory.shape[-1] :]
+    return {"value": convolve_padded(memory[None], half)[0]}
