@@ -2,26 +2,52 @@
 
 import functools
 import sys
+from pathlib import Path
+from typing import Annotated, Any
 
+import grain
 import jax
 import tyro
 
 import datasets
-from cmbjax import evaluation, plots, report, training
+from cmbjax import evaluation, plots, report, scale, training
 from cmbjax.checkpoints import Checkpoints
-from cmbjax.config import TrainConfig
+from cmbjax.config import Processes, TrainConfig
 from cmbjax.loop import Interrupted, fit, read_records
 from cmbjax.pipeline import training_batches
 
 VALIDATION_FRAMES = 500
 SHEET_FRAMES = 12
 
+Flags = tyro.conf.arg(name="")  # named like the fields alone
+ALONE = Processes()
 
-def main(config: TrainConfig) -> None:
-    """Trains, or goes on training, the run that the config describes."""
-    source = (config.dataset, config.data_dir, config.tfds_dir)
-    frames = datasets.load(*source, split="train")
-    validation = datasets.load(*source, split="validation", limit=VALIDATION_FRAMES)
+
+def main(
+    config: Annotated[TrainConfig, Flags],
+    processes: Annotated[Processes, Flags] = ALONE,
+) -> None:
+    """Trains one network on one data set. Started again in its folder, it goes on.
+
+    Args:
+        config: What to train.
+        processes: With whom.
+    """
+    if processes.distributed:
+        scale.join(
+            processes.coordinator_address,
+            processes.num_processes,
+            processes.process_id,
+        )
+    mesh = scale.make_mesh(config.batch_size)
+    load = functools.partial(
+        datasets.load, config.dataset, config.data_dir, config.tfds_dir
+    )
+    # Whoever comes first prepares the data set.
+    frames = scale.first_before_others(functools.partial(load, split="train"))
+    validation = scale.on_first(
+        functools.partial(load, split="validation", limit=VALIDATION_FRAMES)
+    )
     if config.head3d and not frames.metric:
         raise ValueError(f"--head3d: {frames.name} has no 3-D joints to learn from")
     model = config.make_model(frames.skeleton.num_joints)
@@ -35,33 +61,40 @@ def main(config: TrainConfig) -> None:
         batch_size=config.batch_size,
         seed=config.seed,
         share=config.train_share,
+        processes=grain.sharding.ShardByJaxProcess(),
     )
     data = make_data()
-    state = training.create_state(
-        jax.random.key(config.seed),
-        model,
-        optimizer,
+    create_state = functools.partial(
+        training.create_state,
+        model=model,
+        optimizer=optimizer,
         side=config.side,
         batch_size=config.batch_size,
     )
+    state = scale.create(create_state, jax.random.key(config.seed), mesh)
     if config.memory_lr and not state.memory:
         raise ValueError(f"--memory_lr: {config.model} has no memory to optimize")
 
     # From here on the flags are good: what is refused before leaves no folder behind.
-    run_dir = config.claim_folder()
-    statistics = evaluation.run_statistics(run_dir, frames)
-    config.save()
+    run_dir, figures = config.folder, config.folder / "figures"
+
+    def claim() -> evaluation.Statistics:
+        config.claim_folder()
+        statistics = evaluation.run_statistics(run_dir, frames)
+        config.save()
+        figures.mkdir(exist_ok=True)
+        views = figures / "augmented.png"
+        if not views.exists():
+            report.write_views(views, next(make_data()), frames.skeleton)
+        return statistics
+
+    statistics = scale.on_first(claim)
     checkpoints = Checkpoints(run_dir)
     if checkpoints.latest_step is not None:
         state = checkpoints.restore(state, data)
-        print(f"{run_dir}: going on after step {int(state.step)}")
-    figures = run_dir / "figures"
-    figures.mkdir(exist_ok=True)
-    views = figures / "augmented.png"
-    if not views.exists():
-        report.write_views(views, next(make_data()), frames.skeleton)
+        scale.on_first(print, f"{run_dir}: going on after step {int(state.step)}")
 
-    def validate(state: training.TrainState) -> dict[str, float]:
+    def validate_here(state: training.TrainState) -> dict[str, float]:
         step = int(state.step)
         result = evaluation.evaluate(
             state.variables,
@@ -71,7 +104,7 @@ def main(config: TrainConfig) -> None:
             preparation=preparation,
             model=model,
             r=training.r_known(state, config.r_switch_step),
-            batch_size=config.batch_size,
+            batch_size=config.batch_size // mesh.size,
         )
         shown = range(min(SHEET_FRAMES, len(result.names)))
         titles = [result.names[i] for i in shown]
@@ -80,18 +113,26 @@ def main(config: TrainConfig) -> None:
         summary = report.summary(result, validation.skeleton)
         return {f"validation/{title}": value for title, value in summary.items()}
 
+    def validate(state: training.TrainState) -> dict[str, float]:
+        return scale.on_first(validate_here, scale.local_copy(state)) or {}
+
+    train_step = functools.partial(
+        training.train_step,
+        model=model,
+        optimizer=optimizer,
+        sigma=config.sigma,
+        r_switch_step=config.r_switch_step,
+        memory_lr=config.memory_lr,
+    )
+
+    def step(state: training.TrainState, batch: Any) -> tuple[Any, jax.Array]:
+        return train_step(state, scale.share_batch(batch, mesh))
+
     try:
         state = fit(
             state,
             data,
-            step=functools.partial(
-                training.train_step,
-                model=model,
-                optimizer=optimizer,
-                sigma=config.sigma,
-                r_switch_step=config.r_switch_step,
-                memory_lr=config.memory_lr,
-            ),
+            step=step,
             validate=validate,
             checkpoints=checkpoints,
             run_dir=run_dir,
@@ -102,15 +143,20 @@ def main(config: TrainConfig) -> None:
         )
     finally:
         checkpoints.close()
+    scale.on_first(finish, run_dir, int(state.step))
+
+
+def finish(run_dir: Path, step: int) -> None:
+    """Draws the loss, and prints the last record."""
     records = list(read_records(run_dir / "metrics.jsonl"))
-    plots.loss_curve(records, figures / "loss.png")
-    print(f"{run_dir}: {int(state.step)} steps done")
+    plots.loss_curve(records, run_dir / "figures" / "loss.png")
+    print(f"{run_dir}: {step} steps done")
     for name, value in records[-1].items():
         print(f"  {name}: {value}")
 
 
 if __name__ == "__main__":
     try:
-        main(tyro.cli(TrainConfig, use_underscores=True))
+        tyro.cli(main, use_underscores=True)
     except (ValueError, OSError, FloatingPointError, Interrupted) as error:
         sys.exit(f"train.py: {error}")

@@ -21,6 +21,9 @@ from cmbjax.training import TrainState
 
 KEPT = 2
 COLLECTIONS = ("params", "memory", "batch_stats")
+# Grain's own handler writes one such file a process and asks for as many when it
+# restores. The position is the same in all, so the first one's serves any number.
+POSITION_FILE = "process_0-of-1.json"
 
 
 class Checkpoints:
@@ -38,17 +41,20 @@ class Checkpoints:
             options=ocp.CheckpointManagerOptions(max_to_keep=keep, create=True),
             item_handlers={
                 "state": ocp.StandardCheckpointHandler(),
-                "data": grain.checkpoint.CheckpointHandler(),
+                "data": ocp.JsonCheckpointHandler(POSITION_FILE),
             },
         )
 
     def save(self, state: TrainState, data: grain.DatasetIterator) -> None:
-        """Saves the state with the position in the data; waits until it is on disk."""
+        """Saves the state with the position in the data; waits until it is on disk.
+
+        All processes take part: each writes what it alone holds.
+        """
         self._manager.save(
             int(state.step),
             args=ocp.args.Composite(
                 state=ocp.args.StandardSave(state._asdict()),
-                data=grain.checkpoint.CheckpointSave(data),
+                data=ocp.args.JsonSave(data.get_state()),
             ),
         )
         self._manager.wait_until_finished()
@@ -64,7 +70,8 @@ class Checkpoints:
         """Returns the latest whole checkpoint.
 
         Args:
-            like: A state of the same shapes; may be abstract.
+            like: A state of the same shapes, laid out as the result is to be, however
+                it was saved; or an abstract one, for this process' first device.
             data: Is moved to the position it had.
 
         Raises:
@@ -74,15 +81,19 @@ class Checkpoints:
         if step is None:
             raise ValueError(f"{self._manager.directory} holds no whole checkpoint")
         self._check_shapes(step, like)
-        device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         abstract = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device),
+            lambda x: jax.ShapeDtypeStruct(
+                x.shape, x.dtype, sharding=x.sharding or first
+            ),
             like._asdict(),
         )
         items: dict[str, Any] = {"state": ocp.args.StandardRestore(abstract)}
         if data is not None:
-            items["data"] = grain.checkpoint.CheckpointRestore(data)
+            items["data"] = ocp.args.JsonRestore()
         restored = self._manager.restore(step, args=ocp.args.Composite(**items))
+        if data is not None:
+            data.set_state(restored["data"])
         return TrainState(**restored["state"])
 
     def _check_shapes(self, step: int, like: TrainState) -> None:

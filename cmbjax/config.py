@@ -68,7 +68,7 @@ class TrainConfig:
     augmentation: Augmentation = Augmentation()
     """Random views."""
     batch_size: int = 16
-    """Frames a step."""
+    """Frames a step, over all devices of all processes."""
     num_steps: int = 40_000
     """Steps in all."""
     learning_rate: float = 2.5e-4
@@ -232,6 +232,40 @@ class TrainConfig:
             for name in mine
             if name not in free and mine[name] != theirs[name]
         ]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Processes:
+    """Which processes train together: no part of a run, which may go on with others."""
+
+    distributed: bool = False
+    """Train together with other processes, started by SLURM, Open MPI or by hand."""
+    coordinator_address: str | None = None
+    """host:port of process 0, where no launcher tells it."""
+    num_processes: int | None = None
+    """Processes in all, where no launcher tells it."""
+    process_id: int | None = None
+    """Which of them this is, from 0, where no launcher tells it."""
+
+    def __post_init__(self) -> None:
+        told = dataclasses.asdict(self)
+        del told["distributed"]
+        given = [f"--{k}={v}" for k, v in told.items() if v is not None]
+        if given and not self.distributed:
+            raise ValueError(f"{', '.join(given)}: expected --distributed as well")
+        number, index = self.num_processes, self.process_id
+        if number is not None and number < 1:
+            raise ValueError(f"--num_processes must be at least 1, got {number}")
+        if index is not None and not 0 <= index < (number or math.inf):
+            raise ValueError(
+                f"--process_id must be from 0 to below --num_processes={number}, got "
+                f"{index}"
+            )
+        if self.coordinator_address and ":" not in self.coordinator_address:
+            raise ValueError(
+                "--coordinator_address must be host:port, got "
+                f"{self.coordinator_address}"
+            )
 
 
 def newest_run() -> Path:

@@ -1,5 +1,9 @@
-"""The loop around `training.train_step`: records, validation, checkpoints, signals."""
+"""The loop around `training.train_step`: records, validation, checkpoints, signals.
 
+Every process of a run is in it, and all do the same at the same step.
+"""
+
+import contextlib
 import fcntl
 import json
 import math
@@ -16,6 +20,7 @@ import jax.numpy as jnp
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
+from cmbjax import scale
 from cmbjax.checkpoints import Checkpoints, write_text
 from cmbjax.training import TrainState
 
@@ -46,17 +51,18 @@ def fit(
         state: Where to start; donated.
         data: Stands at the batch of the next step.
         step: `train_step` with all but state and batch bound.
-        validate: Returns what is to be recorded of a state.
+        validate: Returns what is to be recorded of a state; the first process records.
         checkpoints: Where state and data position are saved.
         run_dir: Gets metrics.jsonl and TensorBoard's events.
         num_steps: Steps in all.
-        log_every: Steps between two records.
+        log_every: Steps between two records; where there are several processes, also
+            the longest wait between a signal and the end.
         validate_every: Steps between two validations; 0 for one at the end.
         checkpoint_every: Steps between two checkpoints.
 
     Raises:
         FloatingPointError: A loss is not finite; the last good checkpoint stands.
-        Interrupted: SIGTERM or SIGINT came; the state was saved.
+        Interrupted: SIGTERM or SIGINT came, to any process; the state was saved.
     """
     start = int(state.step)
     losses: list[jax.Array] = []
@@ -65,34 +71,51 @@ def fit(
     def validates_at(step: int) -> bool:
         return step == num_steps or bool(validate_every and step % validate_every == 0)
 
+    # Only the first process has any.
+    records = scale.on_first(Records, run_dir, start)
+
+    def record(step: int, values: dict[str, float]) -> None:
+        if records is not None:
+            records.write(step, values)
+
     with (
-        Records(run_dir, start) as records,
+        records or contextlib.nullcontext(),
         Signals() as signals,
-        tqdm(total=num_steps, initial=start, desc="training", unit="step") as progress,
+        tqdm(
+            total=num_steps,
+            initial=start,
+            desc="training",
+            unit="step",
+            disable=records is None,
+        ) as progress,
     ):
-        if start and validates_at(start) and start not in records.validated:
-            records.write(start, validate(state))  # the run was cut off before it
+        cut_off = records is not None and start not in records.validated
+        if start and validates_at(start) and scale.any_process(cut_off):
+            record(start, validate(state))
         for done in range(start + 1, num_steps + 1):
             state, loss = step(state, next(data))
             losses.append(loss)
             progress.update()
-            asked_to_end = signals.came is not None
+            logs = done % log_every == 0
+            saves = done % checkpoint_every == 0 or validates_at(done)
+            asked_to_end = signals.ask(together=logs or saves)
             validates = validates_at(done) and not asked_to_end
-            saves = asked_to_end or validates or done % checkpoint_every == 0
-            if saves or done % log_every == 0:
+            saves = saves or asked_to_end
+            if saves or logs:
                 values = _finite(losses, done)
                 rate = len(losses) / (time.perf_counter() - since)
                 progress.set_postfix(loss=f"{values[-1]:.4f}")
                 mean = sum(values) / len(values)
-                records.write(done, {"loss": mean, "steps_per_s": rate})
+                record(done, {"loss": mean, "steps_per_s": rate})
                 losses = []
             if saves:
                 _check_state(state, done)
                 checkpoints.save(state, data)
             if asked_to_end:
-                raise Interrupted(f"{signals.came} after step {done}; saved")
+                came = signals.came or "a signal to another process"
+                raise Interrupted(f"{came} after step {done}; saved")
             if validates:
-                records.write(done, validate(state))
+                record(done, validate(state))
             if not losses:
                 since = time.perf_counter()
     return state
@@ -184,6 +207,12 @@ class Signals:
     def __exit__(self, *exception: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+
+    def ask(self, *, together: bool) -> bool:
+        """Whether one came to any process: they can only tell `together`, and wait."""
+        if together or jax.process_count() == 1:
+            return scale.any_process(self.came is not None)
+        return False
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.came = signal.Signals(number).name

@@ -19,6 +19,7 @@ PREFETCHED_BATCHES = 8
 READING_THREADS = 2
 LEAST_EXTENT = 0.1  # of the frame's longer side: no labelled box is smaller
 REFERENCE_SIDE = 64  # pixels; enough to tell a person's depth from
+UNSHARED = grain.sharding.NoSharding()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -203,8 +204,12 @@ def training_batches(
     batch_size: int,
     seed: int,
     share: float = 1.0,
+    processes: grain.sharding.ShardOptions = UNSHARED,
 ) -> grain.DatasetIterator:
     """Returns an endless, shuffled iterator whose position a checkpoint can hold.
+
+    The position counts batches and the order is that of the batches, so both are the
+    same for any number of processes.
 
     Args:
         frames: The training split.
@@ -213,12 +218,20 @@ def training_batches(
         batch_size: Frames a batch; the last ones of an epoch join the next epoch's.
         seed: Of the order and of every random view.
         share: Part of the frames to use, the same ones for the same seed.
+        processes: How many share a batch, and which this is: it gets its part of every
+            batch, in order, and reads no other frame.
 
     Raises:
-        ValueError: There are no frames.
+        ValueError: There are no frames, or the processes cannot share a batch equally.
     """
     if not len(frames.source):
         raise ValueError("the training split has no frames")
+    size, rest = divmod(batch_size, processes.shard_count)
+    if rest:
+        raise ValueError(
+            "--batch_size must be a multiple of the number of processes, "
+            f"{processes.shard_count}, got {batch_size}"
+        )
     number = max(1, round(share * len(frames.source)))
     chosen = np.random.default_rng(seed).permutation(len(frames.source))[:number]
 
@@ -232,7 +245,8 @@ def training_batches(
         )
 
     order = grain.MapDataset.source(chosen.tolist()).seed(seed).shuffle().repeat()
-    batches = order.random_map(view).batch(batch_size)
+    parts = order.random_map(view).batch(size)
+    batches = parts[processes.shard_index :: processes.shard_count]
     options = grain.ReadOptions(
         num_threads=READING_THREADS, prefetch_buffer_size=PREFETCHED_BATCHES
     )
