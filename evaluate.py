@@ -7,7 +7,7 @@ import numpy as np
 import tyro
 
 import datasets
-from cmbjax import evaluation, metrics, report, training
+from cmbjax import evaluation, metrics, report, runtime, training
 from cmbjax.checkpoints import Checkpoints
 from cmbjax.config import EvalConfig, TrainConfig, newest_run
 from cmbjax.registry import pick
@@ -91,6 +91,7 @@ def main(config: EvalConfig) -> metrics.Columns:
 
 if __name__ == "__main__":
     try:
+        runtime.prepare()
         main(tyro.cli(EvalConfig, use_underscores=True))
     except (ValueError, OSError) as error:
         sys.exit(f"evaluate.py: {error}")

@@ -10,7 +10,7 @@ import jax
 import tyro
 
 import datasets
-from cmbjax import evaluation, plots, report, scale, training
+from cmbjax import evaluation, plots, report, runtime, scale, training
 from cmbjax.checkpoints import Checkpoints
 from cmbjax.config import Processes, TrainConfig
 from cmbjax.loop import Interrupted, fit, read_records
@@ -121,12 +121,12 @@ def main(
         model=model,
         optimizer=optimizer,
         sigma=config.sigma,
-        r_switch_step=config.r_switch_step,
         memory_lr=config.memory_lr,
     )
 
-    def step(state: training.TrainState, batch: Any) -> tuple[Any, jax.Array]:
-        return train_step(state, scale.share_batch(batch, mesh))
+    def step(state: training.TrainState, batch: Any, number: int) -> tuple[Any, Any]:
+        r = training.r_at(number, config.r_switch_step)
+        return train_step(state, scale.share_batch(batch, mesh), r=r)
 
     try:
         state = fit(
@@ -157,6 +157,7 @@ def finish(run_dir: Path, step: int) -> None:
 
 if __name__ == "__main__":
     try:
+        runtime.prepare()
         tyro.cli(main, use_underscores=True)
     except (ValueError, OSError, FloatingPointError, Interrupted) as error:
         sys.exit(f"train.py: {error}")

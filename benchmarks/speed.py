@@ -24,7 +24,7 @@ import numpy as np
 import optax
 import tyro
 
-from cmbjax import deploy, training
+from cmbjax import deploy, runtime, training
 from cmbjax.checkpoints import write_json, write_text
 from cmbjax.models import MODELS
 from cmbjax.pipeline import Preparation, training_batches
@@ -489,6 +489,7 @@ def markdown(rows: list[Row]) -> str:
 
 if __name__ == "__main__":
     try:
+        runtime.prepare()
         main(tyro.cli(SpeedConfig, use_underscores=True))
     except (ValueError, OSError) as error:
         sys.exit(f"speed.py: {error}")

@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 from typing import Any, Literal
 
+import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
@@ -55,6 +56,8 @@ class TrainConfig:
     """Gradient step on the memory before it is stored; 0 for none."""
     trunk_norm: bool = True
     """Batch normalisation in the trunk as well as in the blocks; Table 1 has none."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the computation; parameters, memory, statistics and loss are float32."""
     head3d: bool = False
     """Two layers of 1024 on the heat maps that regress 3-D joints."""
     side: int = 192
@@ -135,6 +138,7 @@ class TrainConfig:
             memory_mode=self.memory_mode,
             trunk_norm=self.trunk_norm,
             head3d=self.head3d,
+            dtype=jnp.dtype(self.dtype),
         )
 
     def make_optimizer(self) -> optax.GradientTransformation:

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 
 from cmbjax.models.conv import convolve_padded
 from cmbjax.models.posenet import PoseNet
+from cmbjax.runtime import keep_compiled
 
 EPSILON = nn.BatchNorm.epsilon
 
@@ -77,7 +78,10 @@ def compile_for(
         network: What `freeze` returned.
         side: Of the input, pixels.
         batch_size: Frames at once.
+
+    The compiled program is kept on disk: see `runtime.keep_compiled`.
     """
+    keep_compiled()
     depth = jax.ShapeDtypeStruct((batch_size, side, side, 1), jnp.float32)
     return jax.jit(network).lower(depth).compile()
 

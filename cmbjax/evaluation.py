@@ -160,7 +160,7 @@ def predict(
     frames: DepthFrames,
     *,
     model: nn.Module,
-    r: float | jax.Array,
+    r: float,
     preparation: Preparation,
     memory: str = "frozen",
     decode: str = "dark",

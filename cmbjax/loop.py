@@ -24,7 +24,7 @@ from cmbjax import scale
 from cmbjax.checkpoints import Checkpoints, write_text
 from cmbjax.training import TrainState
 
-Step = Callable[[TrainState, Any], tuple[TrainState, jax.Array]]
+Step = Callable[[TrainState, Any, int], tuple[TrainState, jax.Array]]
 Validate = Callable[[TrainState], dict[str, float]]
 
 
@@ -50,7 +50,7 @@ def fit(
     Args:
         state: Where to start; donated.
         data: Stands at the batch of the next step.
-        step: `train_step` with all but state and batch bound.
+        step: `train_step` of a state and a batch, told how many steps came before.
         validate: Returns what is to be recorded of a state; the first process records.
         checkpoints: Where state and data position are saved.
         run_dir: Gets metrics.jsonl and TensorBoard's events.
@@ -93,7 +93,7 @@ def fit(
         if start and validates_at(start) and scale.any_process(cut_off):
             record(start, validate(state))
         for done in range(start + 1, num_steps + 1):
-            state, loss = step(state, next(data))
+            state, loss = step(state, next(data), done - 1)
             losses.append(loss)
             progress.update()
             logs = done % log_every == 0

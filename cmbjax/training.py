@@ -80,14 +80,14 @@ def abstract_state(
     return jax.eval_shape(create, jax.random.key(0))
 
 
-def r_at(step: int | Int[Array, ""], r_switch_step: int) -> Float[Array, ""]:
+def r_at(step: int, r_switch_step: int) -> float:
     """Returns r of Eq. 2 in the step after `step` others: 1, then 3 (Sec. 3.2)."""
-    return jnp.where(step < r_switch_step, 1.0, R_AFTER_SWITCH)
+    return 1.0 if step < r_switch_step else R_AFTER_SWITCH
 
 
-def r_known(state: TrainState, r_switch_step: int) -> Float[Array, ""]:
+def r_known(state: TrainState, r_switch_step: int) -> float:
     """Returns r of the last step that a state has seen: the one to predict with."""
-    return r_at(jnp.maximum(state.step - 1, 0), r_switch_step)
+    return r_at(max(int(state.step) - 1, 0), r_switch_step)
 
 
 def heatmap_loss(
@@ -130,7 +130,7 @@ def joints_loss(
 
 @functools.partial(
     jax.jit,
-    static_argnames=("model", "optimizer", "sigma", "r_switch_step", "memory_lr"),
+    static_argnames=("model", "optimizer", "sigma", "r", "memory_lr"),
     donate_argnames=("state",),
 )
 def train_step(
@@ -140,7 +140,7 @@ def train_step(
     model: nn.Module,
     optimizer: optax.GradientTransformation,
     sigma: float,
-    r_switch_step: int,
+    r: float,
     memory_lr: float = 0.0,
 ) -> tuple[TrainState, Float[Array, ""]]:
     """Returns the next state, its memory among it, and the loss of `batch`.
@@ -151,11 +151,10 @@ def train_step(
         model: The network.
         optimizer: Of the parameters.
         sigma: See `heatmap_loss`.
-        r_switch_step: Until then r of Eq. 2 is 1, from then on 3.
+        r: Of Eq. 2; see `r_at`. At 1 the step costs less.
         memory_lr: Size of the gradient step that M_t takes before it is stored
             (Sec. 3.3: "M_t will be further optimized").
     """
-    r = r_at(state.step, r_switch_step)
 
     def loss_fn(params, perturbations):
         variables = {**state.variables, "params": params}
@@ -193,14 +192,14 @@ def train_step(
     return next_state, loss
 
 
-@functools.partial(jax.jit, static_argnames=("model", "rolling"))
+@functools.partial(jax.jit, static_argnames=("model", "r", "rolling"))
 def eval_step(
     variables: dict[str, Variables],
     depth: Float[Array, "batch side side 1"],
     real: Bool[Array, " batch"],
     *,
     model: nn.Module,
-    r: float | Float[Array, ""],
+    r: float,
     rolling: bool,
 ) -> tuple[Any, Variables]:
     """Returns what the network gives for a batch, and the memory after it.

@@ -58,21 +58,21 @@ def test_resumed_run_equals_an_unbroken_one_bit_for_bit(tmp_path, memory_mode):
         model=model,
         optimizer=OPTIMIZER,
         sigma=1.0,
-        r_switch_step=3,
     )
     data, state = make_data(), make_state(model)
     checkpoints = Checkpoints(tmp_path)
     for number in range(6):
         if number == 2:
             checkpoints.save(state, data)
-        state, _ = step(state, next(data))
+        state, _ = step(state, next(data), r=training.r_at(number, 3))
     after = next(data)
 
     resumed_data = make_data()
     resumed = Checkpoints(tmp_path).restore(make_state(model), resumed_data)
     assert int(resumed.step) == 2
-    for _ in range(4):
-        resumed, _ = step(resumed, next(resumed_data))
+    for number in range(2, 6):
+        r = training.r_at(number, 3)
+        resumed, _ = step(resumed, next(resumed_data), r=r)
     assert_same(state, resumed)
     for key, value in next(resumed_data).items():
         np.testing.assert_array_equal(value, after[key])

@@ -33,7 +33,8 @@ def make_state(step, weight=0.0):
 def fit(tmp_path, losses, start=0, **changes):
     saves = Saves()
 
-    def step(state, loss):
+    def step(state, loss, number):
+        assert number == int(state.step)
         weight = jnp.nan if loss == BREAKS else 0.0
         return make_state(state.step + 1, weight), jnp.float32(loss)
 

@@ -31,7 +31,7 @@ def make(name="cmb", **options):
     step = functools.partial(
         training.train_step, model=model, optimizer=OPTIMIZER, sigma=1.0
     )
-    return model, state, functools.partial(step, r_switch_step=100)
+    return model, state, functools.partial(step, r=1.0)
 
 
 def test_loss_by_hand():
@@ -101,7 +101,7 @@ def test_memory_carries_over_from_batch_to_batch():
     # Two runs see the same second batch after different first ones, with parameters
     # that do not move: only the memory can tell them apart.
     _, state, step = make()
-    frozen = functools.partial(step, optimizer=optax.sgd(0.0), r_switch_step=0)
+    frozen = functools.partial(step, optimizer=optax.sgd(0.0), r=3.0)
     state = state._replace(opt_state=optax.sgd(0.0).init(state.params))
     losses = []
     for seed in (1, 2):

@@ -226,24 +226,29 @@ def _filter_gradient_by_product(
     """
     channels, features = x.shape[-1], gradient.shape[-1]
     height, width = (n // patch for n in gradient.shape[1:3])
-    reach = patch + size - 1
+    reach = patch + size - 1  # twice the patch, so 2x2 patches of x have all taps
     contract_cells = (((0, 1), (0, 1)), ((), ()))
+
+    def patches(x: Array, rows: int, columns: int) -> Array:
+        x = x.reshape(rows, patch, columns, patch, -1).transpose(0, 2, 1, 3, 4)
+        return x.reshape(rows, columns, -1)
 
     def add_sample(total: Array, sample: tuple[Array, Array]) -> tuple[Array, None]:
         x, gradient = sample
-        x = jnp.pad(x, ((1, 1), (1, 1), (0, 0)))
-        rows = [slice(i, i + (height - 1) * patch + 1, patch) for i in range(reach)]
-        columns = [slice(i, i + (width - 1) * patch + 1, patch) for i in range(reach)]
-        taps = jnp.concatenate([x[i, j] for i in rows for j in columns], axis=-1)
-        outputs = gradient.reshape(height, patch, width, patch, features)
-        outputs = outputs.transpose(0, 2, 1, 3, 4).reshape(height, width, -1)
+        x = patches(jnp.pad(x, ((1, 1), (1, 1), (0, 0))), height + 1, width + 1)
+        corners = [x[i : i + height, j : j + width] for i in (0, 1) for j in (0, 1)]
         products = jax.lax.dot_general(
-            taps, outputs, contract_cells, preferred_element_type=jnp.float32
+            jnp.concatenate(corners, axis=-1),
+            patches(gradient, height, width),
+            contract_cells,
+            preferred_element_type=jnp.float32,
         )
         return total + products, None
 
     zeros = jnp.zeros((reach**2 * channels, patch**2 * features), jnp.float32)
     products, _ = jax.lax.scan(add_sample, zeros, (x, gradient))
+    products = products.reshape(2, 2, patch, patch, channels, patch, patch, features)
+    products = products.transpose(0, 2, 1, 3, 4, 5, 6, 7)  # corner and place in it
     products = products.reshape(reach, reach, channels, patch, patch, features)
     shifts = range(patch)
     outputs = [
