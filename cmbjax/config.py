@@ -1,4 +1,4 @@
-"""The flags of train.py and evaluate.py, and the objects that they name."""
+"""The flags of train.py, evaluate.py and export.py, and the objects that they name."""
 
 import dataclasses
 import math
@@ -323,3 +323,43 @@ class EvalConfig:
             )
         if self.batch_size < 1:
             raise ValueError(f"--batch_size must be at least 1, got {self.batch_size}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExportConfig:
+    """Writes a trained network as files that run without this library."""
+
+    run_dir: Path | None = None
+    """Folder of the run; by default the newest in runs/."""
+    format: str = "all"
+    """stablehlo, for JAX; onnx, for ONNX Runtime, OpenVINO and others; or all."""
+    memory: Literal["frozen", "rolling"] = "frozen"
+    """Part of the network, or an input and an output of it."""
+    batch_size: int = 1
+    """Frames at once; the files know no other number."""
+    dataset: str | None = None
+    """A name in datasets/ whose frames are used to check; by default the run's own."""
+    data_dir: Path | None = None
+    """Folder of the data set's own files."""
+    tfds_dir: Path | None = None
+    """Folder of prepared data sets; by default that of TFDS."""
+    split: str = "validation"
+    """train, validation or test."""
+    num_frames: int = 16
+    """Frames to check with, at least; two batches at least."""
+    out_dir: Path | None = None
+    """By default export/<memory>_<batch_size> in the run's folder. Its files go."""
+
+    def __post_init__(self) -> None:
+        if self.format not in ("all", "stablehlo", "onnx"):
+            raise ValueError(
+                f"--format must be stablehlo, onnx or all, got {self.format!r}"
+            )
+        if self.split not in ("train", "validation", "test"):
+            raise ValueError(
+                f"--split must be train, validation or test, got {self.split!r}"
+            )
+        for name in ("batch_size", "num_frames"):
+            if getattr(self, name) < 1:
+                came = getattr(self, name)
+                raise ValueError(f"--{name} must be at least 1, got {came}")

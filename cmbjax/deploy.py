@@ -5,6 +5,7 @@ Of a trained network they are constants: BN with running statistics is a factor 
 bias of the convolution before it, and a frozen memory's convolution is a map to add.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,7 +14,15 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from cmbjax.models.conv import convolve_padded
+from cmbjax.models.conv import (
+    DIMENSIONS,
+    Conv,
+    Convolved,
+    Doubled,
+    Part,
+    convolve_padded,
+    convolve_parts,
+)
 from cmbjax.models.posenet import PoseNet
 from cmbjax.runtime import keep_compiled
 
@@ -36,8 +45,13 @@ def freeze(
     """
     if isinstance(model, PoseNet):
         model, variables = fold(model, variables)
-        blocks = variables["memory"]
-        shares = {name: _memory_share(variables, name) for name in blocks}
+        model = model.clone(memory_mode="shared")
+        memory = jax.tree.map(
+            lambda value: value if value.ndim == 3 else jnp.mean(value, axis=0),
+            variables["memory"],
+        )
+        variables = {**variables, "memory": memory}
+        shares = {name: _memory_share(variables, name) for name in memory}
         variables = {**variables, "frozen": shares}
     return lambda depth: model.apply(variables, depth, train=False, r=r)
 
@@ -50,12 +64,11 @@ def rolling(
     """Returns the network as a function of the depth and the memory, that returns both.
 
     Args:
-        model: See `freeze`.
+        model: Of a `PoseNet` BN is folded, others are applied as they are.
         variables: See `freeze`.
         r: See `freeze`.
     """
-    slots = model.memory_mode == "per_sample" if isinstance(model, PoseNet) else False
-    if isinstance(model, PoseNet) and not slots:
+    if isinstance(model, PoseNet):
         model, variables = fold(model, variables)
 
     def step(depth: Array, memory: Variables) -> tuple[Outputs, Variables]:
@@ -87,21 +100,59 @@ def compile_for(
 
 
 def fold(model: PoseNet, variables: Variables) -> tuple[PoseNet, dict[str, Any]]:
-    """Returns the same network without BN, its memory that of one sample.
+    """Returns the same network without BN.
 
     Args:
         model: The network.
         variables: Parameters, memory and statistics.
     """
-    memory = jax.tree.map(
-        lambda value: value if value.ndim == 3 else jnp.mean(value, axis=0),
-        variables["memory"],
+    params = _fold_norms(variables["params"], variables.get("batch_stats", {}))
+    folded = {"params": params, "memory": variables.get("memory", {})}
+    return model.clone(norm=False), folded
+
+
+def in_layers(network: Callable[..., Outputs]) -> Callable[..., Outputs]:
+    """Returns the same function in the operations that inference runtimes are fast at.
+
+    Each convolution, of whatever size, is one; that of an upsampled map is a
+    transposed convolution, for which XLA on CPU has nothing fast.
+
+    Args:
+        network: Applies a network of the plain form, which pools by a pooling layer.
+    """
+
+    def convolve(next_fun, args, kwargs, context):
+        if not isinstance(context.module, Conv):
+            return next_fun(*args, **kwargs)
+        layer = context.module.variables["params"]
+        convolved = convolve_parts(args, layer["kernel"], _convolve_as_layer)
+        return convolved + layer["bias"].reshape(1, 1, 1, -1)
+
+    def applied(*args: Any) -> Outputs:
+        with nn.intercept_methods(convolve):
+            return network(*args)
+
+    return applied
+
+
+def _convolve_as_layer(part: Part, kernel: Array) -> Array:
+    if isinstance(part, Convolved):
+        return part.x
+    if isinstance(part, Doubled):
+        # Upsampled is: apart by one row and column of zeros, and a sum over 2x2 cells.
+        shifts = [
+            ((i, 1 - i), (j, 1 - j), (0, 0), (0, 0)) for i in (0, 1) for j in (0, 1)
+        ]
+        kernel = functools.reduce(jnp.add, [jnp.pad(kernel, by) for by in shifts])
+    x, dilation = (part.x, 2) if isinstance(part, Doubled) else (part, 1)
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel,
+        window_strides=(1, 1),
+        padding=[(len(kernel) // 2,) * 2] * 2,
+        lhs_dilation=(dilation, dilation),
+        dimension_numbers=DIMENSIONS,
     )
-    params = _fold_norms(variables["params"], variables["batch_stats"])
-    return model.clone(norm=False, memory_mode="shared"), {
-        "params": params,
-        "memory": memory,
-    }
 
 
 def _fold_norms(params: Variables, statistics: Variables) -> dict[str, Any]:

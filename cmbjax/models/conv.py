@@ -14,7 +14,7 @@ rewritten form gives the same to rounding, from the same parameters, with less w
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -113,9 +113,18 @@ def convolve_plainly(
 
 
 def convolve_parts(
-    parts: Sequence[Part], kernel: Float[Array, "size size channels features"]
+    parts: Sequence[Part],
+    kernel: Float[Array, "size size channels features"],
+    convolve_part: Callable[[Part, Array], Array] | None = None,
 ) -> Float[Array, "batch_or_1 height width features"]:
-    """Returns the same from the parts, added up in the order of the cheapest."""
+    """Returns the same from the parts, added up in the order of the cheapest.
+
+    Args:
+        parts: What is concatenated.
+        kernel: The filters of the concatenation.
+        convolve_part: Convolves one part; by default in the way cheapest in XLA.
+    """
+    convolve_part = convolve_part or _convolve_part
     filters: dict[int, tuple[Part, Array]] = {}
     start = 0
     for part in parts:
@@ -123,7 +132,7 @@ def convolve_parts(
         start += channels_of(part)
         known = filters.get(id(part))
         filters[id(part)] = (part, own if known is None else known[1] + own)
-    sums = [_convolve_part(part, own) for part, own in filters.values()]
+    sums = [convolve_part(part, own) for part, own in filters.values()]
     return functools.reduce(jnp.add, sorted(sums, key=len))
 
 

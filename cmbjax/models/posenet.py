@@ -108,12 +108,17 @@ class PoseNet(nn.Module, kw_only=True):
                 name=name,
             )(x, train=train, r=r)
 
+        def pool(x: Array) -> Array:
+            if not self.plain:
+                return halve(x)
+            return nn.max_pool(x, window_shape=(2, 2), strides=(2, 2))
+
         x = conv("conv1_2", 32, conv("conv1_1", 32, depth))
-        x = block("cmb1", halve(x))
+        x = block("cmb1", pool(x))
         conv2_1 = conv("conv2_1", 64, x)
-        x = block("cmb2", halve(conv2_1))
+        x = block("cmb2", pool(conv2_1))
         conv3_2 = conv("conv3_2", 128, conv("conv3_1", 128, x))
-        x = block("cmb3", halve(conv3_2))
+        x = block("cmb3", pool(conv3_2))
         x = conv("conv4_2", 256, conv("conv4_1", 256, x))
         x = conv("conv5", 128, Doubled(x), conv3_2)
         x = conv("conv6", 64, Doubled(x), conv2_1)
@@ -132,7 +137,7 @@ class PoseNet(nn.Module, kw_only=True):
 
     def _head(self, heatmaps: Array) -> Float[Array, "batch joints xyz=3"]:
         pool = -(-heatmaps.shape[1] // HEAD_CELLS)
-        x = nn.avg_pool(heatmaps, (pool, pool), strides=(pool, pool))
+        x = nn.avg_pool(heatmaps, window_shape=(pool, pool), strides=(pool, pool))
         x = x.reshape(len(x), -1)
         for layer in ("fc1", "fc2"):
             x = nn.relu(nn.Dense(1024, name=layer)(x))

@@ -1,0 +1,184 @@
+"""What a user must know of an exported network: one record, and the text made of it."""
+
+import hashlib
+import importlib.metadata
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cmbjax
+from cmbjax import crops
+from cmbjax.formats import MEMORY_FILE, ONNX_FILE, ONNX_PACKAGES, STABLEHLO_FILE
+from cmbjax.models.posenet import STRIDE
+from cmbjax.pipeline import Preparation
+
+CARD_FILE = "card.json"
+TEXT_FILE = "README.md"
+FILES = (STABLEHLO_FILE, ONNX_FILE, MEMORY_FILE, CARD_FILE, TEXT_FILE)
+
+Card = dict[str, Any]
+
+
+def of_files(paths: Sequence[Path]) -> Card:
+    """Returns size and checksum of each file, by name."""
+    return {
+        path.name: {
+            "bytes": path.stat().st_size,
+            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        }
+        for path in paths
+    }
+
+
+def of_preparation(preparation: Preparation, *, metric: bool) -> Card:
+    """Returns how a frame becomes an input, and a heat map's cell a pixel of it."""
+    return {
+        "side": preparation.side,
+        "crop": preparation.crop,
+        "crop_margin": 1.0 if preparation.crop == "full" else crops.MARGIN,
+        "depth_range": preparation.depth_range,
+        "depth_unit": "mm" if metric else "raw",
+        "stride": STRIDE,
+    }
+
+
+def versions(*, onnx: bool) -> dict[str, str]:
+    """Returns the versions of the packages that an export was made and checked with."""
+    packages = ("jax", "jaxlib", "flax", *(ONNX_PACKAGES if onnx else ()))
+    found = {name: importlib.metadata.version(name) for name in packages}
+    return {"cmbjax": cmbjax.__version__, **found}
+
+
+def markdown(card: Card) -> str:
+    """Returns a card as text, with the code that runs each of its files."""
+    shape = ", ".join(map(str, card["inputs"]["depth"]))
+    facts = {
+        "network": f"{card['model']}, {card['parameters']:,} parameters, {card['run']}",
+        "trained for": f"{card['step']} steps, r = {card['r']:g}",
+        "memory": f"{card['memory']} ({card['memory_mode']})",
+        "inputs": _shapes(card["inputs"]),
+        "outputs": _shapes(card["outputs"]),
+        "joints": ", ".join(card["joints"]),
+        "versions": ", ".join(f"{k} {v}" for k, v in card["versions"].items()),
+    }
+    unit = {"mm": "millimetres", "raw": "the camera's own values"}[card["depth_unit"]]
+    stride, extent = card["stride"], f"{card['depth_range']:g}"
+    lines = [
+        f"# {card['model']}, {len(card['joints'])} joints, {card['side']} pixels",
+        "",
+        "| | |",
+        "| --- | --- |",
+        *(f"| {name} | {fact} |" for name, fact in facts.items()),
+        "",
+        "## Input",
+        "",
+        f"`depth` is [{shape}] float32. Of a depth image ({unit}, 0 = no reading):",
+        "",
+        f"- crop: a square around {_CROPS[card['crop']]}, its side "
+        f"{card['crop_margin']:g} times the longer side of that, 0 outside the image, "
+        f"resized to {card['side']} pixels by nearest neighbour;",
+        "- reference: the person's median depth, as `crops.person_depth` takes it;",
+        f"- `clip((crop - reference) / {extent}, -1, 1)`, and 1 where there is no "
+        "reading.",
+        "",
+        "## Output",
+        "",
+        f"`heatmaps`: the cell (row, column) has its centre at the crop's pixel x = "
+        f"{stride} (column + 0.5), y = {stride} (row + 0.5). The top-left pixel's "
+        "centre is (0.5, 0.5).",
+    ]
+    if "joints" in card["outputs"]:
+        lines += [
+            "",
+            "`joints`: x and y as fractions of the crop from its centre, and depth in "
+            f"units of {extent} from the reference.",
+        ]
+    for file, codes in _CODES.items():
+        if file in card["files"]:
+            for title, code in codes.items():
+                lines += ["", f"## {title}", "", "```python", *code(card), "```"]
+    lines += [
+        "",
+        "## Measured",
+        "",
+        f"Largest difference from the trained network in JAX, in parts of the outputs' "
+        f"range, over {card['frames']['number']} frames of {card['frames']['name']}:",
+        "",
+        "| | difference |",
+        "| --- | ---: |",
+        *(f"| {name} | {value:.1e} |" for name, value in card["differences"].items()),
+        "",
+        "| file | bytes | sha256 |",
+        "| --- | ---: | --- |",
+        *(
+            f"| {name} | {facts['bytes']:,} | {facts['sha256']} |"
+            for name, facts in card["files"].items()
+        ),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+_CROPS = {
+    "full": "the whole image",
+    "person": "the person's box, as `detection.find_people` finds it",
+    "label_box": f"the joints' box, grown by {crops.OUTLINE:g} of its longer side",
+}
+
+
+def _shapes(values: dict[str, list[int]]) -> str:
+    return ", ".join(f"{name} {shape}" for name, shape in values.items())
+
+
+def _unpacked(card: Card, memory: str) -> str:
+    """Names what a network returns, as the left side of an assignment."""
+    names = [name for name in card["outputs"] if not name.startswith("new_")]
+    return ", ".join([*names, memory] if card["memory"] == "rolling" else names)
+
+
+def _stablehlo_code(card: Card) -> list[str]:
+    rolling = card["memory"] == "rolling"
+    load = f'export.deserialize(Path("{STABLEHLO_FILE}").read_bytes())'
+    return [
+        "import jax",
+        *(["import numpy as np"] if rolling else []),
+        "from jax import export",
+        "from pathlib import Path",
+        "",
+        f"network = jax.jit({load}.call)",
+        *([f'memory = np.load("{MEMORY_FILE}").values()'] if rolling else []),
+        f"{_unpacked(card, '*memory')} = network(depth{', *memory' * rolling})",
+    ]
+
+
+def _onnxruntime_code(card: Card) -> list[str]:
+    rolling = card["memory"] == "rolling"
+    call = 'session.run(None, {"depth": depth' + ", **memory" * rolling + "})"
+    return [
+        *(["import numpy as np"] if rolling else []),
+        "import onnxruntime",
+        "",
+        f'session = onnxruntime.InferenceSession("{ONNX_FILE}")',
+        *([f'memory = dict(np.load("{MEMORY_FILE}"))'] if rolling else []),
+        f"[{_unpacked(card, '*new')}] = {call}",
+        *(["memory = dict(zip(memory, new))"] if rolling else []),
+    ]
+
+
+def _openvino_code(card: Card) -> list[str]:
+    rolling = card["memory"] == "rolling"
+    return [
+        *(["import numpy as np"] if rolling else []),
+        "import openvino",
+        "",
+        'hint = {"INFERENCE_PRECISION_HINT": "f32"}  # or bf16, see below',
+        f'network = openvino.Core().compile_model("{ONNX_FILE}", "CPU", hint)',
+        *([f'memory = np.load("{MEMORY_FILE}").values()'] if rolling else []),
+        f"[{_unpacked(card, '*memory')}] = "
+        f"network([depth{', *memory' * rolling}]).values()",
+    ]
+
+
+_CODES = {
+    STABLEHLO_FILE: {"JAX": _stablehlo_code},
+    ONNX_FILE: {"ONNX Runtime": _onnxruntime_code, "OpenVINO": _openvino_code},
+}

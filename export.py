@@ -1,0 +1,161 @@
+"""Writes a trained network as StableHLO and ONNX: `python export.py --format=onnx`."""
+
+import functools
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import tyro
+
+import datasets
+from cmbjax import card, evaluation, formats, training
+from cmbjax.checkpoints import Checkpoints, write_json, write_text
+from cmbjax.config import ExportConfig, TrainConfig, newest_run
+from cmbjax.pipeline import DepthFrames, Preparation, evaluation_batches
+
+BF16 = "OpenVINO, bf16"  # measured, and not expected to agree
+
+
+def main(config: ExportConfig) -> Path:
+    """Writes the network, checks what was written, and returns the folder."""
+    if config.format != "stablehlo":
+        formats.require_onnx()
+    run_dir = config.run_dir or newest_run()
+    run = TrainConfig.load(run_dir)
+    statistics = evaluation.Statistics.load(run_dir)
+    dataset = config.dataset or run.dataset
+    data_dir = config.data_dir or (run.data_dir if dataset == run.dataset else None)
+    frames = datasets.load(
+        dataset, data_dir, config.tfds_dir or run.tfds_dir, split=config.split
+    )
+    if frames.skeleton.name != statistics.skeleton:
+        raise ValueError(
+            f"--dataset={dataset} has the joints {frames.skeleton.name}, but the run "
+            f"{run_dir} was trained on {statistics.skeleton}"
+        )
+    model = run.make_model(frames.skeleton.num_joints)
+    checkpoints = Checkpoints(run_dir)
+    state = checkpoints.restore(
+        training.abstract_state(
+            model, run.make_optimizer(), side=run.side, batch_size=run.batch_size
+        )
+    )
+    checkpoints.close()
+    r, rolling = training.r_known(state, run.r_switch_step), config.memory == "rolling"
+    if rolling and not state.memory:
+        raise ValueError(f"--memory=rolling: {run.model} has no memory; use frozen")
+    if rolling and run.memory_mode == "per_sample":
+        if config.batch_size != run.batch_size:
+            raise ValueError(
+                f"--memory=rolling needs --batch_size={run.batch_size}, one frame for "
+                f"each slot of this run's per_sample memory, got {config.batch_size}"
+            )
+    preparation = run.make_preparation(frames)
+    number = max(2, -(-config.num_frames // config.batch_size))
+    batches = depth_batches(frames, preparation, number, config.batch_size)
+    about = {
+        "run": str(run_dir),
+        "model": run.model,
+        "step": int(state.step),
+        "parameters": sum(value.size for value in jax.tree.leaves(state.params)),
+        "joints": list(frames.skeleton.joints),
+        **card.of_preparation(preparation, metric=frames.metric),
+        "offsets_m": statistics.offsets_m.tolist(),
+        "memory": config.memory,
+        "memory_mode": run.memory_mode,
+        "r": float(r),
+        "batch_size": config.batch_size,
+        "dtype": "float32",
+        "frames": {
+            "name": frames.name,
+            "number": min(number * config.batch_size, len(frames.source)),
+        },
+        "versions": card.versions(onnx=config.format != "stablehlo"),
+    }
+    networks = formats.forms(model, state.variables, r=float(r), rolling=rolling)
+    default = run_dir / "export" / f"{config.memory}_{config.batch_size}"
+    out_dir = config.out_dir or default
+    with formats.whole_folder(out_dir, card.FILES) as folder:
+        write(folder, networks, batches, about, config.format)
+    for name, value in about["differences"].items():
+        print(f"{name}: {value:.1e} of the outputs' range")
+    print(f"Files and how to call them: {out_dir / card.TEXT_FILE}")
+    return out_dir
+
+
+def depth_batches(
+    frames: DepthFrames, preparation: Preparation, number: int, batch_size: int
+) -> np.ndarray:
+    """Returns [number, batch_size, side, side, 1]: frames spread over a split."""
+    there, wanted = len(frames.source), number * batch_size
+    if not there:
+        raise ValueError(f"{frames.name} has no frames to check with")
+    batches = evaluation_batches(
+        frames,
+        preparation=preparation,
+        batch_size=batch_size,
+        order=[i * there // wanted for i in range(wanted)],
+    )
+    return np.stack([views["depth"] for _, views in batches])
+
+
+def write(
+    folder: Path,
+    networks: formats.Forms,
+    batches: np.ndarray,
+    about: card.Card,
+    file_format: str,
+) -> None:
+    """Writes and checks the files, and then the card.
+
+    Args:
+        folder: To write into.
+        networks: The trained network.
+        batches: See `depth_batches`.
+        about: What is known so far; the rest is added.
+        file_format: stablehlo, onnx or all.
+    """
+    memory = networks.memory
+    if memory:
+        np.savez(folder / formats.MEMORY_FILE, **memory)
+    arguments = {"depth": batches[0], **memory}
+    run_over = functools.partial(
+        formats.run_over, batches=batches, memory=tuple(memory.values())
+    )
+    expected = run_over(jax.jit(networks.trained))
+    names = ["heatmaps", "joints"][: len(expected) - len(memory)]
+    outputs = dict(
+        zip([*names, *(f"new_{name}" for name in memory)], expected, strict=True)
+    )
+    runs: dict[str, formats.Network] = {}
+    if file_format != "onnx":
+        path = folder / formats.STABLEHLO_FILE
+        formats.write_stablehlo(path, networks.folded, tuple(arguments.values()))
+        runs["StableHLO"] = formats.run_stablehlo(path)
+        folded = run_over(jax.jit(networks.folded))
+        formats.check_equal("StableHLO", run_over(runs["StableHLO"]), folded)
+    if file_format != "stablehlo":
+        path = folder / formats.ONNX_FILE
+        formats.write_onnx(path, networks.layers, arguments, list(outputs))
+        runs["ONNX Runtime"] = formats.run_onnxruntime(path)
+        runs["OpenVINO"] = formats.run_openvino(path)
+        runs[BF16] = formats.run_openvino(path, precision="bf16")
+    differences = {
+        name: formats.difference(run_over(run), expected) for name, run in runs.items()
+    }
+    for name in differences.keys() - {BF16}:
+        formats.check(name, differences[name])
+    about["differences"] = differences
+    about["inputs"] = {name: list(value.shape) for name, value in arguments.items()}
+    about["outputs"] = {name: list(value.shape[1:]) for name, value in outputs.items()}
+    about["files"] = card.of_files(sorted(folder.iterdir()))
+    write_json(folder / card.CARD_FILE, about)
+    write_text(folder / card.TEXT_FILE, card.markdown(about))
+
+
+if __name__ == "__main__":
+    try:
+        main(tyro.cli(ExportConfig, use_underscores=True))
+    except (ValueError, OSError) as error:
+        sys.exit(f"export.py: {error}")
