@@ -24,7 +24,7 @@ import numpy as np
 import optax
 import tyro
 
-from cmbjax import deploy, runtime, training
+from cmbjax import deploy, formats, runtime, training
 from cmbjax.checkpoints import write_json, write_text
 from cmbjax.models import MODELS
 from cmbjax.pipeline import Preparation, training_batches
@@ -349,28 +349,18 @@ def onnx_runtimes(
     config: SpeedConfig, model: Any, variables: Any, depth: np.ndarray
 ) -> dict[str, Timed]:
     """Returns the exported network in each runtime that is installed."""
-    if importlib.util.find_spec("jax2onnx") is None:
+    if any(importlib.util.find_spec(name) is None for name in formats.ONNX_PACKAGES):
         return {}
-    from cmbjax import export
-
-    timed: dict[str, Timed] = {}
+    layers = formats.forms(model, variables, r=3.0, rolling=False).layers
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "network.onnx"
-        export.write_onnx(path, model, variables, r=3.0, side=config.side)
-        if importlib.util.find_spec("onnxruntime"):
-            import onnxruntime
-
-            session = onnxruntime.InferenceSession(path)
-            name = session.get_inputs()[0].name
-            timed["ONNX Runtime"] = lambda: session.run(None, {name: depth})
-        if importlib.util.find_spec("openvino"):
-            import openvino
-
-            for precision in ("f32", "bf16"):
-                hint = {"INFERENCE_PRECISION_HINT": precision}
-                network = openvino.Core().compile_model(path, "CPU", hint)
-                timed[f"OpenVINO {precision}"] = functools.partial(network, depth)
-    return timed
+        path = Path(folder) / formats.ONNX_FILE
+        formats.write_onnx(path, layers, {"depth": depth}, ["heatmaps"])
+        networks = {
+            "ONNX Runtime": formats.run_onnxruntime(path),
+            "OpenVINO f32": formats.run_openvino(path),
+            "OpenVINO bf16": formats.run_openvino(path, precision="bf16"),
+        }
+    return {name: functools.partial(run, depth) for name, run in networks.items()}
 
 
 def by_layer(config: SpeedConfig) -> list[Row]:
