@@ -35,22 +35,21 @@ def main(config: ExportConfig) -> Path:
             f"{run_dir} was trained on {statistics.skeleton}"
         )
     model = run.make_model(frames.skeleton.num_joints)
-    checkpoints = Checkpoints(run_dir)
-    state = checkpoints.restore(
-        training.abstract_state(
-            model, run.make_optimizer(), side=run.side, batch_size=run.batch_size
-        )
+    like = training.abstract_state(
+        model, run.make_optimizer(), side=run.side, batch_size=run.batch_size
     )
-    checkpoints.close()
-    r, rolling = training.r_known(state, run.r_switch_step), config.memory == "rolling"
-    if rolling and not state.memory:
+    rolling, slots = config.memory == "rolling", run.memory_mode == "per_sample"
+    if rolling and not like.memory:
         raise ValueError(f"--memory=rolling: {run.model} has no memory; use frozen")
-    if rolling and run.memory_mode == "per_sample":
-        if config.batch_size != run.batch_size:
-            raise ValueError(
-                f"--memory=rolling needs --batch_size={run.batch_size}, one frame for "
-                f"each slot of this run's per_sample memory, got {config.batch_size}"
-            )
+    if rolling and slots and config.batch_size != run.batch_size:
+        raise ValueError(
+            f"--memory=rolling needs --batch_size={run.batch_size}, a frame for each "
+            f"slot of this run's per_sample memory, got {config.batch_size}"
+        )
+    checkpoints = Checkpoints(run_dir)
+    state = checkpoints.restore(like)
+    checkpoints.close()
+    r = float(training.r_known(state, run.r_switch_step))
     preparation = run.make_preparation(frames)
     number = max(2, -(-config.num_frames // config.batch_size))
     batches = depth_batches(frames, preparation, number, config.batch_size)
@@ -64,7 +63,7 @@ def main(config: ExportConfig) -> Path:
         "offsets_m": statistics.offsets_m.tolist(),
         "memory": config.memory,
         "memory_mode": run.memory_mode,
-        "r": float(r),
+        "r": r,
         "batch_size": config.batch_size,
         "dtype": "float32",
         "frames": {
@@ -73,7 +72,7 @@ def main(config: ExportConfig) -> Path:
         },
         "versions": card.versions(onnx=config.format != "stablehlo"),
     }
-    networks = formats.forms(model, state.variables, r=float(r), rolling=rolling)
+    networks = formats.forms(model, state.variables, r=r, rolling=rolling)
     default = run_dir / "export" / f"{config.memory}_{config.batch_size}"
     out_dir = config.out_dir or default
     with formats.whole_folder(out_dir, card.FILES) as folder:

@@ -10,7 +10,7 @@ import functools
 import importlib.util
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -202,7 +202,7 @@ def run_openvino(path: Path, *, precision: str = "f32") -> Network:
 
 
 def run_over(
-    network: Network, batches: Sequence[np.ndarray], memory: Sequence[Any] = ()
+    network: Network, batches: Iterable[np.ndarray], memory: Sequence[Any] = ()
 ) -> list[np.ndarray]:
     """Returns a network's outputs over batches, which hand the memory on.
 
