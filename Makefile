@@ -8,7 +8,7 @@ DEMO := runs/demo
 .PHONY: demo test lint install
 .DELETE_ON_ERROR:
 
-$(VENV)/installed: requirements.txt requirements-cpu.txt requirements-dev.txt
+$(VENV)/installed: requirements.txt requirements-cpu.txt requirements-dev.txt requirements-export.txt
 	@$(PYTHON) -c 'import sys; sys.exit("cmbjax needs Python 3.11 or newer; name one with make PYTHON=..." if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -r $(REQUIREMENTS) -r requirements-dev.txt

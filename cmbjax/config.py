@@ -348,7 +348,7 @@ class ExportConfig:
     num_frames: int = 16
     """Frames to check with, at least; two batches at least."""
     out_dir: Path | None = None
-    """By default export/<memory>_<batch_size> in the run's folder. Its files go."""
+    """Replaced; by default export/<memory>_<batch_size> in the run's folder."""
 
     def __post_init__(self) -> None:
         if self.format not in ("all", "stablehlo", "onnx"):

@@ -226,10 +226,11 @@ def difference(
     outputs: Sequence[np.ndarray], references: Sequence[np.ndarray]
 ) -> float:
     """Returns the largest difference of any output, as a part of its range."""
-    return max(
-        float(np.abs(output - reference).max() / np.ptp(reference))
+    parts = [
+        np.abs(output - reference).max() / np.ptp(reference)
         for output, reference in zip(outputs, references, strict=True)
-    )
+    ]
+    return float(np.max(parts))  # NaN, if one is
 
 
 def check(name: str, value: float) -> float:

@@ -1,5 +1,6 @@
 """export.py from end to end: files that run without cmbjax, and give what it gives."""
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -270,6 +271,22 @@ def test_frames_with_other_joints_are_refused(run_dir, tmp_path):
     )
     with pytest.raises(ValueError, match="has the joints body19, .* trained on body15"):
         export.main(config)
+
+
+def test_split_without_frames_is_refused(run_dir):
+    run = TrainConfig.load(run_dir)
+    frames = datasets.load("itop", run.data_dir, run.tfds_dir, split="test")
+    empty = dataclasses.replace(frames, source=[])
+    with pytest.raises(ValueError, match="itop/side.* has no frames to check with"):
+        export.depth_batches(empty, run.make_preparation(frames), 2, 1)
+
+
+def test_outputs_that_are_no_numbers_do_not_agree():
+    reference = [np.array([0.0, 4.0]), np.array([0.0, 1.0])]
+    assert formats.difference([np.array([0.0, 5.0]), reference[1]], reference) == 0.25
+    for other in (np.array([np.nan, 1.0]), np.array([0.5, 1.0])):
+        with pytest.raises(ValueError, match="it differs from the trained network by"):
+            formats.check("it", formats.difference([reference[0], other], reference))
 
 
 def test_script_says_what_is_wrong_in_one_line(tmp_path):
