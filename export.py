@@ -9,7 +9,7 @@ import numpy as np
 import tyro
 
 import datasets
-from cmbjax import card, evaluation, formats, training
+from cmbjax import card, evaluation, formats, runtime, training
 from cmbjax.checkpoints import Checkpoints, write_json, write_text
 from cmbjax.config import ExportConfig, TrainConfig, newest_run
 from cmbjax.pipeline import DepthFrames, Preparation, evaluation_batches
@@ -155,6 +155,7 @@ def write(
 
 if __name__ == "__main__":
     try:
+        runtime.prepare()
         main(tyro.cli(ExportConfig, use_underscores=True))
     except (ValueError, OSError) as error:
         sys.exit(f"export.py: {error}")
