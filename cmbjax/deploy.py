@@ -20,13 +20,12 @@ from cmbjax.models.conv import (
     Convolved,
     Doubled,
     Part,
-    convolve_padded,
+    convolve,
     convolve_parts,
 )
+from cmbjax.models.norm import EPSILON
 from cmbjax.models.posenet import PoseNet
 from cmbjax.runtime import keep_compiled
-
-EPSILON = nn.BatchNorm.epsilon
 
 Variables = Mapping[str, Any]
 Outputs = Any  # heat maps, or heat maps and joints with a 3-D head
@@ -121,7 +120,7 @@ def in_layers(network: Callable[..., Outputs]) -> Callable[..., Outputs]:
         network: Applies a network of the plain form, which pools by a pooling layer.
     """
 
-    def convolve(next_fun, args, kwargs, context):
+    def as_layer(next_fun, args, kwargs, context):
         if not isinstance(context.module, Conv):
             return next_fun(*args, **kwargs)
         layer = context.module.variables["params"]
@@ -129,7 +128,7 @@ def in_layers(network: Callable[..., Outputs]) -> Callable[..., Outputs]:
         return convolved + layer["bias"].reshape(1, 1, 1, -1)
 
     def applied(*args: Any) -> Outputs:
-        with nn.intercept_methods(convolve):
+        with nn.intercept_methods(as_layer):
             return network(*args)
 
     return applied
@@ -185,4 +184,4 @@ def _memory_share(variables: Variables, name: str) -> dict[str, Array]:
     memory = variables["memory"][name]["value"]
     kernel = variables["params"][name]["input"]["Conv_0"]["kernel"]
     half = kernel[:, :, kernel.shape[2] - memory.shape[-1] :]
-    return {"value": convolve_padded(memory[None], half)[0]}
+    return {"value": convolve(memory[None], half)[0]}

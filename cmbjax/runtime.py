@@ -1,13 +1,51 @@
 """What a script sets before it computes."""
 
+import ctypes
+import os
+import platform
 from pathlib import Path
 
 import jax
 
 CACHE = Path("~/.cache/cmbjax").expanduser()
 
+# Which library computes what on CPU. By default YNNPACK computes convolutions, and
+# shares those to up to 64 channels among no threads; Eigen shares all. Filter gradients
+# are 1.2 to 2.3 times as fast in Eigen. YNNPACK is better at sums, such as BN's.
+CPU_LIBRARY = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}
+_FLAG, _VALUE = "--xla_cpu_experimental_ynn_fusion_type", "reduce"
+
+# malloc.h of the GNU C library.
+M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
+
+
+def prepare() -> None:
+    """Makes the most of a machine; before the first computation of the process.
+
+    What the user has set in XLA_FLAGS and JAX_COMPILATION_CACHE_DIR stands.
+    """
+    keep_compiled()
+    flags = os.environ.get("XLA_FLAGS", "")
+    if _FLAG not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} {_FLAG}={_VALUE}".strip()
+    keep_freed_memory()
+
 
 def keep_compiled() -> None:
     """Keeps compiled programs on disk, unless JAX_COMPILATION_CACHE_DIR tells where."""
     if jax.config.values["jax_compilation_cache_dir"] is None:
         jax.config.update("jax_compilation_cache_dir", str(CACHE))
+
+
+def keep_freed_memory() -> None:
+    """Has the C library keep what XLA frees after each step on CPU.
+
+    By default large pieces go back to the system, which hands them out again page by
+    page, zeroed: a quarter of a training step. Threads that are there already keep
+    their ways, so this must come before the first computation.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(M_ARENA_MAX, 1)
+        mallopt(M_MMAP_MAX, 0)
+        mallopt(M_TRIM_THRESHOLD, -1)

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from cmbjax.models.conv import Conv, Convolved, Part, convolve_padded
+from cmbjax.models.conv import Conv, Convolved, Part, convolve
+from cmbjax.models.norm import conv_norm_relu
 
 MemoryMode = Literal["shared", "per_sample"]
 
@@ -33,21 +34,15 @@ class Controller(nn.Module, kw_only=True):
     ) -> Float[Array, "batch height width features"]:
         """Returns phi of the concatenation of parts."""
         for layer, kernel_size in enumerate((3, 1)):
-            x = Conv(
+            conv = Conv(
                 features=self.features,
                 kernel_size=kernel_size,
                 dtype=self.dtype,
                 plain=self.plain,
                 name=f"Conv_{layer}",
-            )(*parts)
-            if self.norm:
-                x = nn.BatchNorm(
-                    use_running_average=not train,
-                    momentum=0.9,
-                    dtype=self.dtype,
-                    name=f"BatchNorm_{layer}",
-                )(x)
-            x = nn.relu(x)
+            )
+            norm_name = f"BatchNorm_{layer}" if self.norm else None
+            x = conv_norm_relu(conv, *parts, train=train, norm_name=norm_name)
             parts = (x,)
         return x
 
@@ -161,9 +156,9 @@ class ConvolutionalMemoryBlock(nn.Module, kw_only=True):
         c_output = controlled("output", new_memory, self.features)
         if has_memory and self._writes():
             written = new_memory.astype(jnp.float32)
-            shared = self.memory_mode == "shared"
-            value = jnp.mean(written, axis=0) if shared else written
-            self.put_variable("memory", "value", value)
+            if self.memory_mode == "shared":
+                written = batch_mean(written)
+            self.put_variable("memory", "value", written)
         return jnp.concatenate([x, c_output], axis=-1)
 
     def _shares_of(self, x: jax.Array, twice: set[str]) -> dict[str, Convolved]:
@@ -182,9 +177,7 @@ class ConvolutionalMemoryBlock(nn.Module, kw_only=True):
             both = kernel[:, :, channels:] if name in twice else 0
             filters[name] = kernel[:, :, :channels] + both
         together = jnp.concatenate(list(filters.values()), axis=-1)
-        convolved = convolve_padded(
-            x.astype(self.dtype), jnp.asarray(together, self.dtype)
-        )
+        convolved = convolve(x.astype(self.dtype), jnp.asarray(together, self.dtype))
         shares, start = {}, 0
         for name, kernel in filters.items():
             end = start + kernel.shape[-1]
@@ -224,6 +217,14 @@ class ConvolutionalMemoryBlock(nn.Module, kw_only=True):
 
 
 CMB = ConvolutionalMemoryBlock
+
+
+def batch_mean(
+    x: Float[Array, "batch height width channels"],
+) -> Float[Array, "height width channels"]:
+    """Returns the mean over samples; as a product, XLA on CPU being slow at the sum."""
+    weights = jnp.full(len(x), 1 / len(x))
+    return (weights @ x.reshape(len(x), -1)).reshape(x.shape[1:])
 
 
 def similar_memory(

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 
 from cmbjax.models.cmb import ConvolutionalMemoryBlock, MemoryMode
 from cmbjax.models.conv import Conv, Doubled, Part
+from cmbjax.models.norm import conv_norm_relu
 
 STRIDE = 2  # image pixels per heat-map cell
 HEAD_CELLS = 32  # the 3-D head sees maps of at most this side
@@ -80,18 +81,17 @@ class PoseNet(nn.Module, kw_only=True):
             )
 
         def conv(name: str, features: int, *parts: Part) -> Array:
-            features = round(features * self.width)
-            x = Conv(features=features, dtype=self.dtype, plain=self.plain, name=name)(
-                *parts
-            )
-            if self.trunk_norm and self.norm:
-                x = nn.BatchNorm(
-                    use_running_average=not train,
-                    momentum=0.9,
+            return conv_norm_relu(
+                Conv(
+                    features=round(features * self.width),
                     dtype=self.dtype,
-                    name=f"{name}_norm",
-                )(x)
-            return nn.relu(x)
+                    plain=self.plain,
+                    name=name,
+                ),
+                *parts,
+                train=train,
+                norm_name=f"{name}_norm" if self.trunk_norm and self.norm else None,
+            )
 
         def block(name: str, x: Array) -> Array:
             if not self.blocks:
