@@ -91,7 +91,7 @@ def main(config: EvalConfig) -> metrics.Columns:
 
 if __name__ == "__main__":
     try:
-        runtime.keep_compiled()
+        runtime.prepare()
         main(tyro.cli(EvalConfig, use_underscores=True))
     except (ValueError, OSError) as error:
         sys.exit(f"evaluate.py: {error}")

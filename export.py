@@ -155,7 +155,7 @@ def write(
 
 if __name__ == "__main__":
     try:
-        runtime.keep_compiled()
+        runtime.prepare()
         main(tyro.cli(ExportConfig, use_underscores=True))
     except (ValueError, OSError) as error:
         sys.exit(f"export.py: {error}")

@@ -157,7 +157,7 @@ def finish(run_dir: Path, step: int) -> None:
 
 if __name__ == "__main__":
     try:
-        runtime.keep_compiled()
+        runtime.prepare()
         tyro.cli(main, use_underscores=True)
     except (ValueError, OSError, FloatingPointError, Interrupted) as error:
         sys.exit(f"train.py: {error}")

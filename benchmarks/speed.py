@@ -479,7 +479,7 @@ def markdown(rows: list[Row]) -> str:
 
 if __name__ == "__main__":
     try:
-        runtime.keep_compiled()
+        runtime.prepare()
         main(tyro.cli(SpeedConfig, use_underscores=True))
     except (ValueError, OSError) as error:
         sys.exit(f"speed.py: {error}")

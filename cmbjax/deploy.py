@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from cmbjax import winograd
 from cmbjax.models.conv import (
     DIMENSIONS,
     Conv,
@@ -25,7 +26,7 @@ from cmbjax.models.conv import (
 )
 from cmbjax.models.norm import EPSILON
 from cmbjax.models.posenet import PoseNet
-from cmbjax.runtime import keep_compiled
+from cmbjax.runtime import CPU_LIBRARY, keep_compiled
 
 Variables = Mapping[str, Any]
 Outputs = Any  # heat maps, or heat maps and joints with a 3-D head
@@ -91,11 +92,15 @@ def compile_for(
         side: Of the input, pixels.
         batch_size: Frames at once.
 
-    The compiled program is kept on disk: see `runtime.keep_compiled`.
+    The compiled program is kept on disk: see `runtime.keep_compiled`. On CPU its larger
+    convolutions take the form of `winograd`.
     """
     keep_compiled()
+    on_cpu = jax.default_backend() == "cpu"
+    network = winograd.rewrite(network) if on_cpu else network
     depth = jax.ShapeDtypeStruct((batch_size, side, side, 1), jnp.float32)
-    return jax.jit(network).lower(depth).compile()
+    lowered = jax.jit(network).lower(depth)
+    return lowered.compile(compiler_options=CPU_LIBRARY if on_cpu else None)
 
 
 def fold(model: PoseNet, variables: Variables) -> tuple[PoseNet, dict[str, Any]]:

@@ -12,7 +12,9 @@ CACHE = Path("~/.cache/cmbjax").expanduser()
 # Which library computes what on CPU. By default YNNPACK computes convolutions, and
 # shares those to up to 64 channels among no threads; Eigen shares all. Filter gradients
 # are 1.2 to 2.3 times as fast in Eigen. YNNPACK is better at sums, such as BN's.
-CPU_LIBRARY = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}
+CPU_LIBRARY: dict[str, str | bool] = {
+    "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"
+}
 _FLAG, _VALUE = "--xla_cpu_experimental_ynn_fusion_type", "reduce"
 
 # malloc.h of the GNU C library.

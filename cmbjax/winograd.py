@@ -42,11 +42,12 @@ A_T = np.array(
 
 def transform(
     kernel: Float[np.ndarray, "3 3 channels features"],
-) -> Float[np.ndarray, "36 channels features"]:
+) -> Float[Array, "36 channels features"]:
     """Returns G k G^T of each pair of channels."""
     g = G / 24
     transformed = np.einsum("ai,bj,ijcf->bacf", g, g, kernel.astype(np.float64))
-    return transformed.reshape(SEEN**2, *kernel.shape[2:]).astype(kernel.dtype)
+    transformed = transformed.reshape(SEEN**2, *kernel.shape[2:])
+    return jnp.asarray(transformed, kernel.dtype)
 
 
 def convolve(

@@ -2,27 +2,85 @@ import os
 import subprocess
 import sys
 
+import pytest
+
+from cmbjax import runtime
+
+FLAG = "--xla_cpu_experimental_ynn_fusion_type"
+
 # Compiled programs that take no second are not worth a file: here all are.
 PROGRAM = """
+import resource, sys
 import jax, jax.numpy as jnp
 from cmbjax import runtime
-runtime.keep_compiled()
+if "prepared" in sys.argv:
+    runtime.prepare()
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-jax.jit(lambda x: jnp.sin(x) @ x)(jnp.ones((64, 64)))
+x, kernel = jnp.ones((16, 128, 128, 32)), jnp.ones((3, 3, 32, 32))
+
+@jax.jit
+def step(x):
+    for _ in range(3):
+        x = jax.lax.conv_general_dilated(
+            x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+        x = x / jnp.max(x)
+    return x
+for _ in range(4):
+    y = step(x).block_until_ready()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(4):
+    step(x).block_until_ready()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+text = step.lower(x).compile().as_text()
+print(sum("__ynn" in line and "/conv_general" in line for line in text.splitlines()))
 """
 
 
-def files_after(tmp_path, folder, **environment):
-    subprocess.run(
-        [sys.executable, "-c", PROGRAM],
-        env={**os.environ, "HOME": str(tmp_path), **environment},
-        check=True,
+def run(tmp_path, *arguments, **environment):
+    inherited = {name: value for name, value in os.environ.items() if "XLA" not in name}
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, *arguments],
+        env={**inherited, "HOME": str(tmp_path), **environment},
+        capture_output=True,
+        text=True,
     )
-    return list(folder.iterdir()) if folder.exists() else []
+    assert done.returncode == 0, done.stderr
+    faults, convolutions = map(int, done.stdout.split())
+    return faults, convolutions
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="of the GNU C library")
+def test_freed_memory_is_used_again(tmp_path):
+    plain, _ = run(tmp_path)
+    prepared, _ = run(tmp_path, "prepared")
+    assert prepared < plain / 3
 
 
 def test_programs_stay_in_the_home_folder_unless_told_otherwise(tmp_path):
     home, other = tmp_path / ".cache" / "cmbjax", tmp_path / "other"
-    assert not files_after(tmp_path, home, JAX_COMPILATION_CACHE_DIR=str(other))
-    assert list(other.iterdir())
-    assert files_after(tmp_path, home)
+    run(tmp_path, "prepared", JAX_COMPILATION_CACHE_DIR=str(other))
+    assert list(other.iterdir()) and not home.exists()
+    run(tmp_path, "prepared")
+    assert list(home.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("", f"{FLAG}=reduce"),
+        ("--a=1", f"--a=1 {FLAG}=reduce"),
+        (f"{FLAG}=dot", f"{FLAG}=dot"),
+    ],
+)
+def test_flags_of_the_user_stand(tmp_path, monkeypatch, given, expected):
+    monkeypatch.setenv("XLA_FLAGS", given)
+    monkeypatch.setattr(runtime, "keep_compiled", lambda: None)
+    monkeypatch.setattr(runtime, "keep_freed_memory", lambda: None)
+    runtime.prepare()
+    assert os.environ["XLA_FLAGS"] == expected
+
+
+def test_convolutions_are_not_left_to_ynnpack(tmp_path):
+    assert run(tmp_path)[1] > 0
+    assert run(tmp_path, "prepared")[1] == 0

@@ -79,7 +79,7 @@ class Conv(nn.Module, kw_only=True):
         kernel = self.param("kernel", self.kernel_init, shape)
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         convolve = convolve_plainly if self.plain else convolve_parts
-        return convolve(parts, jnp.asarray(kernel, self.dtype)), bias
+        return convolve(parts, jnp.asarray(kernel, self.dtype)), jnp.asarray(bias)
 
     def __call__(
         self, *parts: Part

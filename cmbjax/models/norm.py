@@ -87,8 +87,17 @@ class NormRelu(nn.Module, kw_only=True):
         return y
 
 
+def _widen(x: Array) -> Array:
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def _of_channels(values: Array) -> Float[Array, "1 1 1 features"]:
+    return values.reshape(1, 1, 1, -1)
+
+
 def _scale_relu(x: Array, factor: Array, shift: Array) -> Array:
-    return nn.relu(x * factor + shift).astype(x.dtype)
+    y = x * _of_channels(factor) + _of_channels(shift)
+    return nn.relu(y).astype(x.dtype)
 
 
 Normed = tuple[
@@ -113,9 +122,9 @@ def norm_relu(
 
 
 def _forward(x: Array, scale: Array, shift: Array) -> tuple[Normed, tuple[Array, ...]]:
-    x32 = x.astype(jnp.float32)
-    mean = jnp.mean(x32, axis=(0, 1, 2))
-    var = jnp.maximum(jnp.mean(x32 * x32, axis=(0, 1, 2)) - mean * mean, 0)
+    wide = _widen(x)
+    mean = jnp.mean(wide, axis=(0, 1, 2))
+    var = jnp.maximum(jnp.mean(wide * wide, axis=(0, 1, 2)) - mean * mean, 0)
     inverse = jax.lax.rsqrt(var + EPSILON)
     y = _scale_relu(x, scale * inverse, shift - mean * scale * inverse)
     return (y, mean, var), (x, y, mean, inverse, scale)
@@ -125,14 +134,16 @@ def _backward(
     saved: tuple[Array, ...], gradients: Normed
 ) -> tuple[Array, Array, Array]:
     x, y, mean, inverse, scale = saved
-    gradient = jnp.where(y > 0, gradients[0], 0).astype(jnp.float32)
-    x32 = x.astype(jnp.float32)
+    gradient, wide = _widen(jnp.where(y > 0, gradients[0], 0)), _widen(x)
     cells = x.size // x.shape[-1]
     of_shift = jnp.sum(gradient, axis=(0, 1, 2))
-    of_scale = inverse * (jnp.sum(gradient * x32, axis=(0, 1, 2)) - mean * of_shift)
+    of_scale = inverse * (jnp.sum(gradient * wide, axis=(0, 1, 2)) - mean * of_shift)
     # scale inverse (gradient - mean of it - normalised x times mean of their product)
-    of_x = gradient - (x32 - mean) * (inverse * of_scale / cells) - of_shift / cells
-    return (scale * inverse * of_x).astype(x.dtype), of_scale, of_shift
+    slope = _of_channels(inverse * of_scale / cells)
+    of_x = (
+        gradient - (wide - _of_channels(mean)) * slope - _of_channels(of_shift) / cells
+    )
+    return (_of_channels(scale * inverse) * of_x).astype(x.dtype), of_scale, of_shift
 
 
 norm_relu.defvjp(_forward, _backward)

@@ -55,25 +55,11 @@ def test_parts_that_all_samples_share_are_convolved_once():
     assert len(conv.convolve_parts([normal(0, 1, 6, 8, 2)], kernel)) == 1
 
 
-# Even and odd, above and below the size from which the product is used.
-@pytest.mark.parametrize("height, width", [(26, 28), (25, 28), (6, 8)])
-@pytest.mark.parametrize("size", [2, 3])
-def test_filter_gradient_equals_that_of_xla(height, width, size):
-    x = normal(0, 3, height, width, 2)
-    shape = (3, height + 3 - size, width + 3 - size, 5)
-    kernel, gradient = normal(1, size, size, 2, 5), normal(2, *shape)
-
-    def plain(x, kernel):
-        return jax.lax.conv_general_dilated(
-            x, kernel, (1, 1), [(1, 1), (1, 1)], dimension_numbers=conv.DIMENSIONS
-        )
-
-    for ours, reference in zip(
-        jax.vjp(conv.convolve_padded, x, kernel)[1](gradient),
-        jax.vjp(plain, x, kernel)[1](gradient),
-        strict=True,
-    ):
-        assert_equal_to_rounding(ours, reference)
+def test_gradient_in_a_shared_part_is_the_sum_over_samples():
+    shared, gradient = normal(0, 1, 4, 6, 3), normal(1, 5, 4, 6, 3)
+    repeated, back = jax.vjp(functools.partial(conv.spread, batch=5), shared)
+    np.testing.assert_array_equal(repeated, np.repeat(shared, 5, axis=0))
+    assert_equal_to_rounding(*back(gradient), gradient.sum(axis=0, keepdims=True))
 
 
 def test_halving_and_its_gradient_equal_those_of_max_pool():
