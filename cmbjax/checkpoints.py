@@ -26,6 +26,14 @@ COLLECTIONS = ("params", "memory", "batch_stats")
 POSITION_FILE = "process_0-of-1.json"
 
 
+class Manager(ocp.CheckpointManager):
+    """Orbax's, where signals are the loop's: see `scale.join`."""
+
+    def reached_preemption(self, step: int) -> bool:
+        """Whether JAX's preemption service asks for a checkpoint: it is turned off."""
+        return False
+
+
 class Checkpoints:
     """Saves and restores a run's state, each save whole or not at all."""
 
@@ -36,7 +44,7 @@ class Checkpoints:
             run_dir: The run's folder.
             keep: How many of the latest checkpoints stay.
         """
-        self._manager = ocp.CheckpointManager(
+        self._manager = Manager(
             run_dir.absolute() / "checkpoints",
             options=ocp.CheckpointManagerOptions(max_to_keep=keep, create=True),
             item_handlers={

@@ -124,7 +124,7 @@ def norm_relu(
 def _forward(x: Array, scale: Array, shift: Array) -> tuple[Normed, tuple[Array, ...]]:
     wide = _widen(x)
     mean = jnp.mean(wide, axis=(0, 1, 2))
-    var = jnp.maximum(jnp.mean(wide * wide, axis=(0, 1, 2)) - mean * mean, 0)
+    var = jnp.mean((wide - _of_channels(mean)) ** 2, axis=(0, 1, 2))
     inverse = jax.lax.rsqrt(var + EPSILON)
     y = _scale_relu(x, scale * inverse, shift - mean * scale * inverse)
     return (y, mean, var), (x, y, mean, inverse, scale)
