@@ -7,8 +7,16 @@ import numpy as np
 import tyro
 
 import datasets
-from cmbjax import evaluation, metrics, report, runtime, training
-from cmbjax.checkpoints import Checkpoints
+from cmbjax import (
+    card,
+    evaluation,
+    formats,
+    metrics,
+    report,
+    runtime,
+    training,
+)
+from cmbjax.checkpoints import Checkpoints, read_json
 from cmbjax.config import EvalConfig, TrainConfig, newest_run
 from cmbjax.registry import pick
 
@@ -44,6 +52,18 @@ def main(config: EvalConfig) -> metrics.Columns:
     )
     checkpoints.close()
     preparation = run.make_preparation(frames, config.crop)
+    network, batch_size = None, config.batch_size
+    if config.network is not None:
+        network = formats.run_file(config.network, precision=config.precision)
+        about_network = read_json(config.network.parent / card.CARD_FILE)
+        batch_size = about_network["batch_size"]
+        made_of = (about_network["run"], about_network["step"])
+        if about_network["memory"] != "frozen" or made_of[1] != int(state.step):
+            raise ValueError(
+                f"--network={config.network} is a {about_network['memory']} network of "
+                f"{made_of[0]}, step {made_of[1]}; expected a frozen one of {run_dir}, "
+                f"step {int(state.step)}"
+            )
     result = evaluation.evaluate(
         state.variables,
         frames,
@@ -54,11 +74,14 @@ def main(config: EvalConfig) -> metrics.Columns:
         model=model,
         r=training.r_known(state, run.r_switch_step),
         memory=config.memory,
-        batch_size=config.batch_size,
+        batch_size=batch_size,
+        network=network,
     )
     columns = report.results_table(result, skeleton, ["all"], torso)
     crop, step = preparation.crop, int(state.step)
     what = f"{frames.name}, crop {crop}, {config.memory}, {config.decode}, step {step}"
+    if config.network is not None:
+        what += f", {config.network.name} {config.precision}"
     folder = re.sub(r"[^\w.]+", "_", what)
     out_dir = config.out_dir or run_dir / "evaluations" / folder
     found = f"{int(result.found.sum())} of {len(result.found)}"
@@ -72,6 +95,8 @@ def main(config: EvalConfig) -> metrics.Columns:
         "crop": crop,
         "memory": config.memory,
         "decode": config.decode,
+        "network": str(config.network or "checkpoint"),
+        "precision": config.precision,
         "torso": torso or next(iter(skeleton.torsos), None),
         "train_config": run.to_json(),
     }

@@ -310,6 +310,11 @@ class EvalConfig:
     """PDJ's unit: neck_to_hips or shoulder_to_hip."""
     batch_size: int = 16
     """Frames a batch."""
+    network: Path | None = None
+    """A network.onnx (run by OpenVINO) or network.stablehlo that export.py wrote of
+    this run with frozen memory; it answers in place of the checkpoint."""
+    precision: Literal["f32", "bf16"] = "f32"
+    """Of network.onnx."""
     out_dir: Path | None = None
     """Where the results go; by default into the run's folder."""
 
@@ -323,6 +328,8 @@ class EvalConfig:
             )
         if self.batch_size < 1:
             raise ValueError(f"--batch_size must be at least 1, got {self.batch_size}")
+        if self.network is not None and self.memory != "frozen":
+            raise ValueError(f"--network is frozen, got --memory={self.memory}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from tqdm import tqdm
@@ -166,6 +167,7 @@ def predict(
     decode: str = "dark",
     batch_size: int = 16,
     order: Sequence[int] | None = None,
+    network: Callable[[np.ndarray], Any] | None = None,
 ) -> Iterator[Predictions]:
     """Yields each frame of a split once, in batches.
 
@@ -179,6 +181,7 @@ def predict(
         decode: A name in `heatmaps.DECODES`.
         batch_size: Frames a batch; a rolling per_sample memory sets its own.
         order: Of the frames; by default that of the split.
+        network: Answers in place of the model, with frozen memory, to full batches.
     """
     stored = jax.tree.leaves(variables["memory"])
     rolling = memory == "rolling" and bool(stored)
@@ -194,12 +197,18 @@ def predict(
         fill = 0 if rolling and not slots else batch_size - size
         depth = np.pad(views["depth"], ((0, fill), (0, 0), (0, 0), (0, 0)))
         real = np.arange(size + fill) < size
-        outputs, written = eval_step(
-            variables, depth, real, model=model, r=r, rolling=rolling
+        if network is not None:
+            outputs = network(depth)
+        else:
+            outputs, written = eval_step(
+                variables, depth, real, model=model, r=r, rolling=rolling
+            )
+            variables = {**variables, "memory": written}
+        maps, *heads = outputs if isinstance(outputs, tuple | list) else (outputs,)
+        joints = heads[0] if heads else None
+        found = heatmaps.heatmaps_to_joints(
+            jnp.asarray(maps), stride=STRIDE, decode=decode
         )
-        variables = {**variables, "memory": written}
-        maps, joints = outputs if isinstance(outputs, tuple) else (outputs, None)
-        found = heatmaps.heatmaps_to_joints(maps, stride=STRIDE, decode=decode)
         joints_px, scores = (np.asarray(value)[:size] for value in found)
         joints = None if joints is None else np.asarray(joints)[:size]
         yield Predictions(examples, views, joints_px, scores, joints)

@@ -201,6 +201,27 @@ def run_openvino(path: Path, *, precision: str = "f32") -> Network:
     return lambda *arrays: tuple(network(arrays).values())
 
 
+def run_file(path: Path, *, precision: str = "f32") -> Network:
+    """Returns the network in a file of either format.
+
+    Args:
+        path: Of the file.
+        precision: See `run_openvino`.
+
+    Raises:
+        FileNotFoundError: There is none.
+        ValueError: It is neither, or what runs ONNX is not installed.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is not there; export.py writes one")
+    if path.suffix == Path(STABLEHLO_FILE).suffix:
+        return run_stablehlo(path)
+    if path.suffix != Path(ONNX_FILE).suffix:
+        raise ValueError(f"{path} is neither a {ONNX_FILE} nor a {STABLEHLO_FILE}")
+    require_onnx()
+    return run_openvino(path, precision=precision)
+
+
 def run_over(
     network: Network, batches: Iterable[np.ndarray], memory: Sequence[Any] = ()
 ) -> list[np.ndarray]:
