@@ -42,8 +42,8 @@ def require_onnx() -> None:
     specs = {name: importlib.util.find_spec(name) for name in ONNX_PACKAGES}
     if missing := [name for name, spec in specs.items() if spec is None]:
         raise ValueError(
-            f"--format=onnx needs {', '.join(missing)}, not installed here: pip "
-            f"install -r {REQUIREMENTS}, or choose --format=stablehlo"
+            f"ONNX needs {', '.join(missing)}, not installed here: pip install "
+            f"-r {REQUIREMENTS}, or use StableHLO"
         )
 
 

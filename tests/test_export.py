@@ -15,11 +15,12 @@ import numpy as np
 import pytest
 
 import datasets
+import evaluate
 import export
 import train
 from cmbjax import deploy, evaluation, formats, training
 from cmbjax.checkpoints import Checkpoints
-from cmbjax.config import ExportConfig, TrainConfig
+from cmbjax.config import EvalConfig, ExportConfig, TrainConfig
 from tests import fabricate
 
 ROOT = Path(__file__).parent.parent
@@ -168,6 +169,45 @@ def test_onnx_is_standard_and_does_not_transpose_around_each_convolution(exporte
     # The input, the heat maps, the 3-D head's pooling; the memory of each of 3 blocks.
     rolling = exported.name.startswith("rolling")
     assert kinds.count("Transpose") <= 4 + 15 * rolling < kinds.count("Conv")
+
+
+@pytest.mark.parametrize("file", [formats.ONNX_FILE, formats.STABLEHLO_FILE])
+def test_evaluation_asks_a_frozen_network_in_a_file(
+    exported, run_dir, tmp_path, monkeypatch, file
+):
+    asked = EvalConfig(
+        run_dir=run_dir,
+        metric="joint_error",
+        crop="label_box",
+        out_dir=tmp_path / "asked",
+    )
+    in_file = dataclasses.replace(asked, network=exported / file)
+    if exported.name.startswith("rolling"):
+        with pytest.raises(ValueError, match="is a rolling network of .* expected a f"):
+            evaluate.main(in_file)
+        return
+    expected = evaluate.main(asked)["mean error mm"]["Full Body"]
+    monkeypatch.setattr(evaluation, "eval_step", None)
+    found = evaluate.main(in_file)["mean error mm"]["Full Body"]
+    np.testing.assert_allclose(found, expected, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "message"),
+    [
+        ("absent.onnx", FileNotFoundError, "absent.onnx is not there; export.py"),
+        ("network.bin", ValueError, "neither a network.onnx nor a network.stablehlo"),
+    ],
+)
+def test_file_that_is_no_network_is_refused(tmp_path, name, error, message):
+    (tmp_path / "network.bin").touch()
+    with pytest.raises(error, match=message):
+        formats.run_file(tmp_path / name)
+
+
+def test_network_in_a_file_does_not_roll(tmp_path):
+    with pytest.raises(ValueError, match="--network is frozen, got --memory=rolling"):
+        EvalConfig(network=tmp_path / formats.ONNX_FILE, memory="rolling")
 
 
 def test_card_says_what_a_user_must_know(exported, run_dir):
