@@ -226,7 +226,8 @@ def batch_mean(
     if len(x) == 1:
         return x[0]
     weights = jnp.full(len(x), 1 / len(x))
-    return (weights @ x.reshape(len(x), -1)).reshape(x.shape[1:])
+    mean = jnp.matmul(weights, x.reshape(len(x), -1), precision="highest")
+    return mean.reshape(x.shape[1:])
 
 
 def similar_memory(

@@ -153,7 +153,8 @@ def spread(
     if len(x) == batch:
         return x
     ones = jnp.ones((batch, 1), x.dtype)
-    return (ones @ x.reshape(1, -1)).reshape(batch, *x.shape[1:])
+    repeated = jnp.matmul(ones, x.reshape(1, -1), precision="highest")
+    return repeated.reshape(batch, *x.shape[1:])
 
 
 def _convolve_part(part: Part, kernel: Array) -> Array:
