@@ -379,7 +379,7 @@ def by_layer(config: SpeedConfig) -> list[Row]:
     model, optimizer, state = make_network(config, side, config.batch_size)
     compiled = training.train_step.lower(
         state, batch, model=model, optimizer=optimizer, sigma=1.5, r=3.0
-    ).compile(compiler_options={next(iter(runtime.CPU_LIBRARY)): ALL_OF_YNNPACK})
+    ).compile(compiler_options={runtime.YNNPACK_OPTION: ALL_OF_YNNPACK})
     layers = dict(_layers_of(compiled.as_text()))
     state, _ = compiled(state, batch)
     with tempfile.TemporaryDirectory() as folder:

@@ -12,10 +12,8 @@ CACHE = Path("~/.cache/cmbjax").expanduser()
 # Which library computes what on CPU. By default YNNPACK computes convolutions, and
 # shares those to up to 64 channels among no threads; Eigen shares all. Filter gradients
 # are 1.2 to 2.3 times as fast in Eigen. YNNPACK is better at sums, such as BN's.
-CPU_LIBRARY: dict[str, str | bool] = {
-    "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"
-}
-_FLAG, _VALUE = "--xla_cpu_experimental_ynn_fusion_type", "reduce"
+YNNPACK_OPTION = "xla_cpu_experimental_ynn_fusion_type"
+CPU_LIBRARY: dict[str, str | bool] = {YNNPACK_OPTION: "LIBRARY_FUSION_TYPE_REDUCE"}
 
 # malloc.h of the GNU C library.
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
@@ -28,8 +26,8 @@ def prepare() -> None:
     """
     keep_compiled()
     flags = os.environ.get("XLA_FLAGS", "")
-    if _FLAG not in flags:
-        os.environ["XLA_FLAGS"] = f"{flags} {_FLAG}={_VALUE}".strip()
+    if YNNPACK_OPTION not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} --{YNNPACK_OPTION}=reduce".strip()
     keep_freed_memory()
 
 
