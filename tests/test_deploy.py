@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cmbjax import deploy
+from cmbjax import deploy, winograd
 from cmbjax.models import MODELS
 
 SIDE, BATCH = 32, 2
@@ -31,10 +31,10 @@ each_with_memory = pytest.mark.parametrize(
 
 
 @functools.cache
-def trained(case):
+def trained(case, width=0.125):
     """A network whose biases, statistics and memory are all far from the initial."""
     name, options, r = CASES[case]
-    model = MODELS[name](num_joints=3, width=0.125, **options)
+    model = MODELS[name](num_joints=3, width=width, **options)
     depth = jnp.zeros((BATCH, SIDE, SIDE, 1))
     init = functools.partial(model.init, train=True, r=1.0)
     rng = np.random.default_rng(1)
@@ -118,6 +118,20 @@ def test_folded_network_has_no_statistics_left():
     }
     assert set(folded) == {"params", "memory"}
     assert not [name for name in names if "norm" in name.lower()]
+
+
+def test_compiled_network_gives_what_the_trained_one_gives():
+    # Wide enough for the form of its larger convolutions.
+    model, variables, r = trained("trunk_norm", width=0.5)
+    frozen = deploy.freeze(model, variables, r=r)
+    (depth,) = batches(1)
+    program = jax.make_jaxpr(winograd.rewrite(frozen))(depth)
+    direct = jax.make_jaxpr(frozen)(depth)
+    of_each = [str(x).count("conv_general_dilated[") for x in (program, direct)]
+    assert of_each[0] < of_each[1]
+    network = deploy.compile_for(frozen, side=SIDE, batch_size=BATCH)
+    expected = model.apply(variables, depth, train=False, r=r)
+    assert_close(network(depth), expected)
 
 
 def test_network_compiled_for_one_shape_refuses_another():
