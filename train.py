@@ -48,7 +48,7 @@ def main(
     validation = scale.on_first(
         functools.partial(load, split="validation", limit=VALIDATION_FRAMES)
     )
-    if config.head3d and not frames.metric:
+    if config.head3d != "none" and not frames.metric:
         raise ValueError(f"--head3d: {frames.name} has no 3-D joints to learn from")
     model = config.make_model(frames.skeleton.num_joints)
     optimizer = config.make_optimizer()

@@ -16,6 +16,7 @@ from cmbjax.heatmaps import DECODES
 from cmbjax.metrics import METRICS
 from cmbjax.models import MODELS
 from cmbjax.models.cmb import MemoryMode
+from cmbjax.models.posenet import Head3d
 from cmbjax.pipeline import DepthFrames, Preparation
 from cmbjax.registry import pick
 
@@ -58,8 +59,9 @@ class TrainConfig:
     """Batch normalisation in the trunk as well as in the blocks; Table 1 has none."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the computation; parameters, memory, statistics and loss are float32."""
-    head3d: bool = False
-    """Two layers of 1024 on the heat maps that regress 3-D joints."""
+    head3d: Head3d = "none"
+    """What gives the joints' depth: dense, two layers of 1024 on the heat maps, maps,
+    a map of depth beside each heat map, or none: it is looked up in the image."""
     side: int = 192
     """Side of the network's input, pixels; a multiple of 8."""
     crop: CropMode | None = None

@@ -205,12 +205,16 @@ def predict(
             )
             variables = {**variables, "memory": written}
         maps, *heads = outputs if isinstance(outputs, tuple | list) else (outputs,)
-        joints = heads[0] if heads else None
         found = heatmaps.heatmaps_to_joints(
             jnp.asarray(maps), stride=STRIDE, decode=decode
         )
         joints_px, scores = (np.asarray(value)[:size] for value in found)
-        joints = None if joints is None else np.asarray(joints)[:size]
+        if heads and heads[0].ndim == 4:
+            depths = heatmaps.read_maps(jnp.asarray(heads[0]), jnp.asarray(maps))
+            xy = joints_px / preparation.side - 0.5
+            joints = np.concatenate([xy, np.asarray(depths)[:size, :, None]], axis=-1)
+        else:
+            joints = None if not heads else np.asarray(heads[0])[:size]
         yield Predictions(examples, views, joints_px, scores, joints)
 
 

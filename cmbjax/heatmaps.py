@@ -94,6 +94,25 @@ def quantise(
     return heatmaps_to_joints(heatmaps, stride=stride, decode=decode)[0]
 
 
+@jax.jit
+def read_maps(
+    maps: Float[AnyArray, "batch height width joints"],
+    heatmaps: Float[AnyArray, "batch height width joints"],
+) -> Float[Array, "batch joints"]:
+    """Returns what each map says where its heat map has its peak.
+
+    The mean over the 3x3 cells around the peak, weighed by the heat map.
+    """
+    batch, height, width, joints = heatmaps.shape
+    cells = jnp.reshape(heatmaps, (batch, height * width, joints))
+    row, column = jnp.divmod(jnp.argmax(cells, axis=1), width)
+    row = jnp.clip(row, 1, height - 2)
+    column = jnp.clip(column, 1, width - 2)
+    weights = jnp.maximum(_around(jnp.asarray(heatmaps), row, column), 1e-6)
+    values = _around(jnp.asarray(maps), row, column)
+    return jnp.sum(weights * values, (-2, -1)) / jnp.sum(weights, (-2, -1))
+
+
 def _around(
     heatmaps: Float[Array, "batch height width joints"], row, column
 ) -> Float[Array, "batch joints 3 3"]:

@@ -24,7 +24,7 @@ from cmbjax.config import EvalConfig, ExportConfig, TrainConfig
 from tests import fabricate
 
 ROOT = Path(__file__).parent.parent
-NETWORK = {"side": 32, "width": 0.125, "head3d": True, "r_switch_step": 0}
+NETWORK = {"side": 32, "width": 0.125, "head3d": "dense", "r_switch_step": 0}
 
 
 @pytest.fixture(scope="module")

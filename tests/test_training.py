@@ -87,7 +87,7 @@ def test_every_model_learns_one_batch(name):
 
 
 def test_head_learns_one_batch_and_survives_unknown_depth():
-    _, state, step = make(trunk_norm=True, head3d=True)
+    _, state, step = make(trunk_norm=True, head3d="dense")
     batch = make_batch()
     batch["joints_z"][0] = np.nan
     first = None

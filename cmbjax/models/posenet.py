@@ -1,6 +1,6 @@
 """The light hourglass with three memory blocks (Sec. 4, Table 1)."""
 
-from typing import Any
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,9 @@ from cmbjax.models.conv import Conv, Doubled, Part
 from cmbjax.models.norm import conv_norm_relu
 
 STRIDE = 2  # image pixels per heat-map cell
-HEAD_CELLS = 32  # the 3-D head sees maps of at most this side
+HEAD_CELLS = 32  # the dense 3-D head sees maps of at most this side
+
+Head3d = Literal["none", "dense", "maps"]
 
 
 class PoseNet(nn.Module, kw_only=True):
@@ -27,8 +29,10 @@ class PoseNet(nn.Module, kw_only=True):
         duplicate_input: See `ConvolutionalMemoryBlock`.
         trunk_norm: Whether BN follows each 3x3 convolution of the trunk. Table 1 has
             none.
-        head3d: Whether two layers of 1024 on the heat maps regress 3-D joints as well
-            (Sec. 5.1, ITOP).
+        head3d: What gives the joints' depth, if the network is to: "dense", two layers
+            of 1024 on the heat maps that regress 3-D joints (Sec. 5.1, ITOP), or
+            "maps", beside each heat map a map of the joint's depth, read where the
+            joint is.
         norm: See `ConvolutionalMemoryBlock`.
         dtype: Of the computation; outputs, parameters, memory and statistics are
             float32.
@@ -42,7 +46,7 @@ class PoseNet(nn.Module, kw_only=True):
     memory_mode: MemoryMode = "shared"
     duplicate_input: tuple[str, ...] = ()
     trunk_norm: bool = False
-    head3d: bool = False
+    head3d: Head3d = "none"
     norm: bool = True
     dtype: Any = jnp.float32
     plain: bool = False
@@ -59,6 +63,10 @@ class PoseNet(nn.Module, kw_only=True):
         | tuple[
             Float[Array, "batch cells cells joints"], Float[Array, "batch joints xyz=3"]
         ]
+        | tuple[
+            Float[Array, "batch cells cells joints"],
+            Float[Array, "batch cells cells joints"],
+        ]
     ):
         """Returns heat maps at half the side of `depth`.
 
@@ -68,12 +76,15 @@ class PoseNet(nn.Module, kw_only=True):
             r: See `ConvolutionalMemoryBlock`.
 
         Returns:
-            The heat maps; with `head3d` also joints: x and y as fractions of the crop
-            from its centre, z in normalised depth.
+            The heat maps; with the dense head also joints: x and y as fractions of the
+            crop from its centre, z in normalised depth; with maps also those of z.
 
         Raises:
-            ValueError: The side is not a multiple of 8.
+            ValueError: The side is not a multiple of 8, or there is no such head.
         """
+        if self.head3d not in get_args(Head3d):
+            known = ", ".join(get_args(Head3d))
+            raise ValueError(f"head3d must be one of {known}, got {self.head3d!r}")
         if depth.shape[1] % 8 or depth.shape[1] != depth.shape[2]:
             raise ValueError(
                 "depth must be square with a side that is a multiple of 8, "
@@ -122,18 +133,23 @@ class PoseNet(nn.Module, kw_only=True):
         x = conv("conv4_2", 256, conv("conv4_1", 256, x))
         x = conv("conv5", 128, Doubled(x), conv3_2)
         x = conv("conv6", 64, Doubled(x), conv2_1)
-        heatmaps = Conv(
-            features=self.num_joints,
-            kernel_size=1,
-            # Small, so that training starts from empty maps and not from noise.
-            kernel_init=nn.initializers.normal(0.01),
-            dtype=self.dtype,
-            plain=self.plain,
-            name="conv7",
-        )(x).astype(jnp.float32)
-        if not self.head3d:
+
+        def maps(name: str) -> Array:
+            return Conv(
+                features=self.num_joints,
+                kernel_size=1,
+                # Small, so that training starts from empty maps and not from noise.
+                kernel_init=nn.initializers.normal(0.01),
+                dtype=self.dtype,
+                plain=self.plain,
+                name=name,
+            )(x).astype(jnp.float32)
+
+        heatmaps = maps("conv7")
+        if self.head3d == "none":
             return heatmaps
-        return heatmaps, self._head(heatmaps)
+        joints = maps("depth") if self.head3d == "maps" else self._head(heatmaps)
+        return heatmaps, joints
 
     def _head(self, heatmaps: Array) -> Float[Array, "batch joints xyz=3"]:
         pool = -(-heatmaps.shape[1] // HEAD_CELLS)

@@ -60,7 +60,7 @@ def test_trunk_norm_adds_two_values_a_channel_of_nine_convolutions():
 
 
 def test_head_regresses_from_maps_of_at_most_32_cells():
-    _, variables = initialise("cmb", side=192, head3d=True, num_joints=15)
+    _, variables = initialise("cmb", side=192, head3d="dense", num_joints=15)
     # Maps of 96 cells are pooled by 3.
     assert variables["params"]["fc1"]["kernel"].shape == (32 * 32 * 15, 1024)
     assert variables["params"]["fc3"]["kernel"].shape == (1024, 45)
