@@ -15,9 +15,11 @@ from datasets.folder.folder import Folder
 from datasets.itop.itop import Itop
 from datasets.k2hpd.k2hpd import K2hpd
 from datasets.mannequin.mannequin import Mannequin
+from datasets.people.people import People
 
 DATASETS: dict[str, type[tfds.core.DatasetBuilder]] = {
     "mannequin": Mannequin,
+    "people": People,
     "k2hpd": K2hpd,
     "itop": Itop,
     "astar": Astar,

@@ -1,15 +1,19 @@
-"""What the builders of real recordings share: file check, summary, shards, bar."""
+"""What builders share: file check, summary, shards, bar, processes."""
 
 import abc
+import contextlib
 import functools
 import hashlib
 import itertools
 import math
+import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import tensorflow_datasets as tfds
 from tqdm import tqdm
@@ -203,3 +207,27 @@ def outside_share(joints_px: np.ndarray, width: int, height: int) -> float:
     """Returns the percentage of joints [..., 2] that lie outside the image."""
     outside = (joints_px < 0) | (joints_px > [width, height])
     return 100 * float(outside.any(-1).mean())
+
+
+@contextlib.contextmanager
+def executor(workers: int, *, chunk: int) -> Iterator[Any]:
+    """Yields a `map` that keeps the order; with one worker, in this process.
+
+    Args:
+        workers: Processes.
+        chunk: Items that a process is handed at a time.
+    """
+    if workers == 1:
+        yield map
+        return
+    # Not "fork": this process may run JAX's threads.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, initializer=_start_worker) as executor:
+        try:
+            yield functools.partial(executor.map, chunksize=chunk)
+        finally:
+            executor.shutdown(cancel_futures=True)
+
+
+def _start_worker() -> None:
+    cv2.setNumThreads(1)

@@ -3,19 +3,17 @@
 import contextlib
 import dataclasses
 import functools
-import multiprocessing
 import os
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
-import cv2
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
 from cmbjax.camera import ITOP_CAMERA
 from cmbjax.skeletons import BODY15
 from datasets import schema
+from datasets.builder import executor
 from datasets.mannequin.frames import SPLITS, make_frame
 
 CHUNK = 8  # frames a process is handed at a time
@@ -69,7 +67,7 @@ class Mannequin(tfds.core.GeneratorBasedBuilder):
         with (
             _quiet_tfds(),
             tqdm(total=total, desc=f"making {self.name}", unit=" frames") as self._bar,
-            _executor(config.workers or os.cpu_count() or 1) as self._map,
+            executor(config.workers or os.cpu_count() or 1, chunk=CHUNK) as self._map,
         ):
             super()._download_and_prepare(*args, **kwargs)
 
@@ -107,22 +105,3 @@ def _quiet_tfds() -> Iterator[None]:
         yield
     finally:
         tfds.enable_progress_bar()
-
-
-@contextlib.contextmanager
-def _executor(workers: int) -> Iterator[Any]:
-    """Yields a `map` that keeps the order; with one worker, in this process."""
-    if workers == 1:
-        yield map
-        return
-    # Not "fork": this process may run JAX's threads.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, initializer=_start_worker) as executor:
-        try:
-            yield functools.partial(executor.map, chunksize=CHUNK)
-        finally:
-            executor.shutdown(cancel_futures=True)
-
-
-def _start_worker() -> None:
-    cv2.setNumThreads(1)

@@ -1,0 +1,1 @@
+"""Dressed human meshes in rooms, before depth cameras of several kinds."""

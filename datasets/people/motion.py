@@ -1,0 +1,190 @@
+"""Motion capture in Acclaim's ASF/AMC form -> rotations of the body's segments.
+
+Acclaim's files have y up and z forwards; everything here is turned into the person's
+frame: x to the left, y to the back, z up.
+"""
+
+import io
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+from scipy.spatial.transform import Rotation
+
+FRAMES_APART = 12  # of 120 a second: neighbours are nearly equal
+ACCLAIM_TO_PERSON = np.array([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]])
+
+# Each segment of the body and the bone of CMU's skeletons that turns with it.
+BONES = {
+    "pelvis": "root",
+    "waist": "lowerback",
+    "chest": "thorax",
+    "head": "head",
+    "right_upper_arm": "rhumerus",
+    "left_upper_arm": "lhumerus",
+    "right_forearm": "rradius",
+    "left_forearm": "lradius",
+    "right_hand": "rwrist",
+    "left_hand": "lwrist",
+    "right_thigh": "rfemur",
+    "left_thigh": "lfemur",
+    "right_shin": "rtibia",
+    "left_shin": "ltibia",
+    "right_foot": "rfoot",
+    "left_foot": "lfoot",
+}
+SEGMENTS = tuple(BONES)
+
+
+class Bone(NamedTuple):
+    """A bone of a skeleton file.
+
+    Attributes:
+        parent: Its name.
+        direction: In the rest pose.
+        axes: The frame that its degrees of freedom turn about.
+        freedoms: Some of rx, ry, rz, in the order of the motion's values.
+    """
+
+    parent: str
+    direction: np.ndarray
+    axes: Rotation
+    freedoms: tuple[str, ...]
+
+
+class Clip(NamedTuple):
+    """A recorded motion.
+
+    Attributes:
+        name: Of the file, without its ending.
+        rotations: [frames, segments, 3, 3] from the rest pose, in the person's frame.
+        directions: [segments, 3] of the limbs in the rest pose.
+    """
+
+    name: str
+    rotations: Float[np.ndarray, "frames segments 3 3"]
+    directions: Float[np.ndarray, "segments xyz=3"]
+
+
+def read_clips(source: Path) -> list[Clip]:
+    """Reads all motions in a folder, also in .tar archives in it, sorted by name.
+
+    Raises:
+        ValueError: There is none, a motion has no skeleton, or a file is malformed.
+    """
+    texts = dict(_texts(source))
+    skeletons = {
+        Path(name).parent: _parse_skeleton(name, text)
+        for name, text in texts.items()
+        if name.endswith(".asf")
+    }
+    motions = sorted(name for name in texts if name.endswith(".amc"))
+    if not motions:
+        raise ValueError(f"{source}: no .amc file, and no .tar archive that holds one")
+    if missing := [name for name in motions if Path(name).parent not in skeletons]:
+        raise ValueError(f"{source}: no .asf file beside {missing[0]}")
+    return [_clip(name, texts[name], skeletons[Path(name).parent]) for name in motions]
+
+
+def _texts(source: Path) -> Iterator[tuple[str, str]]:
+    for path in sorted(source.rglob("*")):
+        if path.suffix in (".asf", ".amc"):
+            yield str(path.relative_to(source)), path.read_text()
+        elif ".tar" in path.suffixes:
+            try:
+                with tarfile.open(path) as archive:
+                    for member in archive:
+                        if member.name.endswith((".asf", ".amc")):
+                            file = archive.extractfile(member)
+                            if file is not None:
+                                yield member.name, io.TextIOWrapper(file).read()
+            except (tarfile.TarError, EOFError, OSError) as error:
+                raise ValueError(f"{path}: not a whole archive: {error}") from error
+
+
+def _parse_skeleton(name: str, text: str) -> dict[str, Bone]:
+    """Returns the bones of an .asf file, parents first."""
+    sections: dict[str, list[str]] = {}
+    for line in text.splitlines():
+        if line.startswith(":"):
+            key = line[1:].split()[0]
+            sections[key] = []
+        elif sections:
+            sections[key].append(line)
+    if not {"bonedata", "hierarchy"} <= set(sections):
+        raise ValueError(
+            f"{name}: expected :bonedata and :hierarchy, got no such parts"
+        )
+    fields: dict[str, dict[str, list[str]]] = {}
+    for line in sections["bonedata"]:
+        words = line.split()
+        if words[:1] == ["begin"]:
+            current: dict[str, list[str]] = {}
+        elif words[:1] == ["end"]:
+            fields[current["name"][0]] = current
+        elif words and not words[0].startswith("("):
+            current[words[0]] = words[1:]
+    bones = {"root": Bone("", np.zeros(3), Rotation.identity(), ("rx", "ry", "rz"))}
+    for line in sections["hierarchy"]:
+        parent, *children = line.split() or ["begin"]
+        if parent in ("begin", "end"):
+            continue
+        for child in children:
+            field = fields[child]
+            bones[child] = Bone(
+                parent,
+                np.array(field["direction"], float),
+                # "XYZ" turns about the fixed x first.
+                Rotation.from_euler(
+                    "xyz", np.radians(np.array(field["axis"][:3], float))
+                ),
+                tuple(field.get("dof", ())),
+            )
+    if missing := set(BONES.values()) - set(bones):
+        raise ValueError(f"{name}: no bone {', '.join(sorted(missing))}")
+    return bones
+
+
+def _clip(name: str, text: str, bones: dict[str, Bone]) -> Clip:
+    values = _parse_motion(name, text)
+    turned: dict[str, Rotation] = {}
+    for bone_name, bone in bones.items():
+        angles = np.zeros((len(values["root"]), 3))
+        moved = values.get(bone_name)
+        if moved is not None:
+            moved = moved[:, 3:] if bone_name == "root" else moved
+            if moved.shape[1] != len(bone.freedoms):
+                raise ValueError(
+                    f"{name}: {bone_name} has {moved.shape[1]} values, expected "
+                    f"{len(bone.freedoms)}"
+                )
+            angles[:, ["rxyz".index(f[1]) - 1 for f in bone.freedoms]] = moved
+        local = Rotation.from_euler("xyz", np.radians(angles))
+        own = bone.axes * local * bone.axes.inv()
+        turned[bone_name] = turned[bone.parent] * own if bone.parent else own
+    into = ACCLAIM_TO_PERSON
+    rotations = [into @ turned[bone].as_matrix() @ into.T for bone in BONES.values()]
+    directions = np.stack([into @ bones[bone].direction for bone in BONES.values()])
+    return Clip(Path(name).stem, np.stack(rotations, axis=1), directions)
+
+
+def _parse_motion(name: str, text: str) -> dict[str, np.ndarray]:
+    """Returns [frames, values] of each bone, every `FRAMES_APART`th frame."""
+    frames: list[dict[str, list[float]]] = []
+    number = 0
+    for line in text.splitlines():
+        if line.startswith(("#", ":")) or not line.strip():
+            continue
+        words = line.split()
+        if len(words) == 1:
+            number += 1
+            if number % FRAMES_APART == 1:
+                frames.append({})
+        elif number % FRAMES_APART == 1:
+            frames[-1][words[0]] = [float(word) for word in words[1:]]
+    if not frames or any(set(frame) != set(frames[0]) for frame in frames):
+        raise ValueError(f"{name}: expected the same bones in each frame, at least one")
+    return {bone: np.array([frame[bone] for frame in frames]) for bone in frames[0]}

@@ -1,0 +1,90 @@
+"""A time-of-flight depth camera (Kinect v2): what it measures of a scene known exactly.
+
+Images are [height, width]; depth is along the optical axis, metres, 0 = no reading.
+"""
+
+import dataclasses
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Float, UInt16
+
+FAR_M = 8.0
+EDGE_M = 0.1  # surfaces further apart than this mix into flying pixels
+GRAZING = 0.12  # a surface whose normal is this far from the ray reflects too little
+
+Depth = Float[np.ndarray, "height width"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Noise:
+    """How bad one sensor is.
+
+    Attributes:
+        deviation_m: Standard deviation of a reading at 1 m; it grows with distance.
+        flying: Share of the pixels at an edge that lie between near and far.
+        edges: Share of the pixels at an edge without a reading.
+        dark: Share of dark surfaces without a reading.
+        blur_px: Over which a reading is averaged with its own surface.
+    """
+
+    deviation_m: float = 0.0015
+    flying: float = 0.5
+    edges: float = 0.2
+    dark: float = 0.3
+    blur_px: float = 0.6
+
+
+def sample_noise(rng: np.random.Generator) -> Noise:
+    """Draws a sensor."""
+    return Noise(
+        deviation_m=float(rng.uniform(0.0005, 0.003)),
+        flying=float(rng.uniform(0.1, 0.8)),
+        edges=float(rng.uniform(0.0, 0.5)),
+        dark=float(rng.beta(0.7, 0.7)),
+        blur_px=float(rng.uniform(0.3, 0.9)),
+    )
+
+
+def measure(
+    depth_m: Depth,
+    dark: Bool[np.ndarray, "height width"],
+    noise: Noise,
+    focal_px: float,
+    rng: np.random.Generator,
+) -> UInt16[np.ndarray, "height width"]:
+    """Turns exact depth into a sensor's reading.
+
+    Args:
+        depth_m: Exact depth; 0 or less where there is nothing.
+        dark: Surfaces that may swallow the light, such as hair.
+        noise: The sensor.
+        focal_px: Focal length, pixels.
+        rng: Source of the noise.
+
+    Returns:
+        Millimetres, 0 = no reading.
+    """
+    shape = depth_m.shape
+    exact = np.where(depth_m > 0, depth_m, 2 * FAR_M).astype(np.float32)
+    window = np.ones((3, 3), np.uint8)
+    near, far = cv2.erode(exact, window), cv2.dilate(exact, window)
+    edge = far - near > EDGE_M
+    # Within a surface light scatters to the neighbours, over an edge it mixes.
+    blurred = cv2.GaussianBlur(exact, (0, 0), noise.blur_px)
+    seen = np.where(edge, exact, blurred)
+    flying = edge & (rng.random(shape) < noise.flying)
+    seen = np.where(
+        flying, near + rng.random(shape) * np.minimum(far - near, 1.5), seen
+    )
+    slope_y, slope_x = np.gradient(seen)
+    facing = 1 / np.sqrt(1 + (focal_px / seen) ** 2 * (slope_x**2 + slope_y**2))
+    grain = cv2.GaussianBlur(rng.standard_normal(shape, np.float32), (0, 0), 2.0)
+    holes = dark & (grain < np.quantile(grain, noise.dark))
+    holes |= edge & (rng.random(shape) < noise.edges)
+    holes |= ~edge & (facing < GRAZING)
+    # The fewer photons come back, the noisier: with distance, and where light grazes.
+    deviation = noise.deviation_m * seen**2 / np.sqrt(np.maximum(facing, GRAZING))
+    seen = seen + deviation * rng.standard_normal(shape)
+    valid = ~holes & (seen > 0.3) & (seen <= FAR_M)
+    return np.where(valid, np.rint(1000 * seen), 0).astype(np.uint16)
