@@ -2,6 +2,7 @@
 
 import functools
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -19,7 +20,7 @@ BF16 = "OpenVINO, bf16"  # measured, and not expected to agree
 
 def main(config: ExportConfig) -> Path:
     """Writes the network, checks what was written, and returns the folder."""
-    if config.format != "stablehlo":
+    if "onnx" in config.formats:
         formats.require_onnx()
     run_dir = config.run_dir or newest_run()
     run = TrainConfig.load(run_dir)
@@ -58,6 +59,8 @@ def main(config: ExportConfig) -> Path:
         "model": run.model,
         "step": int(state.step),
         "parameters": sum(value.size for value in jax.tree.leaves(state.params)),
+        "config": card.of_run(run),
+        "skeleton": frames.skeleton.name,
         "joints": list(frames.skeleton.joints),
         **card.of_preparation(preparation, metric=frames.metric),
         "offsets_m": statistics.offsets_m.tolist(),
@@ -70,13 +73,15 @@ def main(config: ExportConfig) -> Path:
             "name": frames.name,
             "number": min(number * config.batch_size, len(frames.source)),
         },
-        "versions": card.versions(onnx=config.format != "stablehlo"),
+        "versions": card.versions(onnx="onnx" in config.formats),
     }
     networks = formats.forms(model, state.variables, r=r, rolling=rolling)
     default = run_dir / "export" / f"{config.memory}_{config.batch_size}"
     out_dir = config.out_dir or default
     with formats.whole_folder(out_dir, card.FILES) as folder:
-        write(folder, networks, batches, about, config.format)
+        if "weights" in config.formats:
+            card.save_weights(folder / card.WEIGHTS_FILE, state.variables)
+        write(folder, networks, batches, about, config.formats)
     for name, value in about["differences"].items():
         print(f"{name}: {value:.1e} of the outputs' range")
     print(f"Files and how to call them: {out_dir / card.TEXT_FILE}")
@@ -104,7 +109,7 @@ def write(
     networks: formats.Forms,
     batches: np.ndarray,
     about: card.Card,
-    file_format: str,
+    chosen: Sequence[str],
 ) -> None:
     """Writes and checks the files, and then the card.
 
@@ -113,7 +118,7 @@ def write(
         networks: The trained network.
         batches: See `depth_batches`.
         about: What is known so far; the rest is added.
-        file_format: stablehlo, onnx or all.
+        chosen: Of stablehlo and onnx, those to write.
     """
     memory = networks.memory
     if memory:
@@ -123,18 +128,22 @@ def write(
         formats.run_over, batches=batches, memory=tuple(memory.values())
     )
     expected = run_over(jax.jit(networks.trained))
-    names = ["heatmaps", "joints"][: len(expected) - len(memory)]
+    heads = [
+        "depth_maps" if output.ndim == 5 else "joints"
+        for output in expected[1 : len(expected) - len(memory)]
+    ]
+    names = ["heatmaps", *heads]
     outputs = dict(
         zip([*names, *(f"new_{name}" for name in memory)], expected, strict=True)
     )
     runs: dict[str, formats.Network] = {}
-    if file_format != "onnx":
+    if "stablehlo" in chosen:
         path = folder / formats.STABLEHLO_FILE
         formats.write_stablehlo(path, networks.folded, tuple(arguments.values()))
         runs["StableHLO"] = formats.run_stablehlo(path)
         folded = run_over(jax.jit(networks.folded))
         formats.check_equal("StableHLO", run_over(runs["StableHLO"]), folded)
-    if file_format != "stablehlo":
+    if "onnx" in chosen:
         path = folder / formats.ONNX_FILE
         formats.write_onnx(path, networks.layers, arguments, list(outputs))
         runs["ONNX Runtime"] = formats.run_onnxruntime(path)

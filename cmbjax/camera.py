@@ -11,7 +11,17 @@ from jaxtyping import Float
 # our pixel coordinates are half a pixel larger.
 ITOP_CAMERA = np.array([1 / 0.0035, 1 / 0.0035, 160.5, 120.5], np.float32)
 
+# Of the height, where nothing is known; Kinect v1 has 1.19, v2 0.86.
+DEFAULT_FOCAL = 1.07
+
 FloatArray = np.ndarray
+
+
+def default_camera(shape: tuple[int, ...]) -> Float[FloatArray, "fx_fy_cx_cy=4"]:
+    """Returns [fx, fy, cx, cy] to assume of an image of shape [height, width]."""
+    height, width = shape
+    focal = DEFAULT_FOCAL * height
+    return np.array([focal, focal, width / 2, height / 2], np.float32)
 
 
 def pixels_to_camera(

@@ -2,19 +2,32 @@
 
 import hashlib
 import importlib.metadata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from flax import linen as nn
+from flax import traverse_util
+
 import cmbjax
 from cmbjax import crops
+from cmbjax.config import TrainConfig
 from cmbjax.formats import MEMORY_FILE, ONNX_FILE, ONNX_PACKAGES, STABLEHLO_FILE
 from cmbjax.models.posenet import STRIDE
 from cmbjax.pipeline import Preparation
 
 CARD_FILE = "card.json"
 TEXT_FILE = "README.md"
-FILES = (STABLEHLO_FILE, ONNX_FILE, MEMORY_FILE, CARD_FILE, TEXT_FILE)
+WEIGHTS_FILE = "weights.npz"
+FILES = (
+    WEIGHTS_FILE,
+    STABLEHLO_FILE,
+    ONNX_FILE,
+    MEMORY_FILE,
+    CARD_FILE,
+    TEXT_FILE,
+)
 
 Card = dict[str, Any]
 
@@ -28,6 +41,39 @@ def of_files(paths: Sequence[Path]) -> Card:
         }
         for path in paths
     }
+
+
+def of_run(run: TrainConfig) -> Card:
+    """Returns a run's flags but for its folders, which mean nothing elsewhere."""
+    folders = ("run_dir", "data_dir", "tfds_dir")
+    return run.to_json() | dict.fromkeys(folders)
+
+
+def save_weights(path: Path, variables: Mapping[str, Any]) -> None:
+    """Writes parameters, memory and statistics as arrays named by their place."""
+    flat = traverse_util.flatten_dict(variables, sep="/")
+    arrays: dict[str, Any] = {name: np.asarray(x) for name, x in flat.items()}
+    np.savez_compressed(path, **arrays)
+
+
+def load_weights(folder: Path, card: Card) -> tuple[nn.Module, dict[str, Any]]:
+    """Returns the network in an exported folder, and its variables.
+
+    Raises:
+        FileNotFoundError: There are no weights.
+        ValueError: The file is damaged, or of another network than the card says.
+    """
+    path = folder / WEIGHTS_FILE
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is not there (export.py --format=weights)")
+    known = card["files"][WEIGHTS_FILE]["sha256"]
+    if hashlib.sha256(path.read_bytes()).hexdigest() != known:
+        raise ValueError(f"{path} is damaged: its checksum is not that of {CARD_FILE}")
+    with np.load(path) as stored:
+        variables = traverse_util.unflatten_dict(dict(stored), sep="/")
+    collections: dict[str, Any] = {"params": {}, "memory": {}, "batch_stats": {}}
+    model = TrainConfig.from_json(card["config"]).make_model(len(card["joints"]))
+    return model, collections | variables
 
 
 def of_preparation(preparation: Preparation, *, metric: bool) -> Card:
@@ -87,6 +133,12 @@ def markdown(card: Card) -> str:
         f"{stride} (column + 0.5), y = {stride} (row + 0.5). The top-left pixel's "
         "centre is (0.5, 0.5).",
     ]
+    if "depth_maps" in card["outputs"]:
+        lines += [
+            "",
+            f"`depth_maps`: each joint's depth in units of {extent} from the "
+            "reference, to be read at the peak of its heat map.",
+        ]
     if "joints" in card["outputs"]:
         lines += [
             "",
@@ -135,6 +187,15 @@ def _unpacked(card: Card, memory: str) -> str:
     return ", ".join([*names, memory] if card["memory"] == "rolling" else names)
 
 
+def _weights_code(card: Card) -> list[str]:
+    return [
+        "import cmbjax",
+        "",
+        'predictor = cmbjax.Predictor("this folder")',
+        'poses = predictor("frame.png")',
+    ]
+
+
 def _stablehlo_code(card: Card) -> list[str]:
     rolling = card["memory"] == "rolling"
     load = f'export.deserialize(Path("{STABLEHLO_FILE}").read_bytes())'
@@ -179,6 +240,7 @@ def _openvino_code(card: Card) -> list[str]:
 
 
 _CODES = {
+    WEIGHTS_FILE: {"cmbjax": _weights_code},
     STABLEHLO_FILE: {"JAX": _stablehlo_code},
     ONNX_FILE: {"ONNX Runtime": _onnxruntime_code, "OpenVINO": _openvino_code},
 }

@@ -334,6 +334,9 @@ class EvalConfig:
             raise ValueError(f"--network is frozen, got --memory={self.memory}")
 
 
+EXPORTS = ("weights", "stablehlo", "onnx")
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ExportConfig:
     """Writes a trained network as files that run without this library."""
@@ -341,7 +344,8 @@ class ExportConfig:
     run_dir: Path | None = None
     """Folder of the run; by default the newest in runs/."""
     format: str = "all"
-    """stablehlo, for JAX; onnx, for ONNX Runtime, OpenVINO and others; or all."""
+    """weights, for cmbjax.Predictor; stablehlo, for JAX; onnx, for ONNX Runtime,
+    OpenVINO and others; several joined by +; or all."""
     memory: Literal["frozen", "rolling"] = "frozen"
     """Part of the network, or an input and an output of it."""
     batch_size: int = 1
@@ -360,9 +364,10 @@ class ExportConfig:
     """Replaced; by default export/<memory>_<batch_size> in the run's folder."""
 
     def __post_init__(self) -> None:
-        if self.format not in ("all", "stablehlo", "onnx"):
+        if unknown := set(self.formats) - set(EXPORTS):
             raise ValueError(
-                f"--format must be stablehlo, onnx or all, got {self.format!r}"
+                f"--format must be all, or of {', '.join(EXPORTS)} joined by +, got "
+                f"{'+'.join(sorted(unknown))!r}"
             )
         if self.split not in ("train", "validation", "test"):
             raise ValueError(
@@ -372,3 +377,8 @@ class ExportConfig:
             if getattr(self, name) < 1:
                 came = getattr(self, name)
                 raise ValueError(f"--{name} must be at least 1, got {came}")
+
+    @property
+    def formats(self) -> tuple[str, ...]:
+        """What to write."""
+        return EXPORTS if self.format == "all" else tuple(self.format.split("+"))

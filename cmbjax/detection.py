@@ -12,7 +12,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-DEFAULT_FOCAL = 1.07  # of the height; Kinect v1 has 1.19, v2 0.86
+from cmbjax.camera import default_camera
+
 WORK_SIDE = 320  # pixels: larger images are thinned out, a body keeps 100 rows
 SENSOR_STEP = 2.85e-3  # 1/m: structured light resolves steps of this times z^2
 LINK = 0.06  # metres: neighbours closer than this plus 1.5 steps are one surface
@@ -88,7 +89,7 @@ def find_people(
     Args:
         depth_mm: uint16 [height, width], millimetres, 0 = no reading. Not metric:
             uint8 or uint16 of any scale, the background 0 or the largest value.
-        camera: [fx, fy, cx, cy], pixels. None or NaN: `DEFAULT_FOCAL`, centred.
+        camera: [fx, fy, cx, cy], pixels. None or NaN: `camera.default_camera`.
         metric: Whether `depth_mm` is in millimetres. If not, people are the large
             foreground components, and `camera` is not used.
 
@@ -106,15 +107,14 @@ def find_people(
             f"got {depth_mm.dtype.name} {depth_mm.shape}"
         )
     rows, columns = depth_mm.shape
-    focal = DEFAULT_FOCAL * rows
-    default = (focal, focal, columns / 2, rows / 2)
+    default = default_camera(depth_mm.shape)
     intrinsics = np.asarray(default if camera is None else camera, np.float32)
     if intrinsics.shape != (4,):
         raise ValueError(
             f"camera must be [fx, fy, cx, cy], got shape {intrinsics.shape}"
         )
     if not np.isfinite(intrinsics).all():
-        intrinsics = np.asarray(default, np.float32)
+        intrinsics = default
 
     stride = -(-max(rows, columns) // WORK_SIDE)
     small = depth_mm[::stride, ::stride]

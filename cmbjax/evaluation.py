@@ -1,6 +1,7 @@
 """A trained network over a whole split: predictions, floor and ceiling."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -204,18 +205,38 @@ def predict(
                 variables, depth, real, model=model, r=r, rolling=rolling
             )
             variables = {**variables, "memory": written}
-        maps, *heads = outputs if isinstance(outputs, tuple | list) else (outputs,)
-        found = heatmaps.heatmaps_to_joints(
-            jnp.asarray(maps), stride=STRIDE, decode=decode
-        )
-        joints_px, scores = (np.asarray(value)[:size] for value in found)
-        if heads and heads[0].ndim == 4:
-            depths = heatmaps.read_maps(jnp.asarray(heads[0]), jnp.asarray(maps))
-            xy = joints_px / preparation.side - 0.5
-            joints = np.concatenate([xy, np.asarray(depths)[:size, :, None]], axis=-1)
-        else:
-            joints = None if not heads else np.asarray(heads[0])[:size]
+        decoded = decode_outputs(outputs, side=preparation.side, decode=decode)
+        joints_px, scores = (value[:size] for value in decoded[:2])
+        joints = None if decoded[2] is None else decoded[2][:size]
         yield Predictions(examples, views, joints_px, scores, joints)
+
+
+def decode_outputs(
+    outputs: Any, *, side: int, decode: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Returns joints and scores of what a network gave, whatever its head.
+
+    Args:
+        outputs: Heat maps; with a 3-D head a sequence of them and what that gives.
+        side: Of the network's input, pixels.
+        decode: A name in `heatmaps.DECODES`.
+
+    Returns:
+        [batch, joints, 2] crop pixels, [batch, joints] height of each heat map's peak,
+        and [batch, joints, 3] of the 3-D head: x and y as fractions of the crop from
+        its centre, z in normalised depth.
+    """
+    maps, *heads = outputs if isinstance(outputs, tuple | list) else (outputs,)
+    maps = jnp.asarray(maps)
+    found = heatmaps.heatmaps_to_joints(maps, stride=STRIDE, decode=decode)
+    joints_px, scores = map(np.asarray, found)
+    if not heads:
+        return joints_px, scores, None
+    if heads[0].ndim == 3:
+        return joints_px, scores, np.asarray(heads[0])
+    depths = np.asarray(heatmaps.read_maps(jnp.asarray(heads[0]), maps))
+    joints = np.concatenate([joints_px / side - 0.5, depths[..., None]], axis=-1)
+    return joints_px, scores, joints
 
 
 def evaluate(
@@ -346,7 +367,13 @@ def _compare(
 
     metres = {key.replace("_px", "_m"): lifted(value) for key, value in found.items()}
     if batch.joints is not None:
-        metres["network_m"] = _from_head(batch, preparation, labels["camera"])
+        metres["network_m"] = _each(
+            functools.partial(head_to_camera, preparation=preparation),
+            batch.joints,
+            backs,
+            references,
+            labels["camera"],
+        )
     seen = {"scores": batch.scores, "found": batch.views["found"]}
     return {**labels, **found, **metres, **seen}
 
@@ -356,14 +383,24 @@ def _each(function: Callable[..., np.ndarray], *arguments: Iterable[Any]) -> np.
     return np.stack([function(*one) for one in zip(*arguments, strict=True)])
 
 
-def _from_head(
-    batch: Predictions, preparation: Preparation, cameras: np.ndarray
+def head_to_camera(
+    joints: np.ndarray,
+    frame_from_crop: np.ndarray,
+    reference_mm: float,
+    camera: np.ndarray,
+    *,
+    preparation: Preparation,
 ) -> np.ndarray:
-    """Metres from the 3-D head's fractions of the crop and normalised depth."""
-    assert batch.joints is not None
-    inside = (batch.joints[..., :2] + 0.5) * preparation.side
-    backs = batch.views["frame_from_crop"]
-    joints_px = _each(crops.transform_points, backs, inside)
-    relative_mm = batch.joints[..., 2] * preparation.depth_range
-    depth_m = (batch.views["reference"][:, None] + relative_mm) / 1000
-    return _each(pixels_to_camera, joints_px, depth_m, cameras)
+    """Returns the joints [joints, 3] of a 3-D head in metres, camera frame.
+
+    Args:
+        joints: x and y as fractions of the crop from its centre, z in normalised depth.
+        frame_from_crop: [2, 3] transform.
+        reference_mm: The person's depth.
+        camera: [fx, fy, cx, cy], pixels.
+        preparation: Of the input.
+    """
+    inside = (joints[:, :2] + 0.5) * preparation.side
+    joints_px = crops.transform_points(frame_from_crop, inside)
+    depth_m = (reference_mm + joints[:, 2] * preparation.depth_range) / 1000
+    return pixels_to_camera(joints_px, depth_m, camera)

@@ -171,6 +171,24 @@ def prepare_evaluation(
     """
     depth = decode_depth(example)
     box, around, found = evaluation_boxes(example, depth, preparation.crop, metric)
+    return view(depth, box, around, preparation) | {"found": np.array(found)}
+
+
+def view(
+    depth: np.ndarray, box: np.ndarray, around: np.ndarray, preparation: Preparation
+) -> Batch:
+    """Returns what the network sees of a depth image, without augmentation.
+
+    Args:
+        depth: [height, width], millimetres or raw, 0 = no reading.
+        box: What to show, pixels.
+        around: The person whose depth is the reference, pixels.
+        preparation: How it becomes an input.
+
+    Returns:
+        depth [side, side, 1], frame_from_crop [2, 3], reference [] (the person's depth,
+        millimetres or raw).
+    """
     transform = crops.crop_transform(box, preparation.side)
     crop = crops.cut(depth, transform, preparation.side)
     reference = _reference(depth, crop, box, around, preparation.depth_range)
@@ -178,7 +196,6 @@ def prepare_evaluation(
         "depth": crops.normalise(crop, reference, preparation.depth_range),
         "frame_from_crop": crops.invert(transform),
         "reference": np.array(reference, np.float32),
-        "found": np.array(found),
     }
 
 
@@ -235,7 +252,7 @@ def training_batches(
     number = max(1, round(share * len(frames.source)))
     chosen = np.random.default_rng(seed).permutation(len(frames.source))[:number]
 
-    def view(index: int, rng: np.random.Generator) -> Batch:
+    def load(index: int, rng: np.random.Generator) -> Batch:
         return prepare_training(
             frames.source[index],
             rng,
@@ -245,7 +262,7 @@ def training_batches(
         )
 
     order = grain.MapDataset.source(chosen.tolist()).seed(seed).shuffle().repeat()
-    parts = order.random_map(view).batch(size)
+    parts = order.random_map(load).batch(size)
     batches = parts[processes.shard_index :: processes.shard_count]
     options = grain.ReadOptions(
         num_threads=READING_THREADS, prefetch_buffer_size=PREFETCHED_BATCHES
@@ -269,7 +286,7 @@ def evaluation_batches(
         order: Of the frames; by default that of the split.
     """
 
-    def view(index: int) -> tuple[Example, Batch]:
+    def load(index: int) -> tuple[Example, Batch]:
         example = frames.source[index]
         batch = prepare_evaluation(
             example, preparation=preparation, metric=frames.metric
@@ -277,7 +294,7 @@ def evaluation_batches(
         return example, batch
 
     indices = list(range(len(frames.source)) if order is None else order)
-    batches = grain.MapDataset.source(indices).map(view)
+    batches = grain.MapDataset.source(indices).map(load)
     options = grain.ReadOptions(
         num_threads=READING_THREADS, prefetch_buffer_size=PREFETCHED_BATCHES
     )

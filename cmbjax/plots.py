@@ -24,6 +24,7 @@ RIGHT, LEFT, MIDDLE, LABEL = "#e69f00", "#56b4e9", "#f0e442", "#ffffff"
 FINGERS = ("#f0e442", "#e69f00", "#56b4e9", "#009e73", "#cc79a7", "#d55e00")
 HOLE = "#23304a"
 CELL = 2.6  # inches of a sheet's picture
+FRAME_WIDTH = 5.8  # inches of a frame on its own
 
 
 def draw_depth(ax: Axes, depth: ArrayLike) -> None:
@@ -74,6 +75,30 @@ def draw_pose(
         _draw_bones(ax, poses[-1], skeleton, colours, width=2.2)
     if zoom and poses:
         _zoom(ax, np.concatenate(poses))
+
+
+def frame(
+    depth: ArrayLike, poses_px: Sequence[ArrayLike], skeleton: Skeleton, path: Path
+) -> None:
+    """Saves a frame with the poses of all people in it.
+
+    Args:
+        depth: [height, width], any unit.
+        poses_px: [joints, 2] pixels each; may be none.
+        skeleton: Whose bones.
+        path: A PNG.
+    """
+    height, width = np.shape(depth)
+    size = (FRAME_WIDTH, FRAME_WIDTH * height / width)
+    figure = Figure(figsize=size)
+    ax = figure.add_axes((0, 0, 1, 1))
+    draw_depth(ax, depth)
+    ax.set_axis_off()
+    for joints_px in poses_px:
+        _draw_bones(
+            ax, _finite(joints_px), skeleton, joint_colours(skeleton), width=2.2
+        )
+    _save(figure, path)
 
 
 def pose_sheet(

@@ -1,5 +1,8 @@
 """TFDS builders of labelled depth frames, one folder each, and how to load one."""
 
+import bisect
+import dataclasses
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -42,7 +45,7 @@ def load(
 
     Args:
         name: A name in `DATASETS`; a slash adds one of its configs, as in itop/top or
-            astar/focal_224 (pixels).
+            astar/focal_224 (pixels). Names joined by + are mixed, frame by frame.
         data_dir: Folder of the data set's own files; mannequin has none.
         tfds_dir: Folder of prepared data sets; by default that of TFDS.
         split: train, validation or test.
@@ -53,6 +56,11 @@ def load(
             should be.
         FileNotFoundError: Files are missing; says which belong where.
     """
+    if "+" in name:
+        parts = [
+            load(part, data_dir, tfds_dir, split=split) for part in name.split("+")
+        ]
+        return _thin(_mix(parts), limit)
     name, _, config = name.partition("/")
     make = pick(DATASETS, "dataset", name)
     options: dict[str, Any] = {"data_dir": tfds_dir, "file_format": "array_record"}
@@ -79,8 +87,6 @@ def load(
         if feature in builder.info.features
     }
     source: Sequence[Example] = builder.as_data_source(split, decoders=images)
-    if limit is not None and limit < len(source):
-        source = [source[i * len(source) // limit] for i in range(limit)]
     record = Path(builder.data_dir) / SOURCE_FILE
     made_of = f" of {record.read_text()}" if record.exists() else ""
     skeleton = SKELETONS[builder.info.metadata["skeleton"]]
@@ -91,7 +97,7 @@ def load(
         depth_range = REACH_FROM_ABOVE_MM if from_above else 1000 * skeleton.reach_m
     else:
         depth_range = EIGHT_BIT_RANGE if name == "k2hpd" else None
-    return DepthFrames(
+    frames = DepthFrames(
         source=source,
         skeleton=skeleton,
         metric=metric,
@@ -99,3 +105,48 @@ def load(
         depth_range=depth_range,
         detectable=skeleton.head is not None and not from_above,
     )
+    return _thin(frames, limit)
+
+
+def _mix(parts: Sequence[DepthFrames]) -> DepthFrames:
+    """Returns the frames of several data sets as those of one.
+
+    Raises:
+        ValueError: Joints or depth are not of one kind.
+    """
+    alike = ("skeleton", "metric", "depth_range", "detectable")
+    for field in alike:
+        values = {getattr(part, field) for part in parts}
+        if len(values) > 1:
+            names = " and ".join(part.name for part in parts)
+            raise ValueError(f"{names} cannot be mixed: they differ in {field}")
+    sources = [part.source for part in parts]
+    name = " + ".join(part.name for part in parts)
+    return dataclasses.replace(parts[0], source=Chained(sources), name=name)
+
+
+def _thin(frames: DepthFrames, limit: int | None) -> DepthFrames:
+    """Returns at most so many of the frames, evenly spaced."""
+    source, number = frames.source, len(frames.source)
+    if limit is None or limit >= number:
+        return frames
+    chosen = [source[i * number // limit] for i in range(limit)]
+    return dataclasses.replace(frames, source=chosen)
+
+
+class Chained(Sequence[Example]):
+    """Sources one after the other."""
+
+    def __init__(self, sources: Sequence[Sequence[Example]]) -> None:
+        self.sources = sources
+        self.ends = list(itertools.accumulate(map(len, sources)))
+
+    def __len__(self) -> int:
+        return self.ends[-1]
+
+    def __getitem__(self, index: Any) -> Any:
+        if not 0 <= index < len(self):
+            raise IndexError(f"frame {index} of {len(self)}")
+        part = bisect.bisect_right(self.ends, index)
+        start = self.ends[part - 1] if part else 0
+        return self.sources[part][index - start]

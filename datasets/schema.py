@@ -1,7 +1,5 @@
 """What a frame looks like in every data set: features, and one checked example."""
 
-from pathlib import Path
-
 import cv2
 import numpy as np
 import tensorflow_datasets as tfds
@@ -104,34 +102,3 @@ def encode_png(image: np.ndarray) -> bytes:
     done, png = cv2.imencode(".png", image)
     assert done, "OpenCV encodes every uint8 and uint16 image"
     return png.tobytes()
-
-
-def read_depth_png(path: Path, dtype: type[np.generic] = np.uint16) -> np.ndarray:
-    """Reads a depth image.
-
-    Args:
-        path: A PNG file.
-        dtype: np.uint16 or np.uint8: what the file must hold.
-
-    Returns:
-        [height, width] uint16; of an image with several equal channels the first.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: The file is damaged, of another dtype, or has unequal channels.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such depth image")
-    png = np.frombuffer(path.read_bytes(), np.uint8)
-    image = cv2.imdecode(png, cv2.IMREAD_UNCHANGED) if png.size else None
-    if image is None:
-        raise ValueError(f"{path}: not a whole PNG image ({png.size} bytes)")
-    if image.dtype != dtype:
-        raise ValueError(
-            f"{path}: expected {8 * np.dtype(dtype).itemsize} bits a channel, "
-            f"got {8 * image.dtype.itemsize}"
-        )
-    channels = image.reshape(*image.shape[:2], -1)[..., :3]  # a fourth is opacity
-    if (channels != channels[..., :1]).any():
-        raise ValueError(f"{path}: a colour image; expected equal channels of depth")
-    return channels[..., 0].astype(np.uint16)

@@ -69,7 +69,9 @@ def test_k2hpd_trains_and_gives_the_rows_of_table_3(tmp_path, capsys):
 def test_itop_trains_and_gives_the_rows_of_table_4(tmp_path, config):
     view = config.removeprefix("itop").strip("/") or "side"
     fabricate.itop(tmp_path / "source", view=view)
-    columns, _, out_dir = train_and_evaluate(tmp_path, config, "map_10cm", head3d="dense")
+    columns, _, out_dir = train_and_evaluate(
+        tmp_path, config, "map_10cm", head3d="dense"
+    )
     # Nobody is looked for from above.
     crop = {"side": "person", "top": "label_box"}[view]
     assert json.loads((out_dir / "results.json").read_text())["crop"] == crop

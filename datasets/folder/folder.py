@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
+from cmbjax.frames import read_png
 from cmbjax.skeletons import BODY15, Skeleton
 from datasets import schema
 from datasets.builder import Fact, FrameBuilder
@@ -114,7 +115,7 @@ class Folder(FrameBuilder):
         """Yields one example for each annotation."""
         for split, person in items:
             path = self._folder / person.file_name
-            depth = schema.read_depth_png(path)
+            depth = read_png(path)
             size = depth.shape[::-1]
             if person.size not in (None, size):
                 raise ValueError(

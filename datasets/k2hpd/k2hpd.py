@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from cmbjax.frames import read_png
 from cmbjax.skeletons import BODY19
 from datasets import schema
 from datasets.builder import Fact, FrameBuilder, held_out_blocks, outside_share
@@ -55,7 +56,7 @@ class K2hpd(FrameBuilder):
     def examples(self, items: Sequence[Frame]) -> Iterator[dict[str, object]]:
         """Yields the frames; every joint counts, also one outside the image."""
         for frame in items:
-            depth = schema.read_depth_png(frame.image, np.uint8)
+            depth = read_png(frame.image, np.uint8)
             if depth.shape != (HEIGHT, WIDTH):
                 raise ValueError(
                     f"{frame.image}: expected {WIDTH}x{HEIGHT} pixels, "

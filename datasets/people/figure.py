@@ -128,7 +128,7 @@ class Figure:
         import torch
         import warp
 
-        warp.config.quiet = True
+        setattr(warp.config, "quiet", True)  # noqa: B010  (mypy knows no such field)
         import anny
         from anny.shape_distribution import SimpleShapeDistribution
 

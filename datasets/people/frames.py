@@ -216,7 +216,7 @@ def _sit(rng: np.random.Generator) -> list[dict[str, float]]:
 
 def _captured(rng: np.random.Generator, clips: Sequence[Clip], yaw: float) -> Pose:
     """Draws a recorded pose, turned so that the hips face the way that `yaw` says."""
-    clip = clips[rng.integers(len(clips))]
+    clip = clips[int(rng.integers(len(clips)))]
     rotations = clip.rotations[rng.integers(len(clip.rotations))]
     front = rotations[SEGMENTS.index("pelvis")] @ (0.0, -1, 0)
     turn = yaw - np.arctan2(front[0], -front[1])

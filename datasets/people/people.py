@@ -79,12 +79,12 @@ class People(FrameBuilder):
         """Returns the motion capture files in the source folder."""
         if not self.builder_config.captured:
             return ()
-        found = [
-            path
-            for path in (sorted(self._source.rglob("*")) if self._source else [])
+        source = self._source or Path("nowhere")
+        names = tuple(
+            str(path.relative_to(source))
+            for path in sorted(source.rglob("*"))
             if path.suffix in (".asf", ".amc") or ".tar" in path.suffixes
-        ]
-        names = tuple(str(path.relative_to(self._source)) for path in found)
+        )
         return names or ("*.asf with *.amc, or a .tar archive of them",)
 
     def _checked_source(self) -> Path:
