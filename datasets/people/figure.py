@@ -128,7 +128,7 @@ class Figure:
         import torch
         import warp
 
-        setattr(warp.config, "quiet", True)  # noqa: B010  (mypy knows no such field)
+        warp.config.log_level = warp.LOG_ERROR  # it greets at length
         import anny
         from anny.shape_distribution import SimpleShapeDistribution
 

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, UInt16
 
 FAR_M = 8.0
 EDGE_M = 0.1  # surfaces further apart than this mix into flying pixels
-GRAZING = 0.12  # a surface whose normal is this far from the ray reflects too little
+GRAZING = 0.12  # the cosine from which on a surface gets no noisier
 
 Depth = Float[np.ndarray, "height width"]
 
@@ -82,7 +82,6 @@ def measure(
     grain = cv2.GaussianBlur(rng.standard_normal(shape, np.float32), (0, 0), 2.0)
     holes = dark & (grain < np.quantile(grain, noise.dark))
     holes |= edge & (rng.random(shape) < noise.edges)
-    holes |= ~edge & (facing < GRAZING)
     # The fewer photons come back, the noisier: with distance, and where light grazes.
     deviation = noise.deviation_m * seen**2 / np.sqrt(np.maximum(facing, GRAZING))
     seen = seen + deviation * rng.standard_normal(shape)

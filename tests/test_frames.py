@@ -1,0 +1,76 @@
+import numpy as np
+import pytest
+
+from cmbjax import frames
+from datasets import schema
+
+
+def test_millimetres_by_hand():
+    stored = np.array([[0, 1500], [2001, 65535]], np.uint16)
+    np.testing.assert_array_equal(frames.to_millimetres(stored), stored)
+    # A quarter of a millimetre a unit.
+    fine = frames.to_millimetres(stored, depth_scale=0.00025)
+    np.testing.assert_array_equal(fine, [[0, 375], [500, 16384]])
+    metres = np.array([[np.nan, 1.5], [np.inf, 2.0006]], np.float32)
+    np.testing.assert_array_equal(frames.to_millimetres(metres), [[0, 1500], [0, 2001]])
+    # 70 m cannot be told in 16 bits, and is no person's distance.
+    far = np.array([[1.0, 1.0, 70.0]])
+    np.testing.assert_array_equal(frames.to_millimetres(far), [[1000, 1000, 0]])
+    column = metres[..., None]
+    np.testing.assert_array_equal(
+        frames.to_millimetres(column), frames.to_millimetres(metres)
+    )
+
+
+@pytest.mark.parametrize(
+    ("frame", "says"),
+    [
+        (np.full((4, 6), np.nan, np.float32), "no reading in it, every pixel is NaN"),
+        (np.zeros((4, 6), np.uint16), "no reading in it, every pixel is 0"),
+        (np.full((4, 6), 1900.0), "median depth is 1900 m, as floats are metres"),
+        (np.full((4, 6), 3, np.uint16), "0.003 m, as a unit is 0.001 m"),
+        (np.full((4, 6), -1.0), "negative depth, from -1 m"),
+        (np.ones((4, 6), np.uint8), "at least 16 bits a reading, got uint8"),
+        (np.ones((4, 6), bool), r"got \[4, 6\] bool"),
+        (np.ones((4, 6, 3), np.uint16), r"got \[4, 6, 3\] uint16"),
+        (np.ones((0, 6), np.uint16), r"got \[0, 6\] uint16"),
+        (np.array([["a", "b"]]), r"got \[1, 2\] <U1"),
+    ],
+)
+def test_what_is_no_depth_image_is_refused(frame, says):
+    with pytest.raises(ValueError, match=f"cam_7: .*{says}"):
+        frames.to_millimetres(frame, name="cam_7")
+
+
+def test_files_are_read_and_listed_by_name(tmp_path):
+    depth = np.arange(12, dtype=np.uint16).reshape(3, 4) + 1000
+    (tmp_path / "b.png").write_bytes(schema.encode_png(depth))
+    np.save(tmp_path / "a.npy", depth / 1000)
+    (tmp_path / "notes.txt").write_text("not a frame")
+    files = frames.files_of(tmp_path)
+    assert [path.name for path in files] == ["a.npy", "b.png"]
+    assert frames.files_of(files[1]) == [files[1]]
+    read = [frames.to_millimetres(frames.read_frame(path)) for path in files]
+    np.testing.assert_array_equal(read[0], depth)
+    np.testing.assert_array_equal(read[1], depth)
+
+
+def test_bad_files_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere: no such file or folder"):
+        frames.files_of(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match=r"no frames in it; expected \.png or \.npy"):
+        frames.files_of(tmp_path)
+    for name in ("x.npy", "x.png"):
+        with pytest.raises(FileNotFoundError, match=name):
+            frames.read_frame(tmp_path / name)
+    np.save(tmp_path / "x.npy", np.zeros((50, 50)))
+    half = (tmp_path / "x.npy").read_bytes()[:900]
+    (tmp_path / "x.npy").write_bytes(half)
+    with pytest.raises(ValueError, match=r"x\.npy: not a whole \.npy array"):
+        frames.read_frame(tmp_path / "x.npy")
+    np.save(tmp_path / "objects.npy", np.array([{}]), allow_pickle=True)
+    with pytest.raises(ValueError, match=r"objects\.npy: not a whole \.npy array"):
+        frames.read_frame(tmp_path / "objects.npy")
+    (tmp_path / "x.bag").write_bytes(b"0")
+    with pytest.raises(ValueError, match=r"expected a \.png or \.npy file, got '\.bag'"):
+        frames.read_frame(tmp_path / "x.bag")
