@@ -72,5 +72,7 @@ def test_bad_files_are_named(tmp_path):
     with pytest.raises(ValueError, match=r"objects\.npy: not a whole \.npy array"):
         frames.read_frame(tmp_path / "objects.npy")
     (tmp_path / "x.bag").write_bytes(b"0")
-    with pytest.raises(ValueError, match=r"expected a \.png or \.npy file, got '\.bag'"):
+    with pytest.raises(
+        ValueError, match=r"expected a \.png or \.npy file, got '\.bag'"
+    ):
         frames.read_frame(tmp_path / "x.bag")

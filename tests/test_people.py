@@ -202,9 +202,7 @@ def test_a_pose_puts_limbs_where_the_rotations_say(figure):
         way = mesh.joints[end] - mesh.joints[start]
         return way / np.linalg.norm(way)
 
-    np.testing.assert_allclose(
-        along("left_elbow", "left_wrist"), [0, -1, 0], atol=0.06
-    )
+    np.testing.assert_allclose(along("left_elbow", "left_wrist"), [0, -1, 0], atol=0.06)
     np.testing.assert_allclose(
         along("right_elbow", "right_wrist"), [0, 0, -1], atol=0.06
     )

@@ -1,0 +1,107 @@
+"""How long a raw frame takes to become metres: `python -m benchmarks.latency`.
+
+Each stage of `cmbjax.Predictor` by itself, its median over frames with a person.
+"""
+
+import dataclasses
+import functools
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from cmbjax import formats, runtime
+from cmbjax.camera import ITOP_CAMERA
+from cmbjax.frames import files_of, read_frame
+from cmbjax.predictor import Predictor
+from datasets.mannequin.frames import make_frame
+
+STAGES = ("read", "find", "crop", "network", "decode")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LatencyConfig:
+    """Times the stages of prediction, one frame at a time."""
+
+    frames: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()
+    """16-bit PNG or .npy files, or folders; by default 20 synthetic frames."""
+    network: Path | None = None
+    """Folder that export.py wrote; by default the pretrained network."""
+    rounds: int = 5
+    """How often each frame is taken."""
+
+
+def main(config: LatencyConfig) -> dict[str, dict[str, float]]:
+    """Prints a table of medians in milliseconds, a row a backend, and returns it."""
+    paths = [path for given in config.frames for path in files_of(given)]
+    frames = [read_frame(path) for path in paths]
+    frames = frames or [make_frame(0, "test", i).depth_mm for i in range(20)]
+    backends = {"jax": {"backend": "jax"}}
+    try:
+        formats.require_onnx()
+    except ValueError as error:
+        print(error)
+    else:
+        backends["onnxruntime"] = {"backend": "onnxruntime"}
+        backends["openvino"] = {"backend": "openvino"}
+        backends["openvino, bf16"] = {"backend": "openvino", "precision": "bf16"}
+    camera = ITOP_CAMERA if not paths else None
+    rows = {}
+    for name, options in backends.items():
+        predictor = Predictor(config.network, camera=camera, **options)
+        rows[name] = measure(predictor, frames, config.rounds)
+    print("| ms | " + " | ".join([*STAGES, "all"]) + " |")
+    print("| --- |" + " ---: |" * (len(STAGES) + 1))
+    for name, row in rows.items():
+        cells = [f"{row[stage]:.1f}" for stage in (*STAGES, "all")]
+        print(f"| {name} | " + " | ".join(cells) + " |")
+    return rows
+
+
+def measure(predictor: Predictor, frames: list[Any], rounds: int) -> dict[str, float]:
+    """Returns each stage's median, and that of their sum, milliseconds."""
+    times: dict[str, list[float]] = {stage: [] for stage in (*STAGES, "all")}
+    predictor(frames[0])  # compiles the decoding
+    for frame in frames * rounds:
+        spent = []
+
+        def timed(
+            stage: Callable[[], Any], spent: list[float] = spent
+        ) -> Any:  # of this frame
+            start = time.perf_counter()
+            result = stage()
+            spent.append(1000 * (time.perf_counter() - start))
+            return result
+
+        depth_mm = timed(functools.partial(predictor.read, frame))
+        boxes = timed(functools.partial(predictor.find, depth_mm))
+        if not boxes:
+            continue
+        view = timed(functools.partial(predictor.crop, depth_mm, boxes[0]))
+        outputs = timed(lambda view=view: wait(predictor.run(view.depth)))
+        timed(functools.partial(predictor.decode, view, outputs, depth_mm))
+        for stage, value in zip(times, [*spent, sum(spent)], strict=True):
+            times[stage].append(value)
+    if not times["all"]:
+        raise ValueError("no person was found in any of the frames")
+    return {stage: statistics.median(values) for stage, values in times.items()}
+
+
+def wait(outputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Returns outputs once they are computed."""
+    for output in outputs:
+        if hasattr(output, "block_until_ready"):
+            output.block_until_ready()
+    return outputs
+
+
+if __name__ == "__main__":
+    try:
+        runtime.prepare()
+        main(tyro.cli(LatencyConfig, use_underscores=True))
+    except (ValueError, OSError) as error:
+        sys.exit(f"latency.py: {error}")
