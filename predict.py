@@ -5,7 +5,7 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import numpy as np
 import tyro
@@ -14,7 +14,7 @@ from tqdm import tqdm
 from cmbjax import plots, runtime
 from cmbjax.checkpoints import write_json
 from cmbjax.frames import files_of
-from cmbjax.predictor import Backend, Choice, Pose, Predictor
+from cmbjax.predictor import Backend, Choice, Memory, Pose, Precision, Predictor
 
 OVERLAYS = "overlays"
 POSES_FILE = "poses.jsonl"
@@ -40,11 +40,11 @@ class PredictConfig:
     """Metres per unit of integer frames."""
     people: Choice = "nearest"
     """The nearest person of each frame, or all."""
-    memory: Literal["frozen", "rolling"] = "frozen"
+    memory: Memory = "frozen"
     """Rolling for the frames of one person in the order of recording."""
     backend: Backend = "jax"
     """What runs the network."""
-    precision: Literal["f32", "bf16"] = "f32"
+    precision: Precision = "f32"
     """Of openvino."""
     overlays: bool = True
     """Whether to draw each frame; slower than all the rest."""

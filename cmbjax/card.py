@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from flax import traverse_util
@@ -70,7 +71,8 @@ def load_weights(folder: Path, card: Card) -> tuple[nn.Module, dict[str, Any]]:
     if hashlib.sha256(path.read_bytes()).hexdigest() != known:
         raise ValueError(f"{path} is damaged: its checksum is not that of {CARD_FILE}")
     with np.load(path) as stored:
-        variables = traverse_util.unflatten_dict(dict(stored), sep="/")
+        arrays = {name: jnp.asarray(value) for name, value in stored.items()}
+    variables = traverse_util.unflatten_dict(arrays, sep="/")
     collections: dict[str, Any] = {"params": {}, "memory": {}, "batch_stats": {}}
     model = TrainConfig.from_json(card["config"]).make_model(len(card["joints"]))
     return model, collections | variables

@@ -26,6 +26,8 @@ PRETRAINED = Path(__file__).parent / "weights"
 
 Backend = Literal["jax", "onnxruntime", "openvino"]
 Choice = Literal["nearest", "all"]
+Memory = Literal["frozen", "rolling"]
+Precision = Literal["f32", "bf16"]
 Camera = Float[np.ndarray, "fx_fy_cx_cy=4"]
 Arrays = tuple[Any, ...]
 
@@ -82,10 +84,10 @@ class Predictor:
         *,
         camera: Sequence[float] | np.ndarray | None = None,
         depth_scale: float = 0.001,
-        people: Choice = "nearest",
-        memory: Literal["frozen", "rolling"] = "frozen",
-        backend: Backend = "jax",
-        precision: Literal["f32", "bf16"] = "f32",
+        people: str = "nearest",
+        memory: str = "frozen",
+        backend: str = "jax",
+        precision: str = "f32",
         decode: str = "dark",
     ) -> None:
         """Loads a network and compiles it.
@@ -109,11 +111,15 @@ class Predictor:
             FileNotFoundError: A file of the network is missing.
             ValueError: An argument does not go with the network, or with another.
         """
-        if backend not in get_args(Backend):
-            known = ", ".join(get_args(Backend))
-            raise ValueError(f"backend must be one of {known}, got {backend!r}")
-        if people not in get_args(Choice):
-            raise ValueError(f"people must be nearest or all, got {people!r}")
+        for name, value, choices in (
+            ("people", people, Choice),
+            ("memory", memory, Memory),
+            ("backend", backend, Backend),
+            ("precision", precision, Precision),
+        ):
+            if value not in get_args(choices):
+                known = ", ".join(get_args(choices))
+                raise ValueError(f"{name} must be one of {known}, got {value!r}")
         if memory == "rolling" and people == "all":
             raise ValueError("memory='rolling' follows one person: people='nearest'")
         pick(DECODES, "decode", decode)

@@ -37,10 +37,10 @@ def person(index):
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
-    """Exported networks of 32 pixels: one a 3-D head, the last with rolling memory."""
+    """Exported networks of 32 pixels: without a 3-D head, with one, and rolling."""
     folder = tmp_path_factory.mktemp("small")
     exported = {}
-    for head in ("none", "dense", "maps"):
+    for head in ("none", "maps"):
         run_dir = folder / head
         train.main(
             TrainConfig(
@@ -113,7 +113,7 @@ def test_without_a_head_the_depth_is_looked_up(small):
     np.testing.assert_allclose(pose.joints_m, expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("head", ["none", "dense", "maps"])
+@pytest.mark.parametrize("head", ["none", "maps"])
 def test_predictor_gives_what_evaluation_gives(small, head):
     from cmbjax import evaluation
     from cmbjax.card import load_weights
@@ -203,9 +203,11 @@ def test_a_frame_without_a_person_gives_no_pose(small):
 def test_bad_arguments_are_refused(small, tmp_path):
     cases = [
         ({"backend": "tensorrt"}, "backend must be one of jax, onnxruntime"),
-        ({"people": "some"}, "people must be nearest or all, got 'some'"),
+        ({"people": "some"}, "people must be one of nearest, all, got 'some'"),
         ({"people": "all", "memory": "rolling"}, "follows one person"),
-        ({"depth_scale": 0}, "depth_scale must be above 0, got 0"),
+        ({"memory": "warm"}, "memory must be one of frozen, rolling, got 'warm'"),
+        ({"precision": "int8"}, "precision must be one of f32, bf16, got 'int8'"),
+        ({"depth_scale": 0.0}, "depth_scale must be above 0, got 0"),
         ({"camera": (285, 285, 160)}, r"camera must be \[fx, fy, cx, cy\]"),
         ({"camera": (0, 285, 160, 120)}, "focal lengths above 0"),
         ({"decode": "mean"}, "unknown decode 'mean'"),
@@ -218,7 +220,7 @@ def test_bad_arguments_are_refused(small, tmp_path):
 
 def test_damaged_weights_are_refused(small, tmp_path):
     for name in ("card.json", "weights.npz"):
-        content = (small["dense"] / name).read_bytes()
+        content = (small["none"] / name).read_bytes()
         (tmp_path / name).write_bytes(content[: -(name == "weights.npz") or None])
     with pytest.raises(ValueError, match=r"weights\.npz is damaged"):
         Predictor(tmp_path)
