@@ -22,7 +22,8 @@ CASES = {
     "cmb_convs_literal": ("cmb_convs_literal", {}, 3.0),
     "cmb_half": ("cmb_half", {}, 3.0),
     "cmb_double": ("cmb_double", {}, 3.0),
-    "head3d": ("cmb", {"head3d": "dense", "trunk_norm": True}, 3.0),
+    "dense": ("cmb", {"head3d": "dense", "trunk_norm": True}, 3.0),
+    "maps": ("cmb", {"head3d": "maps", "trunk_norm": True}, 3.0),
 }
 each_case = pytest.mark.parametrize("case", CASES)
 each_with_memory = pytest.mark.parametrize(

@@ -130,6 +130,17 @@ def test_decoding_under_jit_ignores_the_maps_scale(decode):
     np.testing.assert_array_equal(scaled_scores, 8 * scores)
 
 
+def test_maps_are_read_where_the_heat_maps_peak():
+    heat = np.zeros((1, 4, 5, 3), np.float32)
+    values = np.full((1, 4, 5, 3), 7.0, np.float32)
+    heat[0, 1, 2, 0], heat[0, 1, 3, 0], heat[0, 2, 2, 0] = 0.6, 0.3, -0.5
+    values[0, 1, 2, 0], values[0, 1, 3, 0], values[0, 2, 2, 0] = 1.0, 4.0, -9.0
+    heat[0, 0, 4, 1], values[0, 0, 4, 1] = 0.5, 2.0  # in a corner
+    read = heatmaps.read_maps(values, heat)
+    # (0.6 * 1 + 0.3 * 4) / 0.9; a map without a peak gives what its first cells say.
+    np.testing.assert_allclose(read, [[2.0, 2.0, 7.0]], rtol=1e-4)
+
+
 def test_quantise_moves_every_joint_to_the_centre_of_its_cell():
     joints_px = jnp.array([[[0.1, 7.9], [5.0, 2.1], [3.0, 3.0]]])
     visible = jnp.array([[True, True, False]])

@@ -69,8 +69,9 @@ def test_k2hpd_trains_and_gives_the_rows_of_table_3(tmp_path, capsys):
 def test_itop_trains_and_gives_the_rows_of_table_4(tmp_path, config):
     view = config.removeprefix("itop").strip("/") or "side"
     fabricate.itop(tmp_path / "source", view=view)
+    head3d = {"side": "maps", "top": "dense"}[view]
     columns, _, out_dir = train_and_evaluate(
-        tmp_path, config, "map_10cm", head3d="dense"
+        tmp_path, config, "map_10cm", head3d=head3d
     )
     # Nobody is looked for from above.
     crop = {"side": "person", "top": "label_box"}[view]

@@ -62,6 +62,26 @@ def test_joints_loss_by_hand():
     np.testing.assert_allclose(loss, (0.1 + 0.5 + 0.2) / 5, rtol=1e-5)
 
 
+def test_depth_maps_loss_by_hand():
+    batch = {
+        "joints_px": jnp.array([[[3.0, 5.0], [3.0, 5.0], [3.0, 5.0]]]),
+        "joints_z": jnp.array([[0.5, jnp.nan, 0.25]]),
+        "visible": jnp.array([[True, True, False]]),
+    }
+    # The joint lies in the middle of the cell in row 2, column 1 (2 pixels a cell). So
+    # narrow a Gaussian weighs it with 1 and its four neighbours with w.
+    sigma = 0.5
+    w = np.exp(-1 / (2 * sigma**2))
+    maps = jnp.full((1, 4, 4, 3), 0.5).at[0, 2, 1, 0].set(0.8).at[0, 1, 1, 0].set(0.1)
+    maps = maps.at[..., 1:].set(99.0)  # of unknown depth, and hidden
+    loss = training.depth_maps_loss(maps, batch, sigma=sigma)
+    weights = np.exp(
+        -((np.arange(4)[:, None] - 2) ** 2 + (np.arange(4) - 1) ** 2) / (2 * sigma**2)
+    )
+    expected = (0.3 + 0.4 * w) / weights.sum()
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+
+
 def test_r_is_one_until_the_switch_and_three_from_there():
     assert [float(training.r_at(step, 10)) for step in (0, 9, 10, 11)] == [1, 1, 3, 3]
 
@@ -86,8 +106,9 @@ def test_every_model_learns_one_batch(name):
     assert losses[-1] < 0.5 * losses[0]
 
 
-def test_head_learns_one_batch_and_survives_unknown_depth():
-    _, state, step = make(trunk_norm=True, head3d="dense")
+@pytest.mark.parametrize("head3d", ["dense", "maps"])
+def test_head_learns_one_batch_and_survives_unknown_depth(head3d):
+    _, state, step = make(trunk_norm=True, head3d=head3d)
     batch = make_batch()
     batch["joints_z"][0] = np.nan
     first = None

@@ -66,6 +66,14 @@ def test_head_regresses_from_maps_of_at_most_32_cells():
     assert variables["params"]["fc3"]["kernel"].shape == (1024, 45)
 
 
+def test_depth_maps_stand_beside_the_heat_maps_at_33_values_a_joint(key):
+    model, variables = initialise("cmb", width=0.5, head3d="maps", num_joints=15)
+    _, without = initialise("cmb", width=0.5, num_joints=15)
+    assert count(variables) - count(without) == 15 * (32 + 1)
+    with pytest.raises(ValueError, match="one of none, dense, maps, got 'deep'"):
+        initialise("cmb", head3d="deep")
+
+
 def test_heatmaps_move_with_the_image(key):
     # Eight pixels are one cell of the coarsest map: away from the border a network of
     # convolutions gives the same maps, four cells further.
