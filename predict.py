@@ -1,6 +1,7 @@
 """Finds people and their poses in depth images: `python predict.py frame.png`."""
 
 import dataclasses
+import itertools
 import json
 import sys
 from collections.abc import Iterator
@@ -30,8 +31,9 @@ class PredictConfig:
     frames: Annotated[tuple[Path, ...], tyro.conf.Positional]
     """16-bit PNG or .npy files, or folders of them. Integers are millimetres (see
     --depth_scale), floats metres; 0 and NaN are no reading."""
-    out_dir: Path = Path("poses")
-    """Gets poses.jsonl, annotations.json (COCO keypoints) and overlays/."""
+    out_dir: Path | None = None
+    """Gets poses.jsonl, annotations.json (COCO keypoints) and overlays/; by default a
+    new folder in poses/."""
     network: Path | None = None
     """Folder that export.py wrote; by default the pretrained network."""
     camera: tuple[float, float, float, float] | None = None
@@ -64,16 +66,21 @@ def main(config: PredictConfig) -> dict[str, list[Pose]]:
         backend=config.backend,
         precision=config.precision,
     )
-    viewer = Viewer(config.out_dir / RERUN_FILE) if config.rerun else None
-    (config.out_dir / OVERLAYS).mkdir(parents=True, exist_ok=True)
+    out_dir = new_folder(paths[0]) if config.out_dir is None else config.out_dir
+    if (out_dir / POSES_FILE).exists():
+        raise ValueError(f"--out_dir={out_dir} holds poses already; name another")
+    viewer = Viewer(out_dir / RERUN_FILE) if config.rerun else None
+    (out_dir / OVERLAYS).mkdir(parents=True, exist_ok=True)
     found: dict[str, list[Pose]] = {}
     images: list[dict[str, Any]] = []
+    cameras: set[tuple[float, ...]] = set()
     with (config.out_dir / POSES_FILE).open("w") as lines:
         for number, path in enumerate(tqdm(paths, unit="frame", disable=None)):
             depth_mm = predictor.read(path)
             poses = predictor(depth_mm)
             found[str(path)] = poses
             camera = predictor.intrinsics(depth_mm)
+            cameras.add(tuple(camera.tolist()))
             lines.write(json.dumps(as_record(path, poses, camera, predictor)) + "\n")
             height, width = depth_mm.shape
             images.append(
@@ -86,20 +93,28 @@ def main(config: PredictConfig) -> dict[str, list[Pose]]:
                 viewer.log(number, depth_mm, poses, camera, predictor)
     write_json(
         config.out_dir / COCO_FILE,
-        as_coco(images, list(found.values()), camera, predictor),
+        as_coco(images, list(found.values()), cameras, predictor),
     )
     empty = [name for name, poses in found.items() if not poses]
     for name, poses in list(found.items())[:10]:
         for line in describe(poses, predictor):
             print(f"{name}: {line}")
-    print(f"{len(found)} frames, {len(empty)} without a person; {config.out_dir}")
+    print(f"{len(found)} frames, {len(empty)} without a person; {out_dir}")
     if config.camera is None:
-        fx, fy, cx, cy = camera
+        assumed = ", ".join(
+            f"{fx:.0f} {fy:.0f} {x:g} {y:g}" for fx, fy, x, y in cameras
+        )
         print(
-            f"--camera was not given: assumed {fx:.0f} {fy:.0f} {cx:g} {cy:g}; metres "
-            "across the line of sight are as wrong as the focal length is"
+            f"--camera was not given: assumed {assumed}; metres across the line of "
+            "sight are as wrong as the focal length is"
         )
     return found
+
+
+def new_folder(first: Path) -> Path:
+    """Returns a folder in poses/ that is not there yet, named after the first frame."""
+    names = (f"{first.stem}_{n}" if n else first.stem for n in itertools.count())
+    return next(p for name in names if not (p := Path("poses") / name).exists())
 
 
 def describe(poses: list[Pose], predictor: Predictor) -> Iterator[str]:
@@ -139,10 +154,13 @@ def as_record(
 def as_coco(
     images: list[dict[str, Any]],
     found: list[list[Pose]],
-    camera: np.ndarray,
+    cameras: set[tuple[float, ...]],
     predictor: Predictor,
 ) -> dict[str, Any]:
-    """Returns COCO keypoints, as the data set `folder` reads them."""
+    """Returns COCO keypoints, as the data set `folder` reads them.
+
+    Their one camera is left out where frames have several.
+    """
     skeleton = predictor.skeleton
     annotations = []
     for image, poses in zip(images, found, strict=True):
@@ -166,11 +184,12 @@ def as_coco(
                 }
             )
     bones = [[p + 1, j + 1] for j, p in enumerate(skeleton.parents) if p >= 0]
+    info: dict[str, Any] = {"description": "predicted by cmbjax"}
+    if len(cameras) == 1:
+        (camera,) = cameras
+        info["camera"] = dict(zip(("fx", "fy", "cx", "cy"), camera, strict=True))
     return {
-        "info": {
-            "description": "predicted by cmbjax",
-            "camera": dict(zip(("fx", "fy", "cx", "cy"), camera.tolist(), strict=True)),
-        },
+        "info": info,
         "categories": [
             {
                 "id": 1,

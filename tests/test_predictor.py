@@ -292,6 +292,8 @@ def test_script_writes_poses_coco_and_pictures(tmp_path, capsys):
         records[0]["people"][0]["joints_m"], pose.joints_m, atol=1e-4
     )
     assert len(list((out_dir / "overlays").iterdir())) == 2
+    with pytest.raises(ValueError, match="holds poses already"):
+        predict.main(predict.PredictConfig(frames=(tmp_path,), out_dir=out_dir))
     # The COCO file is one that the data set `folder` reads.
     frames = datasets.load("folder", out_dir, tmp_path / "tfds", split="test")
     (example,) = frames.source
@@ -311,6 +313,23 @@ def test_script_says_what_is_wrong_with_a_frame(tmp_path):
     assert done.returncode == 1
     assert "x.npy: the median depth is 1900 m, as floats are metres" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_rerun_gets_points_bones_and_depth(small, tmp_path):
+    rerun = pytest.importorskip("rerun")
+    np.save(tmp_path / "a.npy", person(0).depth_mm)
+    predict.main(
+        predict.PredictConfig(
+            frames=(tmp_path / "a.npy",),
+            out_dir=tmp_path / "out",
+            network=small["maps"],
+            rerun=True,
+        )
+    )
+    rerun.disconnect()
+    content = (tmp_path / "out" / "poses.rrd").read_bytes()
+    for name in (b"camera/people/0/bones", b"camera/people/0/joints", b"camera/image/depth"):
+        assert name in content
 
 
 def test_predictor_is_at_hand_under_its_name():
