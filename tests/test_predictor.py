@@ -244,6 +244,16 @@ def test_pretrained_weights_place_a_known_pose_within_5_cm():
     assert np.mean(errors) < 0.05
 
 
+def test_frames_of_any_size_give_the_same_metres():
+    """Twice the pixels and twice the focal length: the same scene."""
+    depth = person(0).depth_mm
+    (small,) = Predictor(camera=ITOP_CAMERA)(depth)
+    large = depth.repeat(2, axis=0).repeat(2, axis=1)
+    (other,) = Predictor(camera=2 * ITOP_CAMERA)(large)
+    np.testing.assert_allclose(other.joints_px, 2 * small.joints_px, atol=2.0)
+    np.testing.assert_allclose(other.joints_m, small.joints_m, atol=0.02)
+
+
 def test_pretrained_weights_fit_into_the_repository():
     sizes = [path.stat().st_size for path in PRETRAINED.iterdir()]
     assert sum(sizes) < 15e6
@@ -328,7 +338,11 @@ def test_rerun_gets_points_bones_and_depth(small, tmp_path):
     )
     rerun.disconnect()
     content = (tmp_path / "out" / "poses.rrd").read_bytes()
-    for name in (b"camera/people/0/bones", b"camera/people/0/joints", b"camera/image/depth"):
+    for name in (
+        b"camera/people/0/bones",
+        b"camera/people/0/joints",
+        b"camera/image/depth",
+    ):
         assert name in content
 
 

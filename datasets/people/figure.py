@@ -309,20 +309,15 @@ class Figure:
         heads = dict(zip(self.bones, bones, strict=True))
         if body.hem:
             faces.append(_hull(vertices, np.flatnonzero(self._skirt(body.hem))))
-            dark.append(
-                np.full(len(faces[-1]), bool(body.dark[self.region("thighs")][0]))
-            )
+            cloth = bool(body.dark[self.region("thighs")].any())
+            dark.append(np.full(len(faces[-1]), cloth))
         if body.hair:
             back = np.flatnonzero(self.scalp & (self.template[:, 1] > -0.02))
-            fall = body.hair * (vertices[back].mean(axis=0) - heads["neck01"])
-            fall = -body.hair * fall / max(float(np.linalg.norm(fall)), 1e-6)
-            faces.append(
-                _hull(
-                    np.concatenate([vertices, vertices[back] + fall]),
-                    np.concatenate([back, len(vertices) + np.arange(len(back))]),
-                )
-            )
-            vertices = np.concatenate([vertices, vertices[back] + fall])
+            down = heads["neck01"] - vertices[back].mean(axis=0)
+            fallen = vertices[back] + body.hair * down / np.linalg.norm(down)
+            ends = len(vertices) + np.arange(len(back))
+            vertices = np.concatenate([vertices, fallen])
+            faces.append(_hull(vertices, np.concatenate([back, ends])))
             dark.append(np.ones(len(faces[-1]), bool))
         hips = (heads["upperleg01.L"] + heads["upperleg01.R"]) / 2
         origin = np.array([hips[0], hips[1], vertices[:, 2].min()])
