@@ -13,6 +13,7 @@ from flax import traverse_util
 
 import cmbjax
 from cmbjax import crops
+from cmbjax.checkpoints import read_json
 from cmbjax.config import TrainConfig
 from cmbjax.formats import MEMORY_FILE, ONNX_FILE, ONNX_PACKAGES, STABLEHLO_FILE
 from cmbjax.models.posenet import STRIDE
@@ -48,6 +49,41 @@ def of_run(run: TrainConfig) -> Card:
     """Returns a run's flags but for its folders, which mean nothing elsewhere."""
     folders = ("run_dir", "data_dir", "tfds_dir")
     return run.to_json() | dict.fromkeys(folders)
+
+
+def command(run: TrainConfig) -> str:
+    """Returns the command line of a run, without folders of data."""
+    given, default = of_run(run), of_run(TrainConfig())
+    given["run_dir"] = run.run_dir
+    for fields in (given, default):
+        nested = fields.pop("augmentation")
+        fields |= {f"augmentation.{name}": value for name, value in nested.items()}
+    flags = []
+    for name, value in given.items():
+        if value != default[name]:
+            flag = f"--{name}={value}"
+            if isinstance(value, bool):
+                before, dot, last = name.rpartition(".")
+                flag = f"--{before}{dot}{'' if value else 'no_'}{last}"
+            flags.append(flag)
+    return " ".join(["python train.py", *flags])
+
+
+def of_evaluations(run_dir: Path, step: int) -> list[Card]:
+    """Returns what evaluate.py measured of a run after a step, over all joints."""
+    found = []
+    for path in sorted(run_dir.glob("evaluations/*/results.json")):
+        results = read_json(path)
+        if results["step"] != step or results["network"] != "checkpoint":
+            continue
+        # The rows end with all joints, floor and ceiling.
+        metrics = {
+            title: round(list(column.values())[-3], 1)
+            for title, column in results["table"].items()
+        }
+        keys = ("frames", "num_frames", "crop", "memory", "decode", "person_found")
+        found.append({key: results[key] for key in keys} | {"metrics": metrics})
+    return found
 
 
 def save_weights(path: Path, variables: Mapping[str, Any]) -> None:
@@ -118,6 +154,15 @@ def markdown(card: Card) -> str:
         "| --- | --- |",
         *(f"| {name} | {fact} |" for name, fact in facts.items()),
         "",
+        "## Training",
+        "",
+        f"On {card['trained_on']}:",
+        "",
+        "```sh",
+        card["command"],
+        "```",
+        *_measured(card["evaluations"]),
+        "",
         "## Input",
         "",
         f"`depth` is [{shape}] float32. Of a depth image ({unit}, 0 = no reading):",
@@ -177,6 +222,26 @@ _CROPS = {
     "person": "the person's box, as `detection.find_people` finds it",
     "label_box": f"the joints' box, grown by {crops.OUTLINE:g} of its longer side",
 }
+
+
+def _measured(evaluations: Sequence[Card]) -> list[str]:
+    """Returns a table of evaluations, over all joints; nothing of none."""
+    if not evaluations:
+        return []
+    titles = list(
+        dict.fromkeys(title for one in evaluations for title in one["metrics"])
+    )
+    lines = [
+        "",
+        "| frames | crop, memory, decode | found | " + " | ".join(titles) + " |",
+    ]
+    lines.append("| --- | --- | --- |" + " ---: |" * len(titles))
+    for one in evaluations:
+        how = f"{one['crop']}, {one['memory']}, {one['decode']}"
+        values = [f"{one['metrics'].get(title, float('nan')):.1f}" for title in titles]
+        cells = [one["frames"], how, one["person_found"], *values]
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
 
 
 def _shapes(values: dict[str, list[int]]) -> str:

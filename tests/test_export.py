@@ -18,7 +18,8 @@ import datasets
 import evaluate
 import export
 import train
-from cmbjax import deploy, evaluation, formats, training
+from cmbjax import card, deploy, evaluation, formats, training
+from cmbjax.augment import Augmentation
 from cmbjax.checkpoints import Checkpoints
 from cmbjax.config import EvalConfig, ExportConfig, TrainConfig
 from tests import fabricate
@@ -205,29 +206,66 @@ def test_file_that_is_no_network_is_refused(tmp_path, name, error, message):
         formats.run_file(tmp_path / name)
 
 
+def test_card_has_the_numbers_that_were_measured_of_this_step(tmp_path):
+    table = {"PCKh@0.5": {"Head": 1.0, "Full Body": 93.75, "floor": 2.0, "ceiling": 3}}
+    keys = dict.fromkeys(("frames", "crop", "memory", "decode", "person_found"), "x")
+    for name, step, network in (
+        ("this", 7, "checkpoint"),
+        ("older", 6, "checkpoint"),
+        ("exported", 7, "network.onnx"),
+    ):
+        results = {"step": step, "network": network, "num_frames": 9, "table": table}
+        folder = tmp_path / "evaluations" / name
+        folder.mkdir(parents=True)
+        (folder / "results.json").write_text(json.dumps(results | keys))
+    (one,) = card.of_evaluations(tmp_path, 7)
+    assert one == keys | {"num_frames": 9, "metrics": {"PCKh@0.5": 93.8}}
+
+
+def test_command_names_what_differs_from_the_defaults():
+    run = TrainConfig(
+        run_dir=Path("runs/x"),
+        trunk_norm=False,
+        learning_rate=0.002,
+        augmentation=Augmentation(flip=False, holes=0),
+        data_dir=Path("/somewhere"),
+    )
+    assert card.command(run) == (
+        "python train.py --run_dir=runs/x --no_trunk_norm --learning_rate=0.002 "
+        "--augmentation.no_flip --augmentation.holes=0"
+    )
+
+
 def test_network_in_a_file_does_not_roll(tmp_path):
     with pytest.raises(ValueError, match="--network is frozen, got --memory=rolling"):
         EvalConfig(network=tmp_path / formats.ONNX_FILE, memory="rolling")
 
 
 def test_card_says_what_a_user_must_know(exported, run_dir):
-    card = json.loads((exported / "card.json").read_text())
-    assert card["joints"][:2] == ["head", "neck"] and card["r"] == 3
-    assert (card["side"], card["stride"], card["dtype"]) == (32, 2, "float32")
-    assert (card["crop"], card["depth_range"]) == ("person", 1000)
-    assert card["frames"]["number"] == 3  # all that the validation split has
-    assert card["inputs"]["depth"] == [1, 32, 32, 1]
-    assert card["outputs"]["heatmaps"] == [1, 16, 16, 15]
+    about = json.loads((exported / "card.json").read_text())
+    assert about["joints"][:2] == ["head", "neck"] and about["r"] == 3
+    assert (about["side"], about["stride"], about["dtype"]) == (32, 2, "float32")
+    assert (about["crop"], about["depth_range"]) == ("person", 1000)
+    assert about["frames"]["number"] == 3  # all that the validation split has
+    assert about["inputs"]["depth"] == [1, 32, 32, 1]
+    assert about["outputs"]["heatmaps"] == [1, 16, 16, 15]
     stored = evaluation.Statistics.load(run_dir)
-    np.testing.assert_allclose(card["offsets_m"], stored.offsets_m)
-    memory = {"memory.npz"} if card["memory"] == "rolling" else set()
-    assert set(card["files"]) == {"network.stablehlo", "network.onnx"} | memory
-    for name, facts in card["files"].items():
+    np.testing.assert_allclose(about["offsets_m"], stored.offsets_m)
+    memory = {"memory.npz"} if about["memory"] == "rolling" else set()
+    written = {"weights.npz", "network.stablehlo", "network.onnx"}
+    assert set(about["files"]) == written | memory
+    assert about["command"] == (
+        f"python train.py --dataset=itop --run_dir={run_dir} --width=0.125 "
+        "--head3d=dense --side=32 --batch_size=2 --num_steps=2 --r_switch_step=0"
+    )
+    assert about["config"]["data_dir"] is about["config"]["run_dir"] is None
+    assert about["trained_on"] == stored.frames
+    for name, facts in about["files"].items():
         content = (exported / name).read_bytes()
         assert facts["sha256"] == hashlib.sha256(content).hexdigest()
         assert facts["bytes"] == len(content)
-    assert max(card["differences"][x] for x in ("StableHLO", "ONNX Runtime")) < 1e-5
-    assert set(memory) | {"card.json", "README.md", *card["files"]} == {
+    assert max(about["differences"][x] for x in ("StableHLO", "ONNX Runtime")) < 1e-5
+    assert set(memory) | {"card.json", "README.md", *about["files"]} == {
         path.name for path in exported.iterdir()
     }
 
