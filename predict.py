@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -74,7 +75,7 @@ def main(config: PredictConfig) -> dict[str, list[Pose]]:
     found: dict[str, list[Pose]] = {}
     images: list[dict[str, Any]] = []
     cameras: set[tuple[float, ...]] = set()
-    with (config.out_dir / POSES_FILE).open("w") as lines:
+    with (out_dir / POSES_FILE).open("w") as lines:
         for number, path in enumerate(tqdm(paths, unit="frame", disable=None)):
             depth_mm = predictor.read(path)
             poses = predictor(depth_mm)
@@ -84,15 +85,20 @@ def main(config: PredictConfig) -> dict[str, list[Pose]]:
             lines.write(json.dumps(as_record(path, poses, camera, predictor)) + "\n")
             height, width = depth_mm.shape
             images.append(
-                {"id": number, "file_name": str(path), "width": width, "height": height}
+                {
+                    "id": number,
+                    "file_name": os.path.relpath(path, out_dir),
+                    "width": width,
+                    "height": height,
+                }
             )
             if config.overlays:
                 name = f"{number:06d}_{path.stem}.png"
-                draw(config.out_dir / OVERLAYS / name, depth_mm, poses, predictor)
+                draw(out_dir / OVERLAYS / name, depth_mm, poses, predictor)
             if viewer:
                 viewer.log(number, depth_mm, poses, camera, predictor)
     write_json(
-        config.out_dir / COCO_FILE,
+        out_dir / COCO_FILE,
         as_coco(images, list(found.values()), cameras, predictor),
     )
     empty = [name for name, poses in found.items() if not poses]
@@ -162,7 +168,7 @@ def as_coco(
     Their one camera is left out where frames have several.
     """
     skeleton = predictor.skeleton
-    annotations = []
+    annotations: list[dict[str, Any]] = []
     for image, poses in zip(images, found, strict=True):
         for pose in poses:
             shown = np.where(pose.confidence >= SURE, 2, 1)

@@ -4,7 +4,6 @@ Each stage of `cmbjax.Predictor` by itself, its median over frames with a person
 """
 
 import dataclasses
-import functools
 import statistics
 import sys
 import time
@@ -12,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
+import jax
+import numpy as np
 import tyro
 
 from cmbjax import formats, runtime
@@ -40,7 +41,7 @@ def main(config: LatencyConfig) -> dict[str, dict[str, float]]:
     paths = [path for given in config.frames for path in files_of(given)]
     frames = [read_frame(path) for path in paths]
     frames = frames or [make_frame(0, "test", i).depth_mm for i in range(20)]
-    backends = {"jax": {"backend": "jax"}}
+    backends: dict[str, dict[str, Any]] = {"jax": {"backend": "jax"}}
     try:
         formats.require_onnx()
     except ValueError as error:
@@ -67,23 +68,21 @@ def measure(predictor: Predictor, frames: list[Any], rounds: int) -> dict[str, f
     times: dict[str, list[float]] = {stage: [] for stage in (*STAGES, "all")}
     predictor(frames[0])  # compiles the decoding
     for frame in frames * rounds:
-        spent = []
+        spent: list[float] = []
 
-        def timed(
-            stage: Callable[[], Any], spent: list[float] = spent
-        ) -> Any:  # of this frame
+        def timed(stage: Callable[..., Any], *arguments: Any) -> Any:
             start = time.perf_counter()
-            result = stage()
-            spent.append(1000 * (time.perf_counter() - start))
+            result = stage(*arguments)
+            spent.append(1000 * (time.perf_counter() - start))  # noqa: B023
             return result
 
-        depth_mm = timed(functools.partial(predictor.read, frame))
-        boxes = timed(functools.partial(predictor.find, depth_mm))
+        depth_mm = timed(predictor.read, frame)
+        boxes = timed(predictor.find, depth_mm)
         if not boxes:
             continue
-        view = timed(functools.partial(predictor.crop, depth_mm, boxes[0]))
-        outputs = timed(lambda view=view: wait(predictor.run(view.depth)))
-        timed(functools.partial(predictor.decode, view, outputs, depth_mm))
+        view = timed(predictor.crop, depth_mm, boxes[0])
+        outputs = timed(answer, predictor, view.depth)
+        timed(predictor.decode, view, outputs, depth_mm)
         for stage, value in zip(times, [*spent, sum(spent)], strict=True):
             times[stage].append(value)
     if not times["all"]:
@@ -91,10 +90,11 @@ def measure(predictor: Predictor, frames: list[Any], rounds: int) -> dict[str, f
     return {stage: statistics.median(values) for stage, values in times.items()}
 
 
-def wait(outputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Returns outputs once they are computed."""
+def answer(predictor: Predictor, depth: np.ndarray) -> tuple[Any, ...]:
+    """Returns what the network gives, once it is computed."""
+    outputs = predictor.run(depth)
     for output in outputs:
-        if hasattr(output, "block_until_ready"):
+        if isinstance(output, jax.Array):
             output.block_until_ready()
     return outputs
 

@@ -309,7 +309,7 @@ def test_missing_install_is_named_before_anything_is_done(tmp_path, monkeypatch)
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ({"format": "tflite"}, "--format must be stablehlo, onnx or all, got 'tflite'"),
+        ({"format": "tflite"}, "--format must be all, or of weights.* got 'tflite'"),
         ({"split": "all"}, "--split must be train, validation or test, got 'all'"),
         ({"batch_size": 0}, "--batch_size must be at least 1, got 0"),
         ({"num_frames": 0}, "--num_frames must be at least 1, got 0"),

@@ -282,8 +282,8 @@ def test_two_people_give_two_poses():
 
 def test_script_writes_poses_coco_and_pictures(tmp_path, capsys):
     depth = person(0).depth_mm
-    np.save(tmp_path / "a.npy", depth)
-    (tmp_path / "b.png").write_bytes(schema.encode_png(np.full_like(depth, 4000)))
+    (tmp_path / "a.png").write_bytes(schema.encode_png(depth))
+    np.save(tmp_path / "b.npy", np.full_like(depth, 4000))
     out_dir = tmp_path / "out"
     found = predict.main(
         predict.PredictConfig(
@@ -293,7 +293,7 @@ def test_script_writes_poses_coco_and_pictures(tmp_path, capsys):
     (pose,), nobody = found.values()
     assert not nobody
     printed = capsys.readouterr().out
-    assert "b.png: no person found" in printed and "2 frames, 1 without" in printed
+    assert "b.npy: no person found" in printed and "2 frames, 1 without" in printed
     records = [
         json.loads(x) for x in (out_dir / "poses.jsonl").read_text().splitlines()
     ]
