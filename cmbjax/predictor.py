@@ -162,10 +162,11 @@ class Predictor:
 
         Raises:
             FileNotFoundError: There is no such file.
-            ValueError: It is no depth image, or one of other units.
+            ValueError: It is no depth image, or one of other units; or a box is none,
+                or holds no reading.
         """
         depth_mm = self.read(frame)
-        found = self.find(depth_mm) if boxes is None else list(np.asarray(boxes))
+        found = self.find(depth_mm) if boxes is None else _checked_boxes(boxes)
         return [
             self.decode(view, self.run(view.depth), depth_mm)
             for view in (self.crop(depth_mm, box) for box in found)
@@ -205,6 +206,8 @@ class Predictor:
         """Returns a person as the network sees it."""
         box = np.asarray(box, np.float32)
         view = pipeline.view(depth_mm, box, box, self.preparation)
+        if not view["reference"] > 0:
+            raise ValueError(f"the box {box.tolist()} holds no reading of the frame")
         return View(
             box, view["depth"][None], view["frame_from_crop"], float(view["reference"])
         )
@@ -259,6 +262,17 @@ def _checked_camera(camera: Sequence[float] | np.ndarray) -> Camera:
             f"{camera}"
         )
     return checked
+
+
+def _checked_boxes(boxes: np.ndarray) -> list[np.ndarray]:
+    checked = np.asarray(boxes, np.float32)
+    good = checked.ndim == 2 and checked.shape[1] == 4 and np.isfinite(checked).all()
+    if not good or (checked[:, 2:] <= checked[:, :2]).any():
+        raise ValueError(
+            "boxes must be [people, 4], x0 < x1 and y0 < y1 in pixels, got "
+            f"{checked.tolist()}"
+        )
+    return list(checked)
 
 
 def _load(

@@ -198,6 +198,13 @@ def test_a_frame_without_a_person_gives_no_pose(small):
     predictor = Predictor(small["maps"])
     assert predictor(wall) == []
     assert len(predictor(wall, boxes=np.array([[10.0, 10, 90, 200]]))) == 1
+    for boxes, says in (
+        ([10.0, 10, 90, 200], r"boxes must be \[people, 4\]"),
+        ([[10.0, 10, 10, 200]], "x0 < x1 and y0 < y1 in pixels, got"),
+        ([[400.0, 10, 500, 200]], r"box \[400.0, .* holds no reading"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            predictor(wall, boxes=np.array(boxes))
 
 
 def test_bad_arguments_are_refused(small, tmp_path):
