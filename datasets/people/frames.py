@@ -15,16 +15,20 @@ from cmbjax.camera import ITOP_CAMERA, camera_to_pixels
 from cmbjax.skeletons import Skeleton
 from datasets import schema
 from datasets.mannequin import body, poses, room, sensor
-from datasets.mannequin.frames import deepest_contact, strike
+from datasets.mannequin.frames import (
+    POSE_TRIES,
+    SINK_M,
+    SPLITS,
+    deepest_contact,
+    strike,
+)
 from datasets.mannequin.shape import Shape
 from datasets.people import time_of_flight
 from datasets.people.figure import Figure, Mesh, Pose
 from datasets.people.motion import SEGMENTS, Clip
 
-SPLITS = ("train", "validation", "test")
 FRAMES_PER_PERSON = 10
 CAPTURED = 0.5  # share of poses from motion capture, where there is some
-POSE_TRIES, SINK_M = 20, 0.03
 COMPANY = 0.1  # share of frames with a second person
 SITTING = 0.08  # of the poses that are not captured
 REST_DIRECTIONS = np.tile([0.0, 0, -1], (len(SEGMENTS), 1))  # of the capsule figure
@@ -339,7 +343,7 @@ def _photograph(
 ) -> np.ndarray:
     """Returns what the camera's sensor measures of the room and everyone in it."""
     (fx, fy, cx, cy), view = camera.intrinsics.astype(float), scene.view
-    x, y = (np.arange(camera.width) + 0.5 - cx) / fx, None
+    x = (np.arange(camera.width) + 0.5 - cx) / fx
     y = (np.arange(camera.height) + 0.5 - cy) / fy
     right, down, forward = view.rotation.T
     # Not of unit length: a ray's parameter is then the depth along the optical axis.

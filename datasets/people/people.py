@@ -15,8 +15,9 @@ from tqdm import tqdm
 
 from cmbjax.skeletons import SKELETONS, Skeleton
 from datasets.builder import FrameBuilder, Item, executor
+from datasets.mannequin.frames import SPLITS
 from datasets.people.figure import Figure
-from datasets.people.frames import FRAMES_PER_PERSON, SPLITS, make_frames
+from datasets.people.frames import FRAMES_PER_PERSON, make_frames
 from datasets.people.motion import Clip, read_clips
 
 PEOPLE_PER_PART = 10  # what is made between two saves
