@@ -21,13 +21,20 @@ CASES = {
     "cmb_convs": ("cmb_convs", {}, 3.0),
     "cmb_convs_literal": ("cmb_convs_literal", {}, 3.0),
     "cmb_half": ("cmb_half", {}, 3.0),
+    "constant": ("memory_constant", {"trunk_norm": True}, 3.0),
+    "rate": ("cmb", {"memory_rate": 0.25, "trunk_norm": True}, 3.0),
     "cmb_double": ("cmb_double", {}, 3.0),
     "dense": ("cmb", {"head3d": "dense", "trunk_norm": True}, 3.0),
     "maps": ("cmb", {"head3d": "maps", "trunk_norm": True}, 3.0),
 }
 each_case = pytest.mark.parametrize("case", CASES)
 each_with_memory = pytest.mark.parametrize(
-    "case", [case for case in CASES if "none" not in case and "convs" not in case]
+    "case",
+    [
+        case
+        for case in CASES
+        if not any(word in case for word in ("none", "convs", "constant"))
+    ],
 )
 
 

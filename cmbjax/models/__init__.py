@@ -19,6 +19,9 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "cmb_convs_literal": functools.partial(
         PoseNet, duplicate_input=("input", "memory", "output")
     ),
+    # Controls that the paper lacks: what does state across samples add?
+    "memory_constant": functools.partial(PoseNet, memory_constant=True),
+    "memory_ema": functools.partial(PoseNet, memory_rate=0.01),
     "cmb_half": functools.partial(PoseNet, capacity=0.5),
     "cmb_double": functools.partial(PoseNet, capacity=2.0),
 }

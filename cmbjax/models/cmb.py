@@ -67,6 +67,11 @@ class ConvolutionalMemoryBlock(nn.Module, kw_only=True):
         memory_mode: "shared": every sample reads one M, and the batch mean of M_t is
             written. "per_sample": slot b holds what the b-th sample of the last batch
             left; a reader that does not write gets the mean over the slots.
+        memory_rate: Part of M_t that is written, the rest being M_{t-1}; 1 in the
+            paper. Less makes the memory a running mean.
+        memory_constant: Whether the memory is a parameter, learned like any other and
+            never written: what a memory gives that carries nothing from sample to
+            sample.
         duplicate_input: Controllers that read x where the paper has the memory, out
             of "input", "memory" and "output" (Sec. 5.3, Ours w/ Convs).
         norm: Whether the controllers have BN; without it they are those of a trained
@@ -78,6 +83,7 @@ class ConvolutionalMemoryBlock(nn.Module, kw_only=True):
     Variables:
         memory/value: [height, width, c_m], or [batch, height, width, c_m] per sample.
             Written by every call for which the collection is mutable, never by `init`.
+        params/constant: [height, width, c_m], with `memory_constant`, in place of it.
         perturbations/value: Optional, shaped like the memory and added to M_t; the
             gradient in it is the gradient in M_t.
         frozen/value: Optional, [height, width, c_m]: the memory's half of the input
@@ -87,6 +93,8 @@ class ConvolutionalMemoryBlock(nn.Module, kw_only=True):
     features: int
     memory_features: int | None = None
     memory_mode: MemoryMode = "shared"
+    memory_rate: float = 1.0
+    memory_constant: bool = False
     duplicate_input: tuple[str, ...] = ()
     norm: bool = True
     dtype: Any = jnp.float32
@@ -123,7 +131,12 @@ class ConvolutionalMemoryBlock(nn.Module, kw_only=True):
                 name="project",
             )(x)
         has_memory = not {"input", "memory"} <= set(self.duplicate_input)
-        memory = self._read(x.shape[:-1] + (c_m,)) if has_memory else own
+        has_memory &= not self.memory_constant
+        if self.memory_constant:
+            shape = (*x.shape[1:-1], c_m)
+            memory = self.param("constant", nn.initializers.uniform(1.0), shape)[None]
+        else:
+            memory = self._read(x.shape[:-1] + (c_m,)) if has_memory else own
         if self.has_variable("frozen", "value"):
             frozen: jax.Array = self.get_variable("frozen", "value")
             before: Part = Convolved(frozen[None], c_m)
@@ -158,6 +171,9 @@ class ConvolutionalMemoryBlock(nn.Module, kw_only=True):
             written = new_memory.astype(jnp.float32)
             if self.memory_mode == "shared":
                 written = batch_mean(written)
+            if self.memory_rate != 1:
+                stored = memory if self.memory_mode == "per_sample" else memory[0]
+                written = stored + self.memory_rate * (written - stored)
             self.put_variable("memory", "value", written)
         return jnp.concatenate([x, c_output], axis=-1)
 

@@ -26,6 +26,8 @@ class PoseNet(nn.Module, kw_only=True):
         width: Multiplies every channel count.
         capacity: c_m as a multiple of the block's own channels (Table 6, Half, Double).
         memory_mode: See `ConvolutionalMemoryBlock`.
+        memory_rate: See `ConvolutionalMemoryBlock`.
+        memory_constant: See `ConvolutionalMemoryBlock`.
         duplicate_input: See `ConvolutionalMemoryBlock`.
         trunk_norm: Whether BN follows each 3x3 convolution of the trunk. Table 1 has
             none.
@@ -44,6 +46,8 @@ class PoseNet(nn.Module, kw_only=True):
     width: float = 1.0
     capacity: float = 1.0
     memory_mode: MemoryMode = "shared"
+    memory_rate: float = 1.0
+    memory_constant: bool = False
     duplicate_input: tuple[str, ...] = ()
     trunk_norm: bool = False
     head3d: str = "none"
@@ -112,6 +116,8 @@ class PoseNet(nn.Module, kw_only=True):
                 features=features,
                 memory_features=round(features * self.capacity),
                 memory_mode=self.memory_mode,
+                memory_rate=self.memory_rate,
+                memory_constant=self.memory_constant,
                 duplicate_input=self.duplicate_input,
                 norm=self.norm,
                 dtype=self.dtype,

@@ -144,6 +144,44 @@ def test_one_step_by_hand_with_a_memory_per_sample():
     np.testing.assert_allclose(written, [23, 4.2 + 2 * (12 + 4 / 3)], rtol=1e-5)
 
 
+def test_a_rate_writes_part_of_the_step():
+    x = jnp.array([1.0, 4.0]).reshape(2, 1, 1, 1)
+    one = constant_variables([[[5.0]]])
+    each = constant_variables(np.array([5.0, 0.1]).reshape(2, 1, 1, 1))
+    for mode, variables, before, after in (
+        ("shared", one, [5.0], [(23 + 48) / 2]),
+        ("per_sample", each, [5.0, 0.1], [23, 4.2 + 2 * (12 + 4 / 3)]),
+    ):
+        block = CMB(features=1, memory_mode=mode, memory_rate=0.25)
+        _, new = block.apply(variables, x, train=False, r=3.0, mutable=["memory"])
+        expected = 0.75 * np.array(before) + 0.25 * np.array(after)
+        written = new["memory"]["value"].reshape(-1)
+        np.testing.assert_allclose(written, expected, rtol=1e-5)
+
+
+def test_a_constant_memory_is_a_parameter_that_nothing_writes(x):
+    block = CMB(features=3, memory_constant=True)
+    variables = initialise(block, x)
+    constant = variables["params"]["constant"]
+    assert constant.shape == (5, 7, 3) and "memory" not in variables
+    _, new = train(block, variables, x)
+    assert "memory" not in new
+    # It reads as a frozen shared memory of the same values does.
+    params = {k: v for k, v in variables["params"].items() if k != "constant"}
+    shared = {**variables, "params": params, "memory": {"value": constant}}
+    np.testing.assert_allclose(
+        block.apply(variables, x, train=False, r=3.0),
+        CMB(features=3).apply(shared, x, train=False, r=3.0),
+        rtol=1e-6,
+    )
+
+    def loss(params):
+        y, _ = train(block, {**variables, "params": params}, x)
+        return jnp.sum(y**2)
+
+    assert jnp.abs(jax.grad(loss)(variables["params"])["constant"]).max() > 0
+
+
 # Who writes the memory, and when.
 
 
