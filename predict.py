@@ -54,6 +54,12 @@ class PredictConfig:
     rerun: bool = False
     """Whether to write poses.rrd, for the rerun viewer (pip install rerun-sdk)."""
 
+    def __post_init__(self) -> None:
+        if not self.frames:
+            raise ValueError(
+                "expected at least one frame, or a folder of them, got none"
+            )
+
 
 def main(config: PredictConfig) -> dict[str, list[Pose]]:
     """Writes the poses of each frame, prints them, and returns them by file."""

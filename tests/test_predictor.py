@@ -318,6 +318,11 @@ def test_script_writes_poses_coco_and_pictures(tmp_path, capsys):
     np.testing.assert_allclose(example["camera"], ITOP_CAMERA, rtol=1e-6)
 
 
+def test_script_wants_a_frame():
+    with pytest.raises(ValueError, match="expected at least one frame.* got none"):
+        predict.PredictConfig(frames=())
+
+
 def test_script_says_what_is_wrong_with_a_frame(tmp_path):
     np.save(tmp_path / "x.npy", np.full((240, 320), 1900.0))
     done = subprocess.run(
