@@ -16,7 +16,8 @@ Variables = Any  # a nested dict of arrays
 Batch = dict[str, Array]
 
 R_AFTER_SWITCH = 3.0  # once the memory holds something (Sec. 3.2)
-DEPTH_WEIGHT = 10.0  # of 1 m in a depth map beside a heat map's squared error
+# Of a unit of normalised depth (1 m for bodies) beside a heat map's squared error.
+DEPTH_WEIGHT = 10.0
 
 
 class TrainState(NamedTuple):
