@@ -63,7 +63,8 @@ class PredictConfig:
 
 def main(config: PredictConfig) -> dict[str, list[Pose]]:
     """Writes the poses of each frame, prints them, and returns them by file."""
-    paths = [path for given in config.frames for path in files_of(given.expanduser())]
+    given = [path.expanduser() for path in config.frames]
+    paths = list(dict.fromkeys(path for one in given for path in files_of(one)))
     predictor = Predictor(
         config.network,
         camera=config.camera,
@@ -84,7 +85,7 @@ def main(config: PredictConfig) -> dict[str, list[Pose]]:
     with (out_dir / POSES_FILE).open("w") as lines:
         for number, path in enumerate(tqdm(paths, unit="frame", disable=None)):
             depth_mm = predictor.read(path)
-            poses = predictor(depth_mm)
+            poses = predictor.poses(depth_mm)
             found[str(path)] = poses
             camera = predictor.intrinsics(depth_mm)
             cameras.add(tuple(camera.tolist()))

@@ -165,7 +165,12 @@ class Predictor:
             ValueError: It is no depth image, or one of other units; or a box is none,
                 or holds no reading.
         """
-        depth_mm = self.read(frame)
+        return self.poses(self.read(frame), boxes=boxes)
+
+    def poses(
+        self, depth_mm: np.ndarray, *, boxes: np.ndarray | None = None
+    ) -> list[Pose]:
+        """Returns the people in a frame that `read` returned; see `__call__`."""
         found = self.find(depth_mm) if boxes is None else _checked_boxes(boxes)
         return [
             self.decode(view, self.run(view.depth), depth_mm)

@@ -318,6 +318,25 @@ def test_script_writes_poses_coco_and_pictures(tmp_path, capsys):
     np.testing.assert_allclose(example["camera"], ITOP_CAMERA, rtol=1e-6)
 
 
+def test_script_scales_integers_once_and_takes_a_frame_once(small, tmp_path):
+    """Quarters of a millimetre, near enough for 16 bits; the file is named twice."""
+    depth = person(0).depth_mm
+    fine = np.where(depth < 16_000, depth, 0) * np.uint16(4)
+    (tmp_path / "fine.png").write_bytes(schema.encode_png(fine.astype(np.uint16)))
+    found = predict.main(
+        predict.PredictConfig(
+            frames=(tmp_path, tmp_path / "fine.png"),
+            out_dir=tmp_path / "out",
+            network=small["maps"],
+            depth_scale=0.00025,
+            overlays=False,
+        )
+    )
+    ((pose,),) = found.values()
+    (expected,) = Predictor(small["maps"])(depth)
+    np.testing.assert_allclose(pose.joints_m, expected.joints_m, atol=1e-4)
+
+
 def test_script_wants_a_frame():
     with pytest.raises(ValueError, match="expected at least one frame.* got none"):
         predict.PredictConfig(frames=())
