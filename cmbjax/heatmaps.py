@@ -64,9 +64,8 @@ def heatmaps_to_joints(
         ValueError: No such decode.
     """
     place = pick(DECODES, "decode", decode)
-    batch, height, width, joints = heatmaps.shape
-    cells = jnp.reshape(heatmaps, (batch, height * width, joints))
-    row, column = jnp.divmod(jnp.argmax(cells, axis=1), width)
+    _, height, width, _ = heatmaps.shape
+    row, column = _peaks(heatmaps)
     patch = _around(jnp.asarray(heatmaps), row, column)
     inside = (row > 0) & (row < height - 1) & (column > 0) & (column < width - 1)
     offset = jnp.where(inside[..., None], place(patch), 0.0)
@@ -103,14 +102,20 @@ def read_maps(
 
     The mean over the 3x3 cells around the peak, weighed by the heat map.
     """
-    batch, height, width, joints = heatmaps.shape
-    cells = jnp.reshape(heatmaps, (batch, height * width, joints))
-    row, column = jnp.divmod(jnp.argmax(cells, axis=1), width)
+    _, height, width, _ = heatmaps.shape
+    row, column = _peaks(heatmaps)
     row = jnp.clip(row, 1, height - 2)
     column = jnp.clip(column, 1, width - 2)
     weights = jnp.maximum(_around(jnp.asarray(heatmaps), row, column), 1e-6)
     values = _around(jnp.asarray(maps), row, column)
     return jnp.sum(weights * values, (-2, -1)) / jnp.sum(weights, (-2, -1))
+
+
+def _peaks(heatmaps: AnyArray) -> tuple[Array, Array]:
+    """The row and the column of each map's largest cell, [batch, joints]."""
+    batch, height, width, joints = heatmaps.shape
+    cells = jnp.reshape(heatmaps, (batch, height * width, joints))
+    return jnp.divmod(jnp.argmax(cells, axis=1), width)
 
 
 def _around(

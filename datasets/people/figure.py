@@ -198,12 +198,8 @@ class Figure:
 
     def stature(self, body: Body) -> float:
         """Returns the height of a body that stands upright, metres."""
-        with self.torch.no_grad():
-            rest = self.model(
-                pose_parameters=self.torch.eye(4).repeat(1, len(self.bones), 1, 1),
-                phenotype_kwargs=body.phenotype,
-            )["rest_vertices"][0, :, 2]
-        return float(rest.max() - rest.min())
+        height = self._rest(body)["rest_vertices"][:, 2]
+        return float(height.max() - height.min())
 
     def _phenotype(self, age: float, seed: int, tall: float | None) -> dict[str, float]:
         torch, shapes = self.torch, self.shapes
@@ -243,12 +239,13 @@ class Figure:
         phenotype = {
             name: torch.full((count,), value) for name, value in body.phenotype.items()
         }
+        rest = self._rest(body)["rest_bone_poses"]
+        heads = dict(zip(self.bones, rest[:, :3, 3], strict=True))
         with torch.no_grad():
-            rest, heads = self._rest(body)
             orientation = np.tile(np.eye(4), (count, len(self.bones), 1, 1))
             for number, pose in enumerate(poses):
                 turned = self._turn(pose, heads, body.curl)
-                orientation[number, :, :3, :3] = turned @ rest
+                orientation[number, :, :3, :3] = turned @ rest[:, :3, :3]
             output = self.model(
                 pose_parameters=torch.tensor(orientation, dtype=torch.float32),
                 phenotype_kwargs=phenotype,
@@ -258,13 +255,14 @@ class Figure:
         bones = output["bone_poses"][..., :3, 3].numpy().astype(float)
         return [self._mesh(body, *one) for one in zip(vertices, bones, strict=True)]
 
-    def _rest(self, body: Body) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Returns the bones' orientations and heads without a pose."""
+    def _rest(self, body: Body) -> dict[str, np.ndarray]:
+        """Returns what anny gives of a body without a pose."""
         identity = self.torch.eye(4).repeat(1, len(self.bones), 1, 1)
-        output = self.model(pose_parameters=identity, phenotype_kwargs=body.phenotype)
-        rest = output["rest_bone_poses"][0].numpy()
-        heads = dict(zip(self.bones, rest[:, :3, 3], strict=True))
-        return rest[:, :3, :3], heads
+        with self.torch.no_grad():
+            output = self.model(
+                pose_parameters=identity, phenotype_kwargs=body.phenotype
+            )
+        return {name: value[0].numpy() for name, value in output.items()}
 
     def _turn(
         self, pose: Pose, heads: dict[str, np.ndarray], curl: float

@@ -223,11 +223,13 @@ def _captured(rng: np.random.Generator, clips: Sequence[Clip], yaw: float) -> Po
     clip = clips[int(rng.integers(len(clips)))]
     rotations = clip.rotations[rng.integers(len(clip.rotations))]
     front = rotations[SEGMENTS.index("pelvis")] @ (0.0, -1, 0)
-    turn = yaw - np.arctan2(front[0], -front[1])
-    about = np.array(
-        [[np.cos(turn), -np.sin(turn), 0], [np.sin(turn), np.cos(turn), 0], [0, 0, 1]]
-    )
-    return Pose(about @ rotations, clip.directions)
+    turn = _about_vertical(yaw - np.arctan2(front[0], -front[1]))
+    return Pose(turn @ rotations, clip.directions)
+
+
+def _about_vertical(angle: float) -> Float[np.ndarray, "3 3"]:
+    sin, cos = np.sin(angle), np.cos(angle)
+    return np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]])
 
 
 def _struck(model, data) -> Pose:
@@ -314,9 +316,7 @@ def _seat(rng: np.random.Generator, mesh: Mesh, yaw: float) -> Mesh:
     boxes = np.concatenate(
         [low + corners * np.subtract(high, low) for low, high in np.array(parts)]
     )
-    sin, cos = np.sin(yaw), np.cos(yaw)
-    turn = np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]])
-    vertices = boxes @ turn.T + (hips[0], hips[1], 0)
+    vertices = boxes @ _about_vertical(yaw).T + (hips[0], hips[1], 0)
     faces = np.concatenate([BOX_FACES + 8 * i for i in range(len(parts))])
     return Mesh(vertices, faces, np.zeros(len(faces), bool), {})
 
