@@ -52,6 +52,12 @@ def main(config: EvalConfig) -> metrics.Columns:
     )
     checkpoints.close()
     preparation = run.make_preparation(frames, config.crop)
+    own_memory = "rolling" if model.sequential else "frozen"
+    memory = config.memory or own_memory
+    decode = config.decode or model.own_decode
+    flip = config.flip
+    if flip is None:
+        flip = model.flips and memory == "frozen" and config.network is None
     network, batch_size = None, config.batch_size
     if config.network is not None:
         network = formats.run_file(config.network, precision=config.precision)
@@ -68,18 +74,26 @@ def main(config: EvalConfig) -> metrics.Columns:
         state.variables,
         frames,
         statistics,
-        sigma=run.sigma,
+        sigma=run.make_sigma(model),
         preparation=preparation,
-        decode=config.decode,
+        decode=decode,
         model=model,
         r=training.r_known(state, run.r_switch_step),
-        memory=config.memory,
+        memory=memory,
+        order=config.order,
+        order_seed=config.order_seed,
+        flip=flip,
         batch_size=batch_size,
         network=network,
     )
     columns = report.results_table(result, skeleton, ["all"], torso)
     crop, step = preparation.crop, int(state.step)
-    what = f"{frames.name}, crop {crop}, {config.memory}, {config.decode}, step {step}"
+    how = memory
+    if memory == "rolling" and not model.sequential:
+        how += f" {config.order}"
+        how += f" {config.order_seed}" if config.order == "shuffled" else ""
+    how += f", {decode}" + (", flipped" if flip else "")
+    what = f"{frames.name}, crop {crop}, {how}, step {step}"
     if config.network is not None:
         what += f", {config.network.name} {config.precision}"
     folder = re.sub(r"[^\w.]+", "_", what)
@@ -93,16 +107,20 @@ def main(config: EvalConfig) -> metrics.Columns:
         "num_frames": len(result.names),
         "person_found": found,
         "crop": crop,
-        "memory": config.memory,
-        "decode": config.decode,
+        "memory": memory,
+        "order": "recorded" if model.sequential else config.order,
+        "decode": decode,
+        "flip": flip,
         "network": str(config.network or "checkpoint"),
         "precision": config.precision,
         "torso": torso or next(iter(skeleton.torsos), None),
         "train_config": run.to_json(),
     }
     report.write_results(out_dir, result, frames, columns, about, torso)
-    print(f"{run_dir}, step {step}, on {frames.name}: crop {crop}, memory", end=" ")
-    print(f"{config.memory}, decode {config.decode}, torso {about['torso']}")
+    print(
+        f"{run_dir}, step {step}, on {frames.name}: crop {crop}, memory {how}", end=""
+    )
+    print(f", torso {about['torso']}")
     if crop == "person":
         print(f"{found} persons found in the depth images")
     if 2 * result.found.sum() < len(result.found):

@@ -13,6 +13,7 @@ import datasets
 from cmbjax import card, evaluation, formats, runtime, training
 from cmbjax.checkpoints import Checkpoints, write_json, write_text
 from cmbjax.config import ExportConfig, TrainConfig, newest_run
+from cmbjax.models import PoseNet
 from cmbjax.pipeline import DepthFrames, Preparation, evaluation_batches
 
 BF16 = "OpenVINO, bf16"  # measured, and not expected to agree
@@ -36,6 +37,12 @@ def main(config: ExportConfig) -> Path:
             f"{run_dir} was trained on {statistics.skeleton}"
         )
     model = run.make_model(frames.skeleton.num_joints)
+    if model.sequential or model.clip > 1 or not isinstance(model, PoseNet):
+        raise ValueError(
+            f"{run_dir} is of --model={run.model}; expected one of the networks with "
+            "memory blocks, or without, for single frames: the others are here to be "
+            "compared with"
+        )
     like = training.abstract_state(
         model, run.make_optimizer(), side=run.side, batch_size=run.batch_size
     )
@@ -65,7 +72,7 @@ def main(config: ExportConfig) -> Path:
         "evaluations": card.of_evaluations(run_dir, int(state.step)),
         "skeleton": frames.skeleton.name,
         "joints": list(frames.skeleton.joints),
-        **card.of_preparation(preparation, metric=frames.metric),
+        **card.of_preparation(preparation, stride=model.stride, metric=frames.metric),
         "offsets_m": statistics.offsets_m.tolist(),
         "memory": config.memory,
         "memory_mode": run.memory_mode,
@@ -98,11 +105,11 @@ def depth_batches(
     there, wanted = len(frames.source), number * batch_size
     if not there:
         raise ValueError(f"{frames.name} has no frames to check with")
+    chosen = np.array([i * there // wanted for i in range(wanted)])
     batches = evaluation_batches(
         frames,
         preparation=preparation,
-        batch_size=batch_size,
-        order=[i * there // wanted for i in range(wanted)],
+        batches=chosen.reshape(number, batch_size).tolist(),
     )
     return np.stack([views["depth"] for _, views in batches])
 

@@ -45,12 +45,15 @@ def main(
     )
     # Whoever comes first prepares the data set.
     frames = scale.first_before_others(functools.partial(load, split="train"))
+    model = config.make_model(frames.skeleton.num_joints)
+    recorded = model.sequential or model.clip > 1  # cannot do with a part of the frames
+    limit = None if recorded else VALIDATION_FRAMES
     validation = scale.on_first(
-        functools.partial(load, split="validation", limit=VALIDATION_FRAMES)
+        functools.partial(load, split="validation", limit=limit)
     )
+    sigma = config.make_sigma(model)
     if config.head3d != "none" and not frames.metric:
         raise ValueError(f"--head3d: {frames.name} has no 3-D joints to learn from")
-    model = config.make_model(frames.skeleton.num_joints)
     optimizer = config.make_optimizer()
     preparation = config.make_preparation(frames)
     make_data = functools.partial(
@@ -61,6 +64,7 @@ def main(
         batch_size=config.batch_size,
         seed=config.seed,
         share=config.train_share,
+        sequential=model.sequential,
         processes=grain.sharding.ShardByJaxProcess(),
     )
     data = make_data()
@@ -100,8 +104,10 @@ def main(
             state.variables,
             validation,
             statistics,
-            sigma=config.sigma,
+            sigma=sigma,
             preparation=preparation,
+            memory="rolling" if model.sequential else "frozen",
+            decode=model.own_decode,
             model=model,
             r=training.r_known(state, config.r_switch_step),
             batch_size=config.batch_size // mesh.size,
@@ -120,8 +126,9 @@ def main(
         training.train_step,
         model=model,
         optimizer=optimizer,
-        sigma=config.sigma,
+        sigma=sigma,
         memory_lr=config.memory_lr,
+        memory_steps=config.memory_steps,
     )
 
     def step(state: training.TrainState, batch: Any, number: int) -> tuple[Any, Any]:

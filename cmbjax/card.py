@@ -8,7 +8,6 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 from flax import traverse_util
 
 import cmbjax
@@ -16,7 +15,7 @@ from cmbjax import crops
 from cmbjax.checkpoints import read_json
 from cmbjax.config import TrainConfig
 from cmbjax.formats import MEMORY_FILE, ONNX_FILE, ONNX_PACKAGES, STABLEHLO_FILE
-from cmbjax.models.posenet import STRIDE
+from cmbjax.models.network import Network
 from cmbjax.pipeline import Preparation
 
 CARD_FILE = "card.json"
@@ -93,7 +92,7 @@ def save_weights(path: Path, variables: Mapping[str, Any]) -> None:
     np.savez_compressed(path, **arrays)
 
 
-def load_weights(folder: Path, card: Card) -> tuple[nn.Module, dict[str, Any]]:
+def load_weights(folder: Path, card: Card) -> tuple[Network, dict[str, Any]]:
     """Returns the network in an exported folder, and its variables.
 
     Raises:
@@ -114,7 +113,9 @@ def load_weights(folder: Path, card: Card) -> tuple[nn.Module, dict[str, Any]]:
     return model, collections | variables
 
 
-def of_preparation(preparation: Preparation, *, metric: bool) -> Card:
+def of_preparation(
+    preparation: Preparation, *, stride: int | None, metric: bool
+) -> Card:
     """Returns how a frame becomes an input, and a heat map's cell a pixel of it."""
     return {
         "side": preparation.side,
@@ -122,7 +123,7 @@ def of_preparation(preparation: Preparation, *, metric: bool) -> Card:
         "crop_margin": 1.0 if preparation.crop == "full" else crops.MARGIN,
         "depth_range": preparation.depth_range,
         "depth_unit": "mm" if metric else "raw",
-        "stride": STRIDE,
+        "stride": stride,
     }
 
 

@@ -1,13 +1,13 @@
 """The flags of train.py, evaluate.py and export.py, and the objects that they name."""
 
 import dataclasses
+import functools
 import math
 from pathlib import Path
 from typing import Any, Literal
 
 import jax.numpy as jnp
 import optax
-from flax import linen as nn
 
 from cmbjax.augment import Augmentation
 from cmbjax.checkpoints import read_json, write_json
@@ -16,12 +16,23 @@ from cmbjax.heatmaps import DECODES
 from cmbjax.metrics import METRICS
 from cmbjax.models import MODELS
 from cmbjax.models.cmb import MemoryMode
+from cmbjax.models.network import Network
 from cmbjax.models.posenet import Head3d
 from cmbjax.pipeline import DepthFrames, Preparation
 from cmbjax.registry import pick
 
 RUNS = Path("runs")
 CONFIG_FILE = "config.json"
+
+# Flags that not every network has, and what they are by default.
+OWN_FIELDS = {
+    "memory_mode": "shared",
+    "memory_gradient": False,
+    "trunk_norm": True,
+}
+
+# Runs of earlier versions do not name these.
+ADDED_FIELDS = {"memory_steps": 1, "memory_gradient": False}
 
 # A run may be continued with other values of these: no step depends on them.
 FREE_FIELDS = {
@@ -55,6 +66,10 @@ class TrainConfig:
     """One memory for all samples, or one a slot of the batch."""
     memory_lr: float = 0.0
     """Gradient step on the memory before it is stored; 0 for none."""
+    memory_steps: int = 1
+    """Parts of a batch that pass through the memory one after the other."""
+    memory_gradient: bool = False
+    """Whether the gradient flows from one part into those before it."""
     trunk_norm: bool = True
     """Batch normalisation in the trunk as well as in the blocks; Table 1 has none."""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -63,13 +78,14 @@ class TrainConfig:
     """What gives the joints' depth: dense, two layers of 1024 on the heat maps, maps,
     a map of depth beside each heat map, or none: it is looked up in the image."""
     side: int = 192
-    """Side of the network's input, pixels; a multiple of 8."""
+    """Side of the network's input, pixels; a multiple of 8, or of what it needs."""
     crop: CropMode | None = None
     """What the network sees: by default person, for astar and itop/top label_box."""
     depth_range: float | None = None
     """Depth told apart before and behind the body, mm or raw; by default its reach."""
-    sigma: float = 1.5
-    """Deviation of the target heat maps' Gaussian, in cells."""
+    sigma: float | None = None
+    """Deviation of the target heat maps' Gaussian, in cells; by default 1.5, or what
+    the compared method has."""
     augmentation: Augmentation = Augmentation()
     """Random views."""
     batch_size: int = 16
@@ -108,21 +124,49 @@ class TrainConfig:
             "validate_every": 0,
             "r_switch_step": 0,
             "memory_lr": 0,
+            "memory_steps": 1,
         }
         for name, least in at_least.items():
             if getattr(self, name) < least:
                 came = getattr(self, name)
                 raise ValueError(f"--{name} must be at least {least}, got {came}")
-        above_0 = ("width", "sigma", "learning_rate", "decay_rate", "train_share")
-        for name in (*above_0, *(["depth_range"] if self.depth_range else [])):
+        above_0 = ("width", "learning_rate", "decay_rate", "train_share")
+        for name in (*above_0, "depth_range", "sigma"):
             value = getattr(self, name)
+            if value is None and name in ("depth_range", "sigma"):
+                continue
             if not (math.isfinite(value) and value > 0):
                 raise ValueError(f"--{name} must be above 0, got {value}")
         if self.train_share > 1:
             raise ValueError(f"--train_share must be at most 1, got {self.train_share}")
+        if self.batch_size % self.memory_steps:
+            raise ValueError(
+                f"--memory_steps must divide --batch_size={self.batch_size}, got "
+                f"{self.memory_steps}"
+            )
+        if self.memory_steps > 1 and (self.memory_lr or self.memory_mode != "shared"):
+            raise ValueError(
+                f"--memory_steps={self.memory_steps} goes with --memory_mode=shared "
+                f"and --memory_lr=0, got {self.memory_mode} and {self.memory_lr}"
+            )
         if self.side < 16 or self.side % 8:
             raise ValueError(
                 f"--side must be a multiple of 8 of at least 16, got {self.side}"
+            )
+        model = self.make_model(1)
+        if self.side % model.divisor:
+            raise ValueError(
+                f"--side must be a multiple of {model.divisor} for "
+                f"--model={self.model}, got {self.side}"
+            )
+        if self.head3d not in model.heads3d:
+            raise ValueError(
+                f"--head3d must be one of {', '.join(model.heads3d)} for "
+                f"--model={self.model}, got {self.head3d}"
+            )
+        if model.sequential and self.memory_steps > 1:
+            raise ValueError(
+                f"--memory_steps=1 for --model={self.model}, got {self.memory_steps}"
             )
 
     @property
@@ -132,16 +176,32 @@ class TrainConfig:
             return self.run_dir.expanduser()
         return RUNS / f"{self.dataset.replace('/', '_')}_{self.model}"
 
-    def make_model(self, num_joints: int) -> nn.Module:
-        """Returns the network."""
-        return MODELS[self.model](
+    def make_model(self, num_joints: int) -> Network:
+        """Returns the network.
+
+        Raises:
+            ValueError: A flag is one that this network does not have.
+        """
+        make = MODELS[self.model]
+        network: Any = make.func if isinstance(make, functools.partial) else make
+        has = {field.name for field in dataclasses.fields(network)}
+        own = {name: getattr(self, name) for name in OWN_FIELDS if name in has}
+        for name, default in OWN_FIELDS.items():
+            if name not in has and getattr(self, name) != default:
+                raise ValueError(
+                    f"--{name}: --model={self.model} has nothing of the kind"
+                )
+        return make(
             num_joints=num_joints,
             width=self.width,
-            memory_mode=self.memory_mode,
-            trunk_norm=self.trunk_norm,
             head3d=self.head3d,
             dtype=jnp.dtype(self.dtype),
+            **own,
         )
+
+    def make_sigma(self, model: Network) -> float:
+        """Returns the deviation of the target heat maps' Gaussian, in cells."""
+        return model.sigma(self.side) if self.sigma is None else self.sigma
 
     def make_optimizer(self) -> optax.GradientTransformation:
         """Returns Adam with the schedule (Sec. 5, Implement Details)."""
@@ -166,7 +226,10 @@ class TrainConfig:
                 "own values"
             )
         return Preparation(
-            side=self.side, crop=crop or self.crop or found, depth_range=depth_range
+            side=self.side,
+            crop=crop or self.crop or found,
+            depth_range=depth_range,
+            clip=self.make_model(1).clip,
         )
 
     def claim_folder(self) -> Path:
@@ -218,6 +281,7 @@ class TrainConfig:
             ValueError: A field is missing or unknown: another version wrote it.
         """
         expected = {field.name for field in dataclasses.fields(cls)}
+        fields = ADDED_FIELDS | fields
         if set(fields) != expected:
             wrong = ", ".join(sorted(set(fields) ^ expected))
             raise ValueError(f"config.json has other fields than this version: {wrong}")
@@ -302,10 +366,19 @@ class EvalConfig:
     """train, validation or test."""
     metric: str = "all"
     """pdj, pckh, map_10cm, joint_error or all."""
-    memory: Literal["frozen", "rolling"] = "frozen"
-    """Whether predictions write the memory."""
-    decode: str = "dark"
-    """How a heat map's peak becomes a joint: argmax, quarter or dark."""
+    memory: Literal["frozen", "rolling"] | None = None
+    """Whether predictions write the memory: by default frozen, but rolling in networks
+    for recordings."""
+    order: Literal["shuffled", "sorted", "reversed"] = "shuffled"
+    """Of the frames with rolling memory; of recordings always their own."""
+    order_seed: int = 0
+    """Of the shuffled order."""
+    decode: str | None = None
+    """How a heat map's peak becomes a joint: argmax, quarter, dark or upsampled; by
+    default dark, or what the compared method has."""
+    flip: bool | None = None
+    """Whether to average with what is seen in the mirrored image; by default where the
+    compared method does."""
     crop: CropMode | None = None
     """What the network sees of a frame; by default as in training."""
     torso: str | None = None
@@ -321,7 +394,8 @@ class EvalConfig:
     """Where the results go; by default into the run's folder."""
 
     def __post_init__(self) -> None:
-        pick(DECODES, "decode", self.decode)
+        if self.decode is not None:
+            pick(DECODES, "decode", self.decode)
         if self.metric != "all":
             pick(METRICS, "metric", self.metric)
         if self.split not in ("train", "validation", "test"):
@@ -330,8 +404,13 @@ class EvalConfig:
             )
         if self.batch_size < 1:
             raise ValueError(f"--batch_size must be at least 1, got {self.batch_size}")
-        if self.network is not None and self.memory != "frozen":
-            raise ValueError(f"--network is frozen, got --memory={self.memory}")
+        if self.network is not None and (self.memory == "rolling" or self.flip):
+            raise ValueError(
+                "--network is frozen, and sees no mirrored image, got "
+                f"--memory={self.memory} --flip={self.flip}"
+            )
+        if self.memory == "rolling" and self.flip:
+            raise ValueError("--flip goes with --memory=frozen, got rolling")
 
 
 EXPORTS = ("weights", "stablehlo", "onnx")

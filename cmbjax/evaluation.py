@@ -9,12 +9,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 from tqdm import tqdm
 
 from cmbjax import checkpoints, crops, heatmaps, lifting, metrics
 from cmbjax.camera import pixels_to_camera
-from cmbjax.models.posenet import STRIDE
+from cmbjax.models.network import Decoded, Network
 from cmbjax.pipeline import (
     REFERENCE_SIDE,
     DepthFrames,
@@ -23,13 +22,15 @@ from cmbjax.pipeline import (
     decode_depth,
     evaluation_batches,
     frame_name,
+    in_streams,
     label_box,
+    recordings,
 )
-from cmbjax.training import eval_step
+from cmbjax.training import eval_step, restart
 
 STATISTICS_FILE = "statistics.json"
 STATISTICS_FRAMES = 2000
-ROLLING_SEED = 0
+ORDERS = ("shuffled", "sorted", "reversed")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,34 +144,38 @@ class Predictions(NamedTuple):
     """One batch: its examples, what was read of them, what the network says.
 
     Attributes:
-        examples: Of the split, in order.
+        indices: Of the frames in the split.
+        examples: The frames.
         views: See `pipeline.prepare_evaluation`.
-        joints_px: [batch, joints, 2] crop pixels.
-        scores: [batch, joints] height of each heat map's peak.
-        joints: [batch, joints, 3] of the 3-D head, if there is one.
+        decoded: What the network says.
     """
 
+    indices: Sequence[int]
     examples: list[Example]
     views: dict[str, np.ndarray]
-    joints_px: np.ndarray
-    scores: np.ndarray
-    joints: np.ndarray | None
+    decoded: Decoded
 
 
 def predict(
     variables: dict[str, Any],
     frames: DepthFrames,
     *,
-    model: nn.Module,
+    model: Network,
     r: float,
     preparation: Preparation,
     memory: str = "frozen",
     decode: str = "dark",
     batch_size: int = 16,
-    order: Sequence[int] | None = None,
+    order: str = "shuffled",
+    order_seed: int = 0,
+    flip: bool = False,
     network: Callable[[np.ndarray], Any] | None = None,
 ) -> Iterator[Predictions]:
     """Yields each frame of a split once, in batches.
+
+    A rolling memory sees them shuffled (Sec. 3.4: "the data for both training and
+    testing are randomly shuffled"), unless `order` says otherwise; that of a sequential
+    network sees each recording in its order, in as many streams as it has slots.
 
     Args:
         variables: Parameters, memory and statistics of BN.
@@ -181,7 +186,10 @@ def predict(
         memory: "frozen", or "rolling" to write it from batch to batch.
         decode: A name in `heatmaps.DECODES`.
         batch_size: Frames a batch; a rolling per_sample memory sets its own.
-        order: Of the frames; by default that of the split.
+        order: Of frames with rolling memory: shuffled, sorted by subject and name, or
+            reversed, the same backwards.
+        order_seed: Of the shuffled order.
+        flip: Whether to average with what is seen in the mirrored image; frozen alone.
         network: Answers in place of the model, with frozen memory, to full batches.
     """
     stored = jax.tree.leaves(variables["memory"])
@@ -189,10 +197,18 @@ def predict(
     slots = [len(value) for value in stored if value.ndim == 4]
     if rolling and slots:
         batch_size = slots[0]
-    batches = evaluation_batches(
-        frames, preparation=preparation, batch_size=batch_size, order=order
-    )
-    for examples, views in batches:
+    indices = np.arange(len(frames))
+    first: set[int] = set()
+    if rolling and model.sequential:
+        batches, first = in_streams(recordings(frames.source), batch_size)
+    else:
+        if rolling:
+            indices = _ordered(frames, order, order_seed)
+        edges = range(batch_size, len(indices), batch_size)
+        batches = [part.tolist() for part in np.split(indices, edges)]
+    mirror = frames.skeleton.mirror if flip else None
+    loaded = evaluation_batches(frames, preparation=preparation, batches=batches)
+    for batch, (examples, views) in zip(batches, loaded, strict=True):
         size = len(examples)
         # A shared memory takes the batch's mean, which must not see what only fills up.
         fill = 0 if rolling and not slots else batch_size - size
@@ -201,42 +217,33 @@ def predict(
         if network is not None:
             outputs = network(depth)
         else:
+            if rolling and model.restarts:
+                starts = jnp.array([i in first for i in batch] + [False] * fill)
+                variables |= {"memory": restart(variables["memory"], starts)}
             outputs, written = eval_step(
-                variables, depth, real, model=model, r=r, rolling=rolling
+                variables, depth, real, model=model, r=r, rolling=rolling, mirror=mirror
             )
             variables = {**variables, "memory": written}
-        decoded = decode_outputs(outputs, side=preparation.side, decode=decode)
-        joints_px, scores = (value[:size] for value in decoded[:2])
-        joints = None if decoded[2] is None else decoded[2][:size]
-        yield Predictions(examples, views, joints_px, scores, joints)
+        decoded = model.decode(outputs, side=preparation.side, decode=decode)
+        yield Predictions(batch, examples, views, _first(decoded, size))
 
 
-def decode_outputs(
-    outputs: Any, *, side: int, decode: str
-) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """Returns joints and scores of what a network gave, whatever its head.
+def _first(decoded: Decoded, size: int) -> Decoded:
+    """Returns the samples that do not only fill a batch up."""
+    joints_px, scores, joints = decoded
+    return Decoded(
+        joints_px[:size], scores[:size], None if joints is None else joints[:size]
+    )
 
-    Args:
-        outputs: Heat maps; with a 3-D head a sequence of them and what that gives.
-        side: Of the network's input, pixels.
-        decode: A name in `heatmaps.DECODES`.
 
-    Returns:
-        [batch, joints, 2] crop pixels, [batch, joints] height of each heat map's peak,
-        and [batch, joints, 3] of the 3-D head: x and y as fractions of the crop from
-        its centre, z in normalised depth.
-    """
-    maps, *heads = outputs if isinstance(outputs, tuple | list) else (outputs,)
-    maps = jnp.asarray(maps)
-    found = heatmaps.heatmaps_to_joints(maps, stride=STRIDE, decode=decode)
-    joints_px, scores = map(np.asarray, found)
-    if not heads:
-        return joints_px, scores, None
-    if heads[0].ndim == 3:
-        return joints_px, scores, np.asarray(heads[0])
-    depths = np.asarray(heatmaps.read_maps(jnp.asarray(heads[0]), maps))
-    joints = np.concatenate([joints_px / side - 0.5, depths[..., None]], axis=-1)
-    return joints_px, scores, joints
+def _ordered(frames: DepthFrames, order: str, seed: int) -> np.ndarray:
+    """Returns the frames as a rolling memory is to see them."""
+    if order == "shuffled":
+        return np.random.default_rng(seed).permutation(len(frames))
+    if order not in ORDERS:
+        raise ValueError(f"order must be one of {', '.join(ORDERS)}, got {order!r}")
+    in_order = np.concatenate(recordings(frames.source))
+    return in_order if order == "sorted" else in_order[::-1]
 
 
 def evaluate(
@@ -258,8 +265,7 @@ def evaluate(
         statistics: Of the training split.
         sigma: Of the heat maps, in cells, for the ceiling.
         preparation: See `predict`.
-        memory: See `predict`. Rolling, frames come shuffled, always in the same way
-            (Sec. 3.4: "the data for both training and testing are randomly shuffled").
+        memory: See `predict`.
         decode: See `predict`.
         **options: See `predict`.
 
@@ -273,22 +279,27 @@ def evaluate(
         raise ValueError("the split has no frames")
     parts: list[dict[str, np.ndarray]] = []
     names: list[str] = []
-    order = np.arange(len(frames.source))
-    if memory == "rolling":
-        order = np.random.default_rng(ROLLING_SEED).permutation(order)
+    order: list[int] = []
     batches = predict(
         variables,
         frames,
         preparation=preparation,
         memory=memory,
         decode=decode,
-        order=order.tolist(),
         **options,
     )
     with tqdm(total=len(frames.source), desc="evaluating", unit="frame") as progress:
         for batch in batches:
-            part = _compare(batch, frames, statistics, sigma, preparation, decode)
-            parts.append(part)
+            compare = functools.partial(
+                _compare,
+                statistics=statistics,
+                sigma=sigma,
+                stride=options["model"].stride,
+                preparation=preparation,
+                decode=decode,
+            )
+            parts.append(compare(batch, frames))
+            order += batch.indices
             names += map(frame_name, batch.examples)
             progress.update(len(batch.examples))
     back = np.argsort(order)
@@ -320,8 +331,10 @@ def evaluate(
 def _compare(
     batch: Predictions,
     frames: DepthFrames,
+    *,
     statistics: Statistics,
     sigma: float,
+    stride: int | None,
     preparation: Preparation,
     decode: str,
 ) -> dict[str, np.ndarray]:
@@ -334,19 +347,22 @@ def _compare(
     inside = _each(
         crops.transform_points, map(crops.invert, backs), labels["joints_px"]
     )
-    on_grid = heatmaps.quantise(
-        inside,
-        labels["visible"],
-        side=preparation.side // STRIDE,
-        stride=STRIDE,
-        sigma=sigma,
-        decode=decode,
-    )
+    on_grid = inside  # without heat maps there is no grid
+    if stride is not None:
+        quantised = heatmaps.quantise(
+            inside,
+            labels["visible"],
+            side=preparation.side // stride,
+            stride=stride,
+            sigma=sigma,
+            decode=decode,
+        )
+        on_grid = np.asarray(quantised)
     boxes = metrics.label_boxes(labels["joints_px"], labels["visible"])
     found = {
-        "network_px": _each(crops.transform_points, backs, batch.joints_px),
+        "network_px": _each(crops.transform_points, backs, batch.decoded.joints_px),
         "floor_px": np.asarray(metrics.place(statistics.mean_pose, boxes)),
-        "ceiling_px": _each(crops.transform_points, backs, np.asarray(on_grid)),
+        "ceiling_px": _each(crops.transform_points, backs, on_grid),
     }
     depths = list(map(decode_depth, batch.examples))
     references = batch.views["reference"].tolist()
@@ -366,15 +382,15 @@ def _compare(
         return _each(lift, depths, joints_px, references, labels["camera"])
 
     metres = {key.replace("_px", "_m"): lifted(value) for key, value in found.items()}
-    if batch.joints is not None:
+    if batch.decoded.joints is not None:
         metres["network_m"] = _each(
             functools.partial(head_to_camera, preparation=preparation),
-            batch.joints,
+            batch.decoded.joints,
             backs,
             references,
             labels["camera"],
         )
-    seen = {"scores": batch.scores, "found": batch.views["found"]}
+    seen = {"scores": batch.decoded.scores, "found": batch.views["found"]}
     return {**labels, **found, **metres, **seen}
 
 

@@ -17,10 +17,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 from jax import export
 
 from cmbjax import deploy
+from cmbjax.models.posenet import PoseNet
 
 Arrays = tuple[Any, ...]  # of JAX, of NumPy, or abstract
 Network = Callable[..., Any]
@@ -64,7 +64,7 @@ class Forms(NamedTuple):
 
 
 def forms(
-    model: nn.Module, variables: deploy.Variables, *, r: float, rolling: bool
+    model: PoseNet, variables: deploy.Variables, *, r: float, rolling: bool
 ) -> Forms:
     """Returns a trained network in all forms, computed in float32.
 

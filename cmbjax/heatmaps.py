@@ -64,6 +64,8 @@ def heatmaps_to_joints(
         ValueError: No such decode.
     """
     place = pick(DECODES, "decode", decode)
+    if decode == "upsampled":
+        heatmaps, stride = upsample(jnp.asarray(heatmaps), stride), 1
     _, height, width, _ = heatmaps.shape
     row, column = _peaks(heatmaps)
     patch = _around(jnp.asarray(heatmaps), row, column)
@@ -167,4 +169,19 @@ def _dark(patch: Float[Array, "*maps 3 3"]) -> Float[Array, "*maps xy=2"]:
     return jnp.where(is_maximum[..., None], offset, 0.0)
 
 
-DECODES = {"argmax": _argmax, "quarter": _quarter, "dark": _dark}
+def upsample(
+    heatmaps: Float[Array, "batch height width joints"], stride: int
+) -> Float[Array, "batch side side joints"]:
+    """Returns the maps at the input's size, by cubic interpolation."""
+    batch, height, width, joints = heatmaps.shape
+    shape = (batch, stride * height, stride * width, joints)
+    return jax.image.resize(heatmaps, shape, "cubic")
+
+
+# Upsampled: the peak of the map at the input's size (Wei et al., CVPR 2016).
+DECODES = {
+    "argmax": _argmax,
+    "quarter": _quarter,
+    "dark": _dark,
+    "upsampled": _argmax,
+}

@@ -1,6 +1,8 @@
 """Labelled frames -> what the network reads: decoded, cropped, augmented, batched."""
 
 import dataclasses
+import functools
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -19,6 +21,7 @@ PREFETCHED_BATCHES = 8
 READING_THREADS = 2
 LEAST_EXTENT = 0.1  # of the frame's longer side: no labelled box is smaller
 REFERENCE_SIDE = 64  # pixels; enough to tell a person's depth from
+EPOCHS = 100_000  # more than any run has
 UNSHARED = grain.sharding.NoSharding()
 
 
@@ -44,6 +47,9 @@ class DepthFrames:
     depth_range: float | None
     detectable: bool
 
+    def __len__(self) -> int:
+        return len(self.source)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Preparation:
@@ -55,11 +61,14 @@ class Preparation:
             "person": around the labels in training, around the person found in the
             depth image in evaluation; the whole frame where nobody is found.
         depth_range: See `crops.normalise`; millimetres or raw.
+        clip: Frames of a recording that are seen at once, in the middle the one whose
+            joints are asked for; where it begins or ends, its first or last again.
     """
 
     side: int
     crop: crops.CropMode
     depth_range: float
+    clip: int = 1
 
 
 def decode_depth(example: Example) -> np.ndarray:
@@ -131,12 +140,22 @@ def prepare_training(
     preparation: Preparation,
     augmentation: Augmentation,
     skeleton: Skeleton,
+    clip: Sequence[Example] = (),
 ) -> Batch:
     """Returns a random view of a frame and its labels, in crop pixels.
 
+    Args:
+        example: The frame.
+        rng: Draws the view.
+        preparation: How it becomes an input.
+        augmentation: How it may be changed.
+        skeleton: Of its joints.
+        clip: The frames around it and itself in the middle, to be seen in the same way.
+
     Returns:
-        depth [side, side, 1] in [-1, 1], joints_px [joints, 2], joints_z [joints] in
-        normalised depth (NaN where unlabelled), visible [joints].
+        depth [side, side, 1 or clip] in [-1, 1], joints_px [joints, 2], joints_z
+        [joints] in normalised depth (NaN where unlabelled), visible [joints]; of a clip
+        also clip_joints_px [clip, joints, 2], clip_joints_z, clip_visible.
     """
     depth = decode_depth(example)
     box = around = frame_box(depth)
@@ -150,28 +169,59 @@ def prepare_training(
     reference = _reference(depth, crop, box, around, scale)
     moved = reference + scale * rng.normal(0, augmentation.reference)
     order = list(skeleton.mirror) if flip else list(range(skeleton.num_joints))
-    joints_px = crops.transform_points(transform, example["joints_px"])[order]
-    joints_z = (1000 * example["joints_m"][order, 2] - moved) / scale
-    return {
-        "depth": crops.normalise(crop, moved, scale),
-        "joints_px": joints_px.astype(np.float32),
-        "joints_z": joints_z.astype(np.float32),
-        "visible": example["visible"][order],
-    }
+
+    def labels(example: Example) -> Batch:
+        joints_px = crops.transform_points(transform, example["joints_px"])[order]
+        joints_z = (1000 * example["joints_m"][order, 2] - moved) / scale
+        return {
+            "joints_px": joints_px.astype(np.float32),
+            "joints_z": joints_z.astype(np.float32),
+            "visible": example["visible"][order],
+        }
+
+    view = {"depth": crops.normalise(crop, moved, scale), **labels(example)}
+    if clip:
+        seen = [crops.cut(decode_depth(x), transform, preparation.side) for x in clip]
+        noisy = [sensor_noise(rng, one, scale, augmentation) for one in seen]
+        normal = [crops.normalise(one, moved, scale) for one in noisy]
+        view["depth"] = np.concatenate(normal, axis=-1)
+        for name in labels(example):
+            view[f"clip_{name}"] = np.stack([labels(x)[name] for x in clip])
+    return view
 
 
 def prepare_evaluation(
-    example: Example, *, preparation: Preparation, metric: bool
+    example: Example,
+    *,
+    preparation: Preparation,
+    metric: bool,
+    clip: Sequence[Example] = (),
 ) -> Batch:
     """Returns a frame as `crop` says, with what leads back from the crop to the frame.
 
+    Args:
+        example: The frame.
+        preparation: How it becomes an input.
+        metric: See `DepthFrames`.
+        clip: See `prepare_training`.
+
     Returns:
-        depth [side, side, 1], frame_from_crop [2, 3], reference [] (the person's depth,
-        millimetres or raw), found [] (whether there was a person to look at).
+        depth [side, side, 1 or clip], frame_from_crop [2, 3], reference [] (the
+        person's depth, millimetres or raw), found [] (whether there was a person to
+        look at).
     """
     depth = decode_depth(example)
     box, around, found = evaluation_boxes(example, depth, preparation.crop, metric)
-    return view(depth, box, around, preparation) | {"found": np.array(found)}
+    seen = view(depth, box, around, preparation)
+    if clip:
+        transform, reference = crops.invert(seen["frame_from_crop"]), seen["reference"]
+        cuts = [crops.cut(decode_depth(x), transform, preparation.side) for x in clip]
+        normal = [
+            crops.normalise(one, float(reference), preparation.depth_range)
+            for one in cuts
+        ]
+        seen["depth"] = np.concatenate(normal, axis=-1)
+    return seen | {"found": np.array(found)}
 
 
 def view(
@@ -213,6 +263,90 @@ def _reference(
     return crops.person_depth(crop, depth_range / 2)
 
 
+def recordings(source: Sequence[Example]) -> list[list[int]]:
+    """Returns the frames of each recording, in order: a subject's, by their names."""
+    names = []
+    for index in range(len(source)):
+        example = source[index]
+        subject = example["subject"]
+        subject = subject.decode() if isinstance(subject, bytes) else subject
+        names.append((subject, frame_name(example), index))
+    grouped = itertools.groupby(sorted(names), key=lambda name: name[0])
+    return [[index for *_, index in group] for _, group in grouped]
+
+
+def clips(sequences: Sequence[Sequence[int]], length: int) -> dict[int, list[int]]:
+    """Returns the frames of the clip around each frame; see `Preparation.clip`."""
+    around = range(-(length // 2), length // 2 + 1)
+    return {
+        index: [sequence[min(max(i + d, 0), len(sequence) - 1)] for d in around]
+        for sequence in sequences
+        for i, index in enumerate(sequence)
+    }
+
+
+class Streams(Sequence[tuple[int, bool]]):
+    """Recordings as an endless row of batches, each sample of which is a stream.
+
+    Sample b of a batch follows on sample b of the batch before. In each epoch the
+    recordings come in another order, one after the other, and this row is cut into as
+    many streams of one length; what is left over stays away.
+    """
+
+    def __init__(
+        self, sequences: Sequence[Sequence[int]], batch_size: int, seed: int
+    ) -> None:
+        """Takes the frames of each recording."""
+        self._sequences, self._seed, self._streams = sequences, seed, batch_size
+        self._length = sum(map(len, sequences)) // batch_size
+        if not self._length:
+            raise ValueError(
+                f"--batch_size must be at most {sum(map(len, sequences))}, the frames "
+                f"of the recordings, got {batch_size}"
+            )
+        self._epoch = functools.lru_cache(4)(self._shuffled)
+
+    def __len__(self) -> int:
+        return EPOCHS * self._length * self._streams
+
+    def __getitem__(self, index: Any) -> Any:
+        """Returns a frame, and whether a sequence starts with it."""
+        epoch, rest = divmod(int(index), self._length * self._streams)
+        step, stream = divmod(rest, self._streams)
+        frame, first = self._epoch(epoch)[stream * self._length + step]
+        return frame, first or step == 0
+
+    def _shuffled(self, epoch: int) -> list[tuple[int, bool]]:
+        order = np.random.default_rng([self._seed, epoch]).permutation(
+            len(self._sequences)
+        )
+        return [
+            (frame, i == 0)
+            for sequence in order
+            for i, frame in enumerate(self._sequences[sequence])
+        ]
+
+
+def in_streams(
+    sequences: Sequence[Sequence[int]], streams: int
+) -> tuple[list[list[int]], set[int]]:
+    """Deals whole recordings out to streams of much the same length.
+
+    Returns:
+        Batches that hold each frame once: sample b follows on sample b of the batch
+        before, and where streams have ended, those that go on stand first. And the
+        frames with which a recording begins.
+    """
+    rows: list[list[int]] = [[] for _ in range(streams)]
+    for sequence in sorted(sequences, key=len, reverse=True):
+        min(rows, key=len).extend(sequence)
+    rows.sort(key=len, reverse=True)
+    batches = [
+        [row[i] for row in rows if i < len(row)] for i in range(max(map(len, rows)))
+    ]
+    return batches, {sequence[0] for sequence in sequences}
+
+
 def training_batches(
     frames: DepthFrames,
     *,
@@ -221,6 +355,7 @@ def training_batches(
     batch_size: int,
     seed: int,
     share: float = 1.0,
+    sequential: bool = False,
     processes: grain.sharding.ShardOptions = UNSHARED,
 ) -> grain.DatasetIterator:
     """Returns an endless, shuffled iterator whose position a checkpoint can hold.
@@ -234,7 +369,10 @@ def training_batches(
         augmentation: How it may be changed.
         batch_size: Frames a batch; the last ones of an epoch join the next epoch's.
         seed: Of the order and of every random view.
-        share: Part of the frames to use, the same ones for the same seed.
+        share: Part of the frames to use, the same ones for the same seed; of whole
+            recordings where they are sequential or clips.
+        sequential: Whether frames come in the order of their recordings: see
+            `Streams`. Batches then say `starts`, where a sequence begins.
         processes: How many share a batch, and which this is: it gets its part of every
             batch, in order, and reads no other frame.
 
@@ -249,19 +387,30 @@ def training_batches(
             "--batch_size must be a multiple of the number of processes, "
             f"{processes.shard_count}, got {batch_size}"
         )
-    number = max(1, round(share * len(frames.source)))
-    chosen = np.random.default_rng(seed).permutation(len(frames.source))[:number]
+    whole = sequential or preparation.clip > 1
+    units = recordings(frames.source) if whole else [[i] for i in range(len(frames))]
+    number = max(1, round(share * len(units)))
+    chosen = np.random.default_rng(seed).permutation(len(units))[:number]
+    sequences = [units[i] for i in chosen]
+    around = clips(sequences, preparation.clip) if preparation.clip > 1 else {}
 
-    def load(index: int, rng: np.random.Generator) -> Batch:
-        return prepare_training(
+    def load(frame: tuple[int, bool], rng: np.random.Generator) -> Batch:
+        index, starts = frame
+        batch = prepare_training(
             frames.source[index],
             rng,
             preparation=preparation,
             augmentation=augmentation,
             skeleton=frames.skeleton,
+            clip=[frames.source[i] for i in around.get(index, ())],
         )
+        return batch | ({"starts": np.array(starts)} if sequential else {})
 
-    order = grain.MapDataset.source(chosen.tolist()).seed(seed).shuffle().repeat()
+    if sequential:
+        order = grain.MapDataset.source(Streams(sequences, batch_size, seed)).seed(seed)
+    else:
+        single = [(i, False) for sequence in sequences for i in sequence]
+        order = grain.MapDataset.source(single).seed(seed).shuffle().repeat()
     parts = order.random_map(load).batch(size)
     batches = parts[processes.shard_index :: processes.shard_count]
     options = grain.ReadOptions(
@@ -274,32 +423,36 @@ def evaluation_batches(
     frames: DepthFrames,
     *,
     preparation: Preparation,
-    batch_size: int,
-    order: Sequence[int] | None = None,
+    batches: Sequence[Sequence[int]],
 ) -> Iterator[tuple[list[Example], Batch]]:
-    """Yields every frame once: the examples, and their inputs as a batch.
+    """Yields the examples of each batch, and their inputs as one.
 
     Args:
         frames: The split.
         preparation: How a frame becomes an input.
-        batch_size: Frames a batch; the last one may have fewer.
-        order: Of the frames; by default that of the split.
+        batches: Frames of each, as indices.
     """
+    around = {}
+    if preparation.clip > 1:
+        around = clips(recordings(frames.source), preparation.clip)
 
     def load(index: int) -> tuple[Example, Batch]:
         example = frames.source[index]
         batch = prepare_evaluation(
-            example, preparation=preparation, metric=frames.metric
+            example,
+            preparation=preparation,
+            metric=frames.metric,
+            clip=[frames.source[i] for i in around.get(index, ())],
         )
         return example, batch
 
-    indices = list(range(len(frames.source)) if order is None else order)
-    batches = grain.MapDataset.source(indices).map(load)
+    indices = [index for batch in batches for index in batch]
+    loaded = grain.MapDataset.source(indices).map(load)
     options = grain.ReadOptions(
         num_threads=READING_THREADS, prefetch_buffer_size=PREFETCHED_BATCHES
     )
-    collect = batches.to_iter_dataset(options).batch(batch_size, batch_fn=list)
-    for pairs in collect:
-        examples, inputs = zip(*pairs, strict=True)
+    pairs = iter(loaded.to_iter_dataset(options))
+    for batch in batches:
+        examples, inputs = zip(*itertools.islice(pairs, len(batch)), strict=True)
         stacked = {key: np.stack([x[key] for x in inputs]) for key in inputs[0]}
         yield list(examples), stacked

@@ -16,9 +16,11 @@ from jaxtyping import Float
 from cmbjax import card, crops, deploy, detection, formats, lifting, pipeline
 from cmbjax.camera import default_camera
 from cmbjax.checkpoints import read_json
-from cmbjax.evaluation import decode_outputs, head_to_camera
+from cmbjax.config import TrainConfig
+from cmbjax.evaluation import head_to_camera
 from cmbjax.frames import files_of, read_frame, to_millimetres
 from cmbjax.heatmaps import DECODES
+from cmbjax.models.posenet import PoseNet
 from cmbjax.registry import pick
 from cmbjax.skeletons import SKELETONS, Skeleton
 
@@ -141,6 +143,9 @@ class Predictor:
         self.preparation = pipeline.Preparation(
             side=self.card["side"], crop="person", depth_range=self.card["depth_range"]
         )
+        self.model = TrainConfig.from_json(self.card["config"]).make_model(
+            self.skeleton.num_joints
+        )
         self.camera = None if camera is None else _checked_camera(camera)
         self.depth_scale = depth_scale
         self.people, self.decode_name = people, decode
@@ -227,7 +232,7 @@ class Predictor:
     def decode(self, view: View, outputs: Arrays, depth_mm: np.ndarray) -> Pose:
         """Returns the pose in the frame and in metres."""
         side, camera = self.preparation.side, self.intrinsics(depth_mm)
-        inside, scores, joints = decode_outputs(
+        inside, scores, joints = self.model.decode(
             outputs, side=side, decode=self.decode_name
         )
         joints_px = crops.transform_points(view.frame_from_crop, inside[0])
@@ -287,6 +292,7 @@ def _load(
     rolling = memory == "rolling"
     if backend == "jax":
         model, variables = card.load_weights(folder, about)
+        assert isinstance(model, PoseNet), "export.py writes no other"
         network = formats.forms(model, variables, r=about["r"], rolling=rolling)
         values = tuple(network.memory.values())
         if rolling and not values:

@@ -6,18 +6,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from cmbjax.heatmaps import joints_to_heatmaps
-from cmbjax.models.posenet import STRIDE
+from cmbjax.losses import Batch
+from cmbjax.models.network import Network, mirrored
 
 Variables = Any  # a nested dict of arrays
-Batch = dict[str, Array]
 
 R_AFTER_SWITCH = 3.0  # once the memory holds something (Sec. 3.2)
-# Of a unit of normalised depth (1 m for bodies) beside a heat map's squared error.
-DEPTH_WEIGHT = 10.0
 
 
 class TrainState(NamedTuple):
@@ -49,14 +45,14 @@ class TrainState(NamedTuple):
 
 def create_state(
     key: PRNGKeyArray,
-    model: nn.Module,
+    model: Network,
     optimizer: optax.GradientTransformation,
     *,
     side: int,
     batch_size: int,
 ) -> TrainState:
     """Returns the state before the first step; the memory is random (Sec. 3.4)."""
-    depth = jnp.zeros((batch_size, side, side, 1))
+    depth = jnp.zeros((batch_size, side, side, model.clip))
     variables = jax.jit(functools.partial(model.init, train=True, r=1.0))(key, depth)
     params = variables["params"]
     return TrainState(
@@ -69,7 +65,7 @@ def create_state(
 
 
 def abstract_state(
-    model: nn.Module,
+    model: Network,
     optimizer: optax.GradientTransformation,
     *,
     side: int,
@@ -92,85 +88,21 @@ def r_known(state: TrainState, r_switch_step: int) -> float:
     return r_at(max(int(state.step) - 1, 0), r_switch_step)
 
 
-def heatmap_loss(
-    heatmaps: Float[Array, "batch cells cells joints"],
-    joints_px: Float[Array, "batch joints xy=2"],
-    visible: Bool[Array, "batch joints"],
-    *,
-    sigma: float,
-) -> Float[Array, ""]:
-    """Returns the squared error, summed over cells, averaged over visible joints.
-
-    Args:
-        heatmaps: Predictions.
-        joints_px: Pixels of the input; a joint outside it asks for an empty map.
-        visible: Joints without a label ask for nothing.
-        sigma: Of the target's Gaussian, in cells. An empty map costs pi sigma^2.
-    """
-    targets = joints_to_heatmaps(
-        joints_px, visible, side=heatmaps.shape[1], stride=STRIDE, sigma=sigma
-    )
-    squares = jnp.sum((heatmaps - targets) ** 2, axis=(1, 2))
-    return jnp.sum(squares * visible) / jnp.maximum(jnp.sum(visible), 1)
-
-
-def joints_loss(
-    joints: Float[Array, "batch joints xyz=3"], batch: Batch
-) -> Float[Array, ""]:
-    """Returns the 3-D head's mean absolute error; joints without a depth do not count.
-
-    Args:
-        joints: x, y as fractions of the crop from its centre, z in normalised depth.
-        batch: See `pipeline.prepare_training`.
-    """
-    xy = batch["joints_px"] / batch["depth"].shape[1] - 0.5
-    targets = jnp.concatenate([xy, batch["joints_z"][..., None]], axis=-1)
-    counted = batch["visible"][..., None] & jnp.isfinite(targets)
-    errors = jnp.where(counted, jnp.abs(joints - jnp.where(counted, targets, 0)), 0)
-    return jnp.sum(errors) / jnp.maximum(jnp.sum(counted), 1)
-
-
-def depth_maps_loss(
-    depth_maps: Float[Array, "batch cells cells joints"],
-    batch: Batch,
-    *,
-    sigma: float,
-) -> Float[Array, ""]:
-    """Returns the depth maps' mean absolute error around each joint.
-
-    Args:
-        depth_maps: Predictions, in normalised depth.
-        batch: See `pipeline.prepare_training`.
-        sigma: Of the Gaussian that weighs the cells around a joint, in cells.
-    """
-    joints_z = batch["joints_z"]
-    counted = batch["visible"] & jnp.isfinite(joints_z)
-    weights = joints_to_heatmaps(
-        batch["joints_px"],
-        counted,
-        side=depth_maps.shape[1],
-        stride=STRIDE,
-        sigma=sigma,
-    )
-    joints_z = jnp.where(counted, joints_z, 0)
-    errors = jnp.abs(depth_maps - joints_z[:, None, None])
-    return jnp.sum(weights * errors) / jnp.maximum(jnp.sum(weights), 1)
-
-
 @functools.partial(
     jax.jit,
-    static_argnames=("model", "optimizer", "sigma", "r", "memory_lr"),
+    static_argnames=("model", "optimizer", "sigma", "r", "memory_lr", "memory_steps"),
     donate_argnames=("state",),
 )
 def train_step(
     state: TrainState,
     batch: Batch,
     *,
-    model: nn.Module,
+    model: Network,
     optimizer: optax.GradientTransformation,
     sigma: float,
     r: float,
     memory_lr: float = 0.0,
+    memory_steps: int = 1,
 ) -> tuple[TrainState, Float[Array, ""]]:
     """Returns the next state, its memory among it, and the loss of `batch`.
 
@@ -179,32 +111,37 @@ def train_step(
         batch: See `pipeline.prepare_training`.
         model: The network.
         optimizer: Of the parameters.
-        sigma: See `heatmap_loss`.
+        sigma: Of the target heat maps' Gaussians, in cells.
         r: Of Eq. 2; see `r_at`. At 1 the step costs less.
         memory_lr: Size of the gradient step that M_t takes before it is stored
             (Sec. 3.3: "M_t will be further optimized").
+        memory_steps: Parts of the batch that pass through the memory one after the
+            other, so that a gradient can flow from one to the next.
     """
+    key = jax.random.fold_in(jax.random.key(0), state.step)  # of dropout
 
     def loss_fn(params, perturbations):
-        variables = {**state.variables, "params": params}
-        if memory_lr:
-            variables["perturbations"] = perturbations
-        outputs, new = model.apply(
-            variables,
-            batch["depth"],
-            train=True,
-            r=r,
-            mutable=["memory", "batch_stats"],
-        )
-        heatmaps, *joints = outputs if isinstance(outputs, tuple) else (outputs,)
-        loss = heatmap_loss(heatmaps, batch["joints_px"], batch["visible"], sigma=sigma)
-        for predicted in joints:
-            if predicted.ndim == 4:
-                depth_loss = depth_maps_loss(predicted, batch, sigma=sigma)
-                loss += DEPTH_WEIGHT * depth_loss
-            else:
-                loss += joints_loss(predicted, batch)
-        return loss, new
+        memory = state.memory
+        if model.restarts and "starts" in batch:
+            memory = restart(memory, batch["starts"])
+        new = {"memory": memory, "batch_stats": state.batch_stats}
+        losses = []
+        for part in range(memory_steps):
+            variables = {"params": params, **new}
+            if memory_lr:
+                variables["perturbations"] = perturbations
+            loss, written = model.apply(
+                variables,
+                jax.tree.map(lambda x: x[part::memory_steps], batch),  # noqa: B023
+                r=r,
+                sigma=sigma,
+                method="loss",
+                mutable=["memory", "batch_stats"],
+                rngs={"dropout": jax.random.fold_in(key, part)},
+            )
+            losses.append(loss)
+            new |= written
+        return sum(losses) / memory_steps, new
 
     at_zero = jax.tree.map(jnp.zeros_like, state.memory)
     (loss, new), (grads, memory_grads) = jax.value_and_grad(
@@ -215,25 +152,33 @@ def train_step(
         step=state.step + 1,
         params=optax.apply_updates(state.params, updates),
         memory=jax.tree.map(
-            lambda value, grad: value - memory_lr * grad,
-            new.get("memory", {}),
-            memory_grads,
+            lambda value, grad: value - memory_lr * grad, new["memory"], memory_grads
         ),
-        batch_stats=new.get("batch_stats", {}),
+        batch_stats=new["batch_stats"],
         opt_state=opt_state,
     )
     return next_state, loss
 
 
-@functools.partial(jax.jit, static_argnames=("model", "r", "rolling"))
+def restart(memory: Variables, starts: Bool[Array, " batch"]) -> Variables:
+    """Returns the memory with the slots at zero whose sample begins a sequence."""
+
+    def clear(value):
+        return jnp.where(starts[:, None, None, None], 0, value)
+
+    return jax.tree.map(clear, memory)
+
+
+@functools.partial(jax.jit, static_argnames=("model", "r", "rolling", "mirror"))
 def eval_step(
     variables: dict[str, Variables],
-    depth: Float[Array, "batch side side 1"],
+    depth: Float[Array, "batch side side clip"],
     real: Bool[Array, " batch"],
     *,
-    model: nn.Module,
+    model: Network,
     r: float,
     rolling: bool,
+    mirror: tuple[int, ...] | None = None,
 ) -> tuple[Any, Variables]:
     """Returns what the network gives for a batch, and the memory after it.
 
@@ -245,10 +190,17 @@ def eval_step(
         model: The network.
         r: Of Eq. 2.
         rolling: Whether the memory is written, as in training. Frozen otherwise.
+        mirror: Joints' places in the mirrored image, to average with what is seen
+            there; with frozen memory.
     """
     memory = variables["memory"]
     if not rolling:
-        return model.apply(variables, depth, train=False, r=r), memory
+        outputs = model.apply(variables, depth, train=False, r=r)
+        if mirror is None:
+            return outputs, memory
+        other = model.apply(variables, depth[:, :, ::-1], train=False, r=r)
+        other = mirrored(other, mirror)
+        return jax.tree.map(lambda a, b: (a + b) / 2, outputs, other), memory
     outputs, new = model.apply(variables, depth, train=False, r=r, mutable=["memory"])
 
     def keep(old, written):

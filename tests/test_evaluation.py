@@ -11,6 +11,7 @@ from cmbjax import evaluation, metrics, report
 from cmbjax.evaluation import Statistics
 from cmbjax.heatmaps import joints_to_heatmaps
 from cmbjax.models import MODELS
+from cmbjax.models.network import Network
 from cmbjax.pipeline import Preparation
 from cmbjax.skeletons import BODY15
 from tests.test_pipeline import CAMERA, FRAMES, make_example, make_frames
@@ -18,9 +19,10 @@ from tests.test_pipeline import CAMERA, FRAMES, make_example, make_frames
 PREPARATION = Preparation(side=64, crop="label_box", depth_range=1000.0)
 
 
-class Oracle(nn.Module):
+class Oracle(Network, kw_only=True):
     """Answers with the same heat maps whatever it sees; has a memory of the count."""
 
+    num_joints: int = 15
     joints_px: tuple
 
     @nn.compact

@@ -165,7 +165,9 @@ def test_share_uses_that_part_of_the_frames_and_always_the_same():
 
 def test_evaluation_shows_every_frame_once_and_in_order():
     seen = list(
-        pipeline.evaluation_batches(FRAMES, preparation=PREPARATION, batch_size=3)
+        pipeline.evaluation_batches(
+            FRAMES, preparation=PREPARATION, batches=[[0, 1, 2], [3, 4, 5], [6]]
+        )
     )
     assert [len(examples) for examples, _ in seen] == [3, 3, 1]
     names = [pipeline.frame_name(e) for examples, _ in seen for e in examples]

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from cmbjax import training
+from cmbjax import losses, training
 from cmbjax.models import MODELS
 
 SIDE, JOINTS, BATCH = 32, 3, 4
@@ -40,7 +40,7 @@ def test_loss_by_hand():
     # input, joint 2 not labelled. A Gaussian this narrow fills one cell alone.
     joints = jnp.array([[[5.0, 3.0], [90.0, 90.0], [1.0, 1.0]]])
     visible = jnp.array([[True, True, False]])
-    loss = functools.partial(training.heatmap_loss, sigma=0.1)
+    loss = functools.partial(losses.heatmap_loss, stride=2, sigma=0.1)
     np.testing.assert_allclose(loss(heatmaps, joints, visible), 0.0, atol=1e-6)
     # 0.5 too low at the joint, 0.5 too high beside it; on the absent and on the
     # unlabelled joint's map 3: 0.25 + 0.25 + 9, over two visible joints.
@@ -58,7 +58,7 @@ def test_joints_loss_by_hand():
     }
     # Joint 0 is at (0, 0.25, 0.5); joint 1 at (-0.5, -0.5), its depth unknown.
     joints = jnp.array([[[0.1, 0.25, 0.0], [-0.5, -0.7, 9.0]]])
-    loss = training.joints_loss(joints, batch)
+    loss = losses.joints_loss(joints, batch)
     np.testing.assert_allclose(loss, (0.1 + 0.5 + 0.2) / 5, rtol=1e-5)
 
 
@@ -74,7 +74,7 @@ def test_depth_maps_loss_by_hand():
     w = np.exp(-1 / (2 * sigma**2))
     maps = jnp.full((1, 4, 4, 3), 0.5).at[0, 2, 1, 0].set(0.8).at[0, 1, 1, 0].set(0.1)
     maps = maps.at[..., 1:].set(99.0)  # of unknown depth, and hidden
-    loss = training.depth_maps_loss(maps, batch, sigma=sigma)
+    loss = losses.depth_maps_loss(maps, batch, stride=2, sigma=sigma)
     weights = np.exp(
         -((np.arange(4)[:, None] - 2) ** 2 + (np.arange(4) - 1) ** 2) / (2 * sigma**2)
     )
@@ -99,11 +99,11 @@ def test_predictions_use_the_r_of_the_last_step_that_was_trained():
 def test_every_model_learns_one_batch(name):
     _, state, step = make(name, trunk_norm=True)
     batch = make_batch()
-    losses = []
+    course = []
     for _ in range(40):
         state, loss = step(state, batch)
-        losses.append(float(loss))
-    assert losses[-1] < 0.5 * losses[0]
+        course.append(float(loss))
+    assert course[-1] < 0.5 * course[0]
 
 
 @pytest.mark.parametrize("head3d", ["dense", "maps"])

@@ -3,14 +3,16 @@
 import functools
 from collections.abc import Callable
 
-from flax import linen as nn
-
 from cmbjax.models.cmb import CMB, ConvolutionalMemoryBlock
+from cmbjax.models.cpm import ConvolutionalPoseMachine
+from cmbjax.models.hourglass import StackedHourglass
+from cmbjax.models.network import Network
+from cmbjax.models.phr import PartHeatmapRegression
 from cmbjax.models.posenet import PoseNet
 
 __all__ = ["CMB", "MODELS", "ConvolutionalMemoryBlock", "PoseNet"]
 
-MODELS: dict[str, Callable[..., nn.Module]] = {
+MODELS: dict[str, Callable[..., Network]] = {
     "cmb": PoseNet,
     "cmb_none": functools.partial(PoseNet, blocks=False),
     # Sec. 5.3: x in place of M_{t-1}; Eqs. 3 and 4 stand, so every weight is used.
@@ -24,4 +26,16 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "memory_ema": functools.partial(PoseNet, memory_rate=0.01),
     "cmb_half": functools.partial(PoseNet, capacity=0.5),
     "cmb_double": functools.partial(PoseNet, capacity=2.0),
+    # On frames in the order of their recording.
+    "cmb_sequence": functools.partial(PoseNet, in_order=True),
+    "convgru": functools.partial(PoseNet, recurrence="gru"),
+    "convlstm": functools.partial(PoseNet, recurrence="lstm"),
+    # Compared networks.
+    "sh1": functools.partial(StackedHourglass, stacks=1),
+    "sh2": functools.partial(StackedHourglass, stacks=2),
+    "sh4": functools.partial(StackedHourglass, stacks=4),
+    "sh8": StackedHourglass,
+    "cpm": ConvolutionalPoseMachine,
+    "cpm_vgg": functools.partial(ConvolutionalPoseMachine, variant="vgg"),
+    "phr": PartHeatmapRegression,
 }

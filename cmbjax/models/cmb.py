@@ -58,7 +58,7 @@ class ConvolutionalMemoryBlock(nn.Module, kw_only=True):
         C_O = phi_o(x (+) M_t)                                       (Eq. 4)
         output = x (+) C_O
 
-    No gradient flows into M_{t-1}. Where `memory_features` differs from the channels
+    Where `memory_features` differs from the channels
     of x, Eq. 2 takes a 1x1 convolution of x in place of the two x around the clip.
 
     Attributes:
@@ -72,6 +72,8 @@ class ConvolutionalMemoryBlock(nn.Module, kw_only=True):
         memory_constant: Whether the memory is a parameter, learned like any other and
             never written: what a memory gives that carries nothing from sample to
             sample.
+        memory_gradient: Whether the gradient flows into M_{t-1}, where that comes from
+            the same step (see `training.train_step`, memory_steps).
         duplicate_input: Controllers that read x where the paper has the memory, out
             of "input", "memory" and "output" (Sec. 5.3, Ours w/ Convs).
         norm: Whether the controllers have BN; without it they are those of a trained
@@ -95,6 +97,7 @@ class ConvolutionalMemoryBlock(nn.Module, kw_only=True):
     memory_mode: MemoryMode = "shared"
     memory_rate: float = 1.0
     memory_constant: bool = False
+    memory_gradient: bool = False
     duplicate_input: tuple[str, ...] = ()
     norm: bool = True
     dtype: Any = jnp.float32
@@ -229,7 +232,8 @@ class ConvolutionalMemoryBlock(nn.Module, kw_only=True):
                 "the image side and, where a per_sample memory is written, to the "
                 "batch size that it was made with"
             )
-        return jax.lax.stop_gradient(stored if slots else stored[None])
+        stored = stored if slots else stored[None]
+        return stored if self.memory_gradient else jax.lax.stop_gradient(stored)
 
 
 CMB = ConvolutionalMemoryBlock

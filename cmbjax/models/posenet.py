@@ -1,6 +1,6 @@
 """The light hourglass with three memory blocks (Sec. 4, Table 1)."""
 
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -9,25 +9,31 @@ from jaxtyping import Array, Float
 
 from cmbjax.models.cmb import ConvolutionalMemoryBlock, MemoryMode
 from cmbjax.models.conv import Conv, Doubled, Part
+from cmbjax.models.network import Network
 from cmbjax.models.norm import conv_norm_relu
+from cmbjax.models.recurrent import ConvGRU, ConvLSTM
 
-STRIDE = 2  # image pixels per heat-map cell
 HEAD_CELLS = 32  # the dense 3-D head sees maps of at most this side
 
 Head3d = Literal["none", "dense", "maps"]
+RECURRENCES = {"gru": ConvGRU, "lstm": ConvLSTM}
 
 
-class PoseNet(nn.Module, kw_only=True):
+class PoseNet(Network, kw_only=True):
     """Regresses one heat map a joint from a depth image.
 
     Attributes:
-        num_joints: Heat maps K.
+        num_joints: See `Network`, as of `width`, `head3d` and `dtype`.
         blocks: Whether there are memory blocks at all (Table 6, Ours w/o CMB).
-        width: Multiplies every channel count.
+        recurrence: "gru" or "lstm" in place of the blocks (Table 6, Ours w/ ConvGRU,
+            w/ ConvLSTM), or "none".
+        in_order: Whether frames come in the order of their recording (Table 6, Ours w/
+            Sequence); with a recurrence they always do.
         capacity: c_m as a multiple of the block's own channels (Table 6, Half, Double).
         memory_mode: See `ConvolutionalMemoryBlock`.
         memory_rate: See `ConvolutionalMemoryBlock`.
         memory_constant: See `ConvolutionalMemoryBlock`.
+        memory_gradient: See `ConvolutionalMemoryBlock`.
         duplicate_input: See `ConvolutionalMemoryBlock`.
         trunk_norm: Whether BN follows each 3x3 convolution of the trunk. Table 1 has
             none.
@@ -36,24 +42,33 @@ class PoseNet(nn.Module, kw_only=True):
             "maps", beside each heat map a map of the joint's depth, read where the
             joint is.
         norm: See `ConvolutionalMemoryBlock`.
-        dtype: Of the computation; outputs, parameters, memory and statistics are
-            float32.
         plain: See `ConvolutionalMemoryBlock`.
     """
 
-    num_joints: int
     blocks: bool = True
-    width: float = 1.0
+    recurrence: str = "none"
+    in_order: bool = False
     capacity: float = 1.0
     memory_mode: MemoryMode = "shared"
     memory_rate: float = 1.0
     memory_constant: bool = False
+    memory_gradient: bool = False
     duplicate_input: tuple[str, ...] = ()
     trunk_norm: bool = False
-    head3d: str = "none"
     norm: bool = True
-    dtype: Any = jnp.float32
     plain: bool = False
+
+    heads3d = get_args(Head3d)
+
+    @property
+    def sequential(self) -> bool:
+        """See `Network`."""
+        return self.in_order or self.restarts
+
+    @property
+    def restarts(self) -> bool:
+        """See `Network`."""
+        return self.recurrence != "none"
 
     @nn.compact
     def __call__(
@@ -86,14 +101,7 @@ class PoseNet(nn.Module, kw_only=True):
         Raises:
             ValueError: The side is not a multiple of 8, or there is no such head.
         """
-        if self.head3d not in get_args(Head3d):
-            known = ", ".join(get_args(Head3d))
-            raise ValueError(f"head3d must be one of {known}, got {self.head3d!r}")
-        if depth.shape[1] % 8 or depth.shape[1] != depth.shape[2]:
-            raise ValueError(
-                "depth must be square with a side that is a multiple of 8, "
-                f"got {list(depth.shape)}"
-            )
+        self.check(depth)
 
         def conv(name: str, features: int, *parts: Part) -> Array:
             return conv_norm_relu(
@@ -112,12 +120,17 @@ class PoseNet(nn.Module, kw_only=True):
             if not self.blocks:
                 return x
             features = x.shape[-1]
+            if self.recurrence != "none":
+                return RECURRENCES[self.recurrence](
+                    features=features, dtype=self.dtype, name=name
+                )(x)
             return ConvolutionalMemoryBlock(
                 features=features,
                 memory_features=round(features * self.capacity),
                 memory_mode=self.memory_mode,
                 memory_rate=self.memory_rate,
                 memory_constant=self.memory_constant,
+                memory_gradient=self.memory_gradient,
                 duplicate_input=self.duplicate_input,
                 norm=self.norm,
                 dtype=self.dtype,

@@ -1,0 +1,83 @@
+"""Losses of heat maps, depth maps and joints; a joint without a label asks for nothing.
+
+Batches are those of `pipeline.prepare_training`.
+"""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from cmbjax.heatmaps import joints_to_heatmaps
+
+Batch = dict[str, Array]
+
+# Of a unit of normalised depth (1 m for bodies) beside a heat map's squared error.
+DEPTH_WEIGHT = 10.0
+
+
+def heatmap_loss(
+    heatmaps: Float[Array, "batch cells cells joints"],
+    joints_px: Float[Array, "batch joints xy=2"],
+    visible: Bool[Array, "batch joints"],
+    *,
+    stride: int,
+    sigma: float,
+) -> Float[Array, ""]:
+    """Returns the squared error, summed over cells, averaged over visible joints.
+
+    Args:
+        heatmaps: Predictions.
+        joints_px: Pixels of the input; a joint outside it asks for an empty map.
+        visible: Joints without a label ask for nothing.
+        stride: Input pixels per cell.
+        sigma: Of the target's Gaussian, in cells. An empty map costs pi sigma^2.
+    """
+    targets = joints_to_heatmaps(
+        joints_px, visible, side=heatmaps.shape[1], stride=stride, sigma=sigma
+    )
+    squares = jnp.sum((heatmaps - targets) ** 2, axis=(1, 2))
+    return jnp.sum(squares * visible) / jnp.maximum(jnp.sum(visible), 1)
+
+
+def joints_loss(
+    joints: Float[Array, "batch joints xyz=3"], batch: Batch
+) -> Float[Array, ""]:
+    """Returns the 3-D head's mean absolute error; joints without a depth do not count.
+
+    Args:
+        joints: x, y as fractions of the crop from its centre, z in normalised depth.
+        batch: See `pipeline.prepare_training`.
+    """
+    xy = batch["joints_px"] / batch["depth"].shape[1] - 0.5
+    targets = jnp.concatenate([xy, batch["joints_z"][..., None]], axis=-1)
+    counted = batch["visible"][..., None] & jnp.isfinite(targets)
+    errors = jnp.where(counted, jnp.abs(joints - jnp.where(counted, targets, 0)), 0)
+    return jnp.sum(errors) / jnp.maximum(jnp.sum(counted), 1)
+
+
+def depth_maps_loss(
+    depth_maps: Float[Array, "batch cells cells joints"],
+    batch: Batch,
+    *,
+    stride: int,
+    sigma: float,
+) -> Float[Array, ""]:
+    """Returns the depth maps' mean absolute error around each joint.
+
+    Args:
+        depth_maps: Predictions, in normalised depth.
+        batch: See `pipeline.prepare_training`.
+        stride: Input pixels per cell.
+        sigma: Of the Gaussian that weighs the cells around a joint, in cells.
+    """
+    joints_z = batch["joints_z"]
+    counted = batch["visible"] & jnp.isfinite(joints_z)
+    weights = joints_to_heatmaps(
+        batch["joints_px"],
+        counted,
+        side=depth_maps.shape[1],
+        stride=stride,
+        sigma=sigma,
+    )
+    joints_z = jnp.where(counted, joints_z, 0)
+    errors = jnp.abs(depth_maps - joints_z[:, None, None])
+    return jnp.sum(weights * errors) / jnp.maximum(jnp.sum(weights), 1)
