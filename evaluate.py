@@ -16,7 +16,7 @@ from cmbjax import (
     runtime,
     training,
 )
-from cmbjax.checkpoints import Checkpoints, read_json
+from cmbjax.checkpoints import read_json
 from cmbjax.config import EvalConfig, TrainConfig, newest_run
 from cmbjax.registry import pick
 
@@ -43,14 +43,7 @@ def main(config: EvalConfig) -> metrics.Columns:
     metres = (blank, blank) if frames.metric else (None, None)
     poses = metrics.Poses(blank[..., :2], blank[..., :2], blank[..., 0] > 0, *metres)
     metrics.table(poses, skeleton, [config.metric], torso)
-    model = run.make_model(skeleton.num_joints)
-    checkpoints = Checkpoints(run_dir)
-    state = checkpoints.restore(
-        training.abstract_state(
-            model, run.make_optimizer(), side=run.side, batch_size=run.batch_size
-        )
-    )
-    checkpoints.close()
+    model, state = run.restore(run_dir, skeleton.num_joints)
     preparation = run.make_preparation(frames, config.crop)
     own_memory = "rolling" if model.sequential else "frozen"
     memory = config.memory or own_memory

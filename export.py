@@ -11,7 +11,7 @@ import tyro
 
 import datasets
 from cmbjax import card, evaluation, formats, runtime, training
-from cmbjax.checkpoints import Checkpoints, write_json, write_text
+from cmbjax.checkpoints import write_json, write_text
 from cmbjax.config import ExportConfig, TrainConfig, newest_run
 from cmbjax.models import PoseNet
 from cmbjax.pipeline import DepthFrames, Preparation, evaluation_batches
@@ -36,27 +36,21 @@ def main(config: ExportConfig) -> Path:
             f"--dataset={dataset} has the joints {frames.skeleton.name}, but the run "
             f"{run_dir} was trained on {statistics.skeleton}"
         )
-    model = run.make_model(frames.skeleton.num_joints)
+    model, state = run.restore(run_dir, frames.skeleton.num_joints)
     if model.sequential or model.clip > 1 or not isinstance(model, PoseNet):
         raise ValueError(
             f"{run_dir} is of --model={run.model}; expected one of the networks with "
             "memory blocks, or without, for single frames: the others are here to be "
             "compared with"
         )
-    like = training.abstract_state(
-        model, run.make_optimizer(), side=run.side, batch_size=run.batch_size
-    )
     rolling, slots = config.memory == "rolling", run.memory_mode == "per_sample"
-    if rolling and not like.memory:
+    if rolling and not state.memory:
         raise ValueError(f"--memory=rolling: {run.model} has no memory; use frozen")
     if rolling and slots and config.batch_size != run.batch_size:
         raise ValueError(
             f"--memory=rolling needs --batch_size={run.batch_size}, a frame for each "
             f"slot of this run's per_sample memory, got {config.batch_size}"
         )
-    checkpoints = Checkpoints(run_dir)
-    state = checkpoints.restore(like)
-    checkpoints.close()
     r = float(training.r_known(state, run.r_switch_step))
     preparation = run.make_preparation(frames)
     number = max(2, -(-config.num_frames // config.batch_size))

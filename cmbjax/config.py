@@ -9,8 +9,9 @@ from typing import Any, Literal
 import jax.numpy as jnp
 import optax
 
+from cmbjax import training
 from cmbjax.augment import Augmentation
-from cmbjax.checkpoints import read_json, write_json
+from cmbjax.checkpoints import Checkpoints, read_json, write_json
 from cmbjax.crops import CropMode
 from cmbjax.heatmaps import DECODES
 from cmbjax.metrics import METRICS
@@ -212,6 +213,23 @@ class TrainConfig:
                 self.learning_rate, self.decay_every, self.decay_rate, staircase=True
             )
         return optax.adam(schedule, b1=0.9, b2=0.999)
+
+    def restore(
+        self, run_dir: Path, num_joints: int
+    ) -> tuple[Network, training.TrainState]:
+        """Returns the network and what the latest checkpoint in a run's folder holds.
+
+        Raises:
+            ValueError: There is none, or it is of another network.
+        """
+        model = self.make_model(num_joints)
+        like = training.abstract_state(
+            model, self.make_optimizer(), side=self.side, batch_size=self.batch_size
+        )
+        checkpoints = Checkpoints(run_dir)
+        state = checkpoints.restore(like)
+        checkpoints.close()
+        return model, state
 
     def make_preparation(
         self, frames: DepthFrames, crop: CropMode | None = None

@@ -43,17 +43,21 @@ def freeze(
         variables: Parameters, memory and statistics.
         r: Of Eq. 2, as it was in training.
     """
-    if isinstance(model, PoseNet):
+    if isinstance(model, PoseNet) and not model.restarts:
         model, variables = fold(model, variables)
         model = model.clone(memory_mode="shared")
-        memory = jax.tree.map(
-            lambda value: value if value.ndim == 3 else jnp.mean(value, axis=0),
-            variables["memory"],
-        )
+        memory = frozen_memory(variables["memory"])
         variables = {**variables, "memory": memory}
         shares = {name: _memory_share(variables, name) for name in memory}
         variables = {**variables, "frozen": shares}
     return lambda depth: model.apply(variables, depth, train=False, r=r)
+
+
+def frozen_memory(memory: Variables) -> Variables:
+    """Returns what a frozen network reads: of per_sample the mean over its slots."""
+    return jax.tree.map(
+        lambda value: value if value.ndim == 3 else jnp.mean(value, axis=0), memory
+    )
 
 
 def rolling(
@@ -84,13 +88,15 @@ def compile_for(
     *,
     side: int,
     batch_size: int = 1,
+    frames: int = 1,
 ) -> Callable[[Float[Array, "batch side side 1"]], Outputs]:
     """Returns a network compiled for inputs of one shape.
 
     Args:
         network: What `freeze` returned.
         side: Of the input, pixels.
-        batch_size: Frames at once.
+        batch_size: Inputs at once.
+        frames: Of each input; see `Preparation.clip`.
 
     The compiled program is kept on disk: see `runtime.keep_compiled`. On CPU its larger
     convolutions take the form of `winograd`.
@@ -98,7 +104,7 @@ def compile_for(
     keep_compiled()
     on_cpu = jax.default_backend() == "cpu"
     network = winograd.rewrite(network) if on_cpu else network
-    depth = jax.ShapeDtypeStruct((batch_size, side, side, 1), jnp.float32)
+    depth = jax.ShapeDtypeStruct((batch_size, side, side, frames), jnp.float32)
     lowered = jax.jit(network).lower(depth)
     return lowered.compile(compiler_options=CPU_LIBRARY if on_cpu else None)
 

@@ -151,30 +151,102 @@ def pose_sheet(
     _save(figure, path)
 
 
-def heatmap_sheet(
-    depths: Sequence[ArrayLike],
-    heatmaps: ArrayLike,
+def map_sheet(
+    rows: Sequence[Sequence[ArrayLike]],
     titles: Sequence[str],
+    heads: Sequence[str],
     path: Path,
 ) -> None:
-    """Saves inputs, each beside the sum of its heat maps.
+    """Saves rows of maps, the first of each being depth; each map has its own range.
 
     Args:
-        depths: [side, side] or [side, side, 1] each, the network's inputs.
-        heatmaps: [frames, height, width, joints].
-        titles: One a frame.
+        rows: [height, width] maps, as many in each row.
+        titles: One a row.
+        heads: One a column.
         path: A PNG.
     """
-    figure, axes = _sheet(2 * len(depths), columns=4)
-    sums = np.asarray(heatmaps).sum(axis=-1)
-    for left, right, depth, total, title in zip(
-        axes[::2], axes[1::2], depths, sums, titles, strict=True
-    ):
-        draw_depth(left, depth)
-        left.set_title(title, fontsize=8)
-        right.imshow(total, cmap="magma", vmin=0, interpolation="nearest")
-        right.set(xticks=[], yticks=[])
-        right.set_title(f"sum of heat maps, peak {total.max():.2f}", fontsize=8)
+    size = (0.7 * CELL * len(heads), 0.7 * CELL * len(rows))
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(len(rows), len(heads), squeeze=False)
+    for line, row, title in zip(axes, rows, titles, strict=True):
+        draw_depth(line[0], row[0])
+        line[0].set_ylabel(title, fontsize=8)
+        for ax, values in zip(line[1:], row[1:], strict=True):
+            ax.imshow(np.asarray(values), cmap="magma", interpolation="nearest")
+            ax.set(xticks=[], yticks=[])
+    for ax, head in zip(axes[0], heads, strict=True):
+        ax.set_title(head, fontsize=8)
+    _save(figure, path)
+
+
+def bars(
+    values: Mapping[str, Mapping[str, float]],
+    deviations: Mapping[str, Mapping[str, float]],
+    published: Mapping[str, Mapping[str, float]],
+    unit: str,
+    path: Path,
+) -> None:
+    """Saves a group of bars a row of a table, one a method; the paper's are lines.
+
+    Args:
+        values: Of each method, of each row.
+        deviations: Likewise; NaN for none.
+        published: Likewise; may lack methods and rows.
+        unit: Of the values.
+        path: A PNG.
+    """
+    rows = list(next(iter(values.values())))
+    figure = Figure(figsize=(max(5.0, 0.9 * len(rows)), 3.6), layout="constrained")
+    ax = figure.subplots()
+    width = 0.8 / len(values)
+    for i, (method, column) in enumerate(values.items()):
+        x = np.arange(len(rows)) - 0.4 + width * (i + 0.5)
+        height = [column[row] for row in rows]
+        error = [deviations[method][row] for row in rows]
+        colour = FINGERS[i % len(FINGERS)] if i < len(FINGERS) else "#999999"
+        ax.bar(x, height, width, yerr=error, label=method, color=colour, capsize=1)
+        known = published.get(method, {})
+        marks = [known.get(row, np.nan) for row in rows]
+        label = "the paper" if i == 0 else None
+        ax.scatter(x, marks, marker="_", color="black", zorder=3, label=label)
+    ax.set_xticks(np.arange(len(rows)), rows, rotation=30, ha="right", fontsize=8)
+    ax.set_ylabel(unit)
+    ax.grid(axis="y", alpha=0.3)
+    figure.legend(loc="outside upper center", ncols=6, fontsize=8)
+    _save(figure, path)
+
+
+def share_curves(
+    curves: Mapping[str, Sequence[tuple[float, float, float]]], unit: str, path: Path
+) -> None:
+    """Saves what is reached with shares of the data, with deviations.
+
+    Args:
+        curves: Of each method (share in percent, mean, deviation).
+        unit: Of the values.
+        path: A PNG.
+    """
+    figure = Figure(figsize=(5, 3.6), layout="constrained")
+    ax = figure.subplots()
+    for method, points in curves.items():
+        shares, means, deviations = zip(*points, strict=True)
+        ax.errorbar(shares, means, deviations, marker="o", capsize=3, label=method)
+    ax.set_xscale("log")
+    ax.set(xlabel="training data, %", ylabel=unit)
+    ax.grid(alpha=0.3)
+    ax.legend()
+    _save(figure, path)
+
+
+def cost_picture(costs: Mapping[str, tuple[float, float]], path: Path) -> None:
+    """Saves GFLOP against milliseconds of each network."""
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    ax = figure.subplots()
+    for name, (gflop, ms) in costs.items():
+        ax.scatter(gflop, ms, s=18)
+        ax.annotate(name, (gflop, ms), (3, 3), textcoords="offset points", fontsize=7)
+    ax.set(xscale="log", yscale="log", xlabel="GFLOP", ylabel="ms")
+    ax.grid(alpha=0.3)
     _save(figure, path)
 
 

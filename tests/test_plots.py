@@ -123,8 +123,15 @@ def test_sheets_and_curves_are_saved(tmp_path):
     folder = tmp_path / "figures"
     plots.pose_sheet(depths, poses, poses + 2, STICK, titles, folder / "poses.png")
     plots.pose_sheet(depths, None, poses, STICK, titles, folder / "views.png")
-    maps = np.random.default_rng(0).random((2, 30, 30, 3))
-    plots.heatmap_sheet(depths[:2], maps, titles[:2], folder / "maps.png")
+    maps = np.random.default_rng(0).random((2, 30, 30))
+    rows = [[depths[0], *maps], [depths[2], *maps[::-1]]]
+    plots.map_sheet(rows, titles[:2], ["depth", "x", "M"], folder / "maps.png")
+    values = {"SH": {"Head": 50.0, "Feet": 20.0}, "Ours": {"Head": 60.0, "Feet": 30.0}}
+    errors = {"SH": {"Head": 1.0, "Feet": np.nan}, "Ours": {"Head": 2.0, "Feet": 1.0}}
+    plots.bars(values, errors, {"SH": {"Head": 70.0}}, "%", folder / "bars.png")
+    shares = {"Ours": [(1, 50.0, 2.0), (10, 70.0, 1.0)]}
+    plots.share_curves(shares, "%", folder / "shares.png")
+    plots.cost_picture({"SH": (30.7, 56.0), "Ours": (5.4, 14.0)}, folder / "costs.png")
     curves = {"network": [0, 50, 90], "floor": [0, 10, 20], "ceiling": [10, 100, 100]}
     plots.pdj_curve([0.0, 0.1, 0.2], curves, folder / "pdj.png")
     records = [
@@ -136,7 +143,7 @@ def test_sheets_and_curves_are_saved(tmp_path):
     plots.loss_curve([], folder / "nothing_yet.png")
     for path in folder.iterdir():
         assert cv2.imread(str(path)).std() > 5, path.name
-    assert len(list(folder.iterdir())) == 6
+    assert len(list(folder.iterdir())) == 9
 
 
 def test_a_sheet_needs_frames_and_a_title_for_each(tmp_path):

@@ -1,0 +1,67 @@
+"""Figure 4: poses of the compared networks: `python -m benchmarks.figure4`.
+
+Made of the runs of Tables 2 and 3 with seed 0.
+"""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+
+import datasets
+from benchmarks import harness, table2, table3
+from cmbjax import plots
+from cmbjax.pipeline import decode_depth, frame_name
+
+FRAMES = 4
+METHODS = {**table2.METHODS, **table3.METHODS}
+
+
+def main(sweep: harness.Sweep) -> None:
+    """Draws the poses that each network finds in the same frames (Figure 4)."""
+    tuned = sweep.each(sweep.tuned, METHODS.values())
+    runs = [{**flags, "seed": 0} for flags in tuned]
+    sweep.each(sweep.evaluate, runs)
+    frames = datasets.load(sweep.dataset, sweep.data_dir, sweep.tfds_dir, split="test")
+    # Evenly spaced, whatever is on them.
+    chosen = [frames.source[i * len(frames) // FRAMES] for i in range(FRAMES)]
+    found = [read_joints(sweep.evaluation_dir(flags) / "joints.csv") for flags in runs]
+    depths, predictions, targets, titles = [], [], [], []
+    for example in chosen:
+        label = np.where(example["visible"][:, None], example["joints_px"], np.nan)
+        name = frame_name(example)
+        depth = decode_depth(example)
+        for method, joints in zip(["label", *METHODS], [None, *found], strict=True):
+            depths.append(depth)
+            predictions.append(label if joints is None else joints[name])
+            targets.append(label)
+            titles.append(f"{method}: {name}" if joints is None else method)
+    plots.pose_sheet(
+        depths,
+        np.array(predictions),
+        np.array(targets),
+        frames.skeleton,
+        titles,
+        sweep.results / "figure4.png",
+        columns=1 + len(METHODS),
+    )
+    lines = [{"frame": frame_name(example)} for example in chosen]
+    note = (
+        f"Test split of {frames.name}, seed 0; the label is white.\n\n![](figure4.png)"
+    )
+    harness.write(sweep, "figure4", "Figure 4: poses side by side", lines, note)
+    harness.write_csv(sweep.results / "figure4.csv", lines)
+
+
+def read_joints(path: Path) -> dict[str, np.ndarray]:
+    """Returns the [joints, 2] pixels that an evaluation found in each frame."""
+    found: dict[str, list[list[float]]] = {}
+    with path.open() as file:
+        for line in csv.DictReader(file):
+            place = [float(line["predicted_x_px"]), float(line["predicted_y_px"])]
+            found.setdefault(line["frame"], []).append(place)
+    return {name: np.array(joints) for name, joints in found.items()}
+
+
+if __name__ == "__main__":
+    harness.run(main)

@@ -1,0 +1,368 @@
+"""Runs of train.py and evaluate.py, each done once: what all tables are made of.
+
+A run's folder is named by its flags, so that tables share runs, and whatever was
+stopped goes on where it was. `--preset=paper` is the paper's setting, for the data set
+and the machine that it asks for.
+"""
+
+import concurrent.futures
+import csv
+import dataclasses
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypeVar
+
+import numpy as np
+import tyro
+from tqdm import tqdm
+
+from benchmarks.paper import Column
+from cmbjax import plots
+from cmbjax.checkpoints import read_json, write_text
+from cmbjax.loop import read_records
+
+ROOT = Path(__file__).parent.parent
+TUNING_SEED = 100  # of the runs that choose a learning rate, and of no row
+TUNING_SHARE = 0.1  # of the training data
+CRITERION = "validation/PDJ mean", "validation/mean error mm"  # of hands the latter
+NOT_BUILT = "not built yet"
+
+Flags = Mapping[str, Any]
+T = TypeVar("T")
+
+# Flags of train.py. The paper's own are its defaults.
+PRESETS: dict[str, dict[str, Any]] = {
+    "small": {
+        "side": 64,
+        "width": 0.25,
+        "num_steps": 500,
+        "schedule": "cosine",
+        "r_switch_step": 150,
+        "validate_every": 0,
+    },
+    "paper": {"num_steps": 40_000},
+}
+LEARNING_RATES = {"small": (1e-3, 2e-3, 4e-3, 8e-3), "paper": (2.5e-4,)}
+# The sides at which Table 5 counts, or that a method's authors have.
+PAPER_SIDES = {"phr": 256, "cpm": 184, "cpm_vgg": 184, "ief": 224, "cnn3d": 128}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """Which runs a table is made of."""
+
+    preset: Literal["small", "paper"] = "small"
+    """small: a minute a run on two cores; paper: the paper's setting."""
+    dataset: str = "mannequin"
+    """A name in datasets/."""
+    data_dir: Path | None = None
+    """Folder of the data set's own files."""
+    tfds_dir: Path | None = None
+    """Folder of prepared data sets; by default that of TFDS."""
+    seeds: int = 3
+    """Runs of each row, with seeds from 0."""
+    jobs: int = 1
+    """Runs at the same time."""
+    runs_dir: Path = Path("runs")
+    """Gets a folder a run, in <preset>_<dataset>/."""
+    out_dir: Path | None = None
+    """Gets table, CSV and picture; by default results/ beside the runs."""
+
+    def __post_init__(self) -> None:
+        for name in ("seeds", "jobs"):
+            if getattr(self, name) < 1:
+                came = getattr(self, name)
+                raise ValueError(f"--{name} must be at least 1, got {came}")
+
+    @property
+    def folder(self) -> Path:
+        """Of the runs."""
+        return self.runs_dir / f"{self.preset}_{self.dataset.replace('/', '_')}"
+
+    @property
+    def results(self) -> Path:
+        """Of what is made of them."""
+        return self.out_dir or self.folder / "results"
+
+    def full(self, flags: Flags) -> dict[str, Any]:
+        """Returns all flags of a run but for its folder and its data."""
+        preset = dict(PRESETS[self.preset])
+        model = flags.get("model", "cmb")
+        if self.preset == "paper" and model in PAPER_SIDES:
+            preset["side"] = PAPER_SIDES[model]
+        return preset | dict(flags)
+
+    def run_dir(self, flags: Flags) -> Path:
+        """Returns the folder of a run, which is named by what the preset does not say.
+
+        No file system that we know takes more than 255 characters.
+        """
+        return self.folder / ",".join(map(_word, sorted(flags.items())))
+
+    def train(self, flags: Flags) -> Path:
+        """Trains a run, unless it is done, and returns its folder."""
+        run_dir, full = self.run_dir(flags), self.full(flags)
+        if _last_validation(run_dir, full["num_steps"]) is None:
+            self._call("train.py", {"run_dir": run_dir, **self._data, **full})
+        return run_dir
+
+    def validation(self, flags: Flags) -> dict[str, float]:
+        """Returns what a run, trained to its end, scores on the validation split."""
+        record = _last_validation(self.train(flags), self.full(flags)["num_steps"])
+        assert record is not None, "train.py ends with a validation"
+        return record
+
+    def evaluate(self, flags: Flags, **options: Any) -> dict[str, Any]:
+        """Returns results.json of a run's evaluation, made if it is not there.
+
+        Args:
+            flags: Of the run.
+            **options: Of evaluate.py; by default the test split.
+        """
+        run_dir = self.train(flags)
+        out_dir = self.evaluation_dir(flags, **options)
+        if not (out_dir / "results.json").exists():
+            given = {"run_dir": run_dir, "out_dir": out_dir, **self._data, **options}
+            self._call("evaluate.py", given)
+        return read_json(out_dir / "results.json")
+
+    def evaluation_dir(self, flags: Flags, **options: Any) -> Path:
+        """Returns the folder of an evaluation; see `evaluate`."""
+        name = ",".join(map(_word, sorted(options.items()))) or "test"
+        return self.run_dir(flags) / "evaluations" / name
+
+    def tuned(self, flags: Flags) -> dict[str, Any]:
+        """Returns flags with the learning rate that is best on the validation split.
+
+        Chosen on a tenth of the data, with a seed that no row has.
+        """
+        rates = LEARNING_RATES[self.preset]
+        if len(rates) == 1 or "learning_rate" in flags:
+            return {"learning_rate": rates[0], **flags}
+        tuning = {**flags, "train_share": TUNING_SHARE, "seed": TUNING_SEED}
+        scores = [
+            criterion(self.validation({**tuning, "learning_rate": rate}))
+            for rate in rates
+        ]
+        return {**flags, "learning_rate": rates[int(np.argmax(scores))]}
+
+    def each(self, function: Callable[..., T], arguments: Iterable[Any]) -> list[T]:
+        """Returns the function's values, `jobs` at a time.
+
+        Raises:
+            ValueError: Some failed, the others are done; names all that failed.
+        """
+        with concurrent.futures.ThreadPoolExecutor(self.jobs) as pool:
+            futures = [pool.submit(function, argument) for argument in arguments]
+            waiting = concurrent.futures.as_completed(futures)
+            for _ in tqdm(waiting, total=len(futures), desc="runs", unit="run"):
+                pass
+        failed = [str(f.exception()) for f in futures if f.exception() is not None]
+        if failed:
+            raise ValueError("\n".join(dict.fromkeys(failed)))
+        return [future.result() for future in futures]
+
+    def seeded(self, flags: Flags) -> list[dict[str, Any]]:
+        """Returns the flags of each seed's run."""
+        return [{**flags, "seed": seed} for seed in range(self.seeds)]
+
+    @property
+    def command(self) -> str:
+        """The command line that this script was called with."""
+        module = Path(sys.argv[0]).stem
+        return f"python -m benchmarks.{module} {shlex.join(sys.argv[1:])}".strip()
+
+    @property
+    def _data(self) -> dict[str, Any]:
+        given = {
+            "dataset": self.dataset,
+            "data_dir": self.data_dir,
+            "tfds_dir": self.tfds_dir,
+        }
+        return {name: value for name, value in given.items() if value is not None}
+
+    def _call(self, script: str, flags: Flags) -> None:
+        command = [sys.executable, str(ROOT / script), *map(_flag, flags.items())]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+        if done.returncode:
+            last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+            raise ValueError(f"{' '.join(command[1:])}: {last}")
+
+
+def criterion(record: Mapping[str, float]) -> float:
+    """Returns what the best run of several has the most of."""
+    share, error = CRITERION
+    return record[share] if share in record else -record[error]
+
+
+def _last_validation(run_dir: Path, num_steps: int) -> dict[str, float] | None:
+    for record in read_records(run_dir / "metrics.jsonl"):
+        if record["step"] == num_steps and any(name in record for name in CRITERION):
+            return record
+    return None
+
+
+def _word(item: tuple[str, Any]) -> str:
+    name, value = item
+    return f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}"
+
+
+def _flag(item: tuple[str, Any]) -> str:
+    name, value = item
+    if isinstance(value, bool):
+        return f"--{name}" if value else f"--no_{name}"
+    return f"--{name}={value.absolute() if isinstance(value, Path) else value}"
+
+
+class Cell(NamedTuple):
+    """A measured value.
+
+    Attributes:
+        mean: Over seeds.
+        deviation: Over seeds; NaN of a single one.
+    """
+
+    mean: float
+    deviation: float
+
+    def __str__(self) -> str:
+        if np.isnan(self.deviation):
+            return f"{self.mean:.1f}"
+        return f"{self.mean:.1f} ± {self.deviation:.1f}"
+
+
+def cell(values: Sequence[float]) -> Cell:
+    """Returns mean and deviation of one value a seed."""
+    deviation = np.std(values, ddof=1) if len(values) > 1 else np.nan
+    return Cell(float(np.mean(values)), float(deviation))
+
+
+def pdj(results: Mapping[str, Any]) -> Column:
+    """Returns the rows of Table 2 out of results.json."""
+    titles = {t: c for t, c in results["table"].items() if t.startswith("PDJ")}
+    return {
+        title: list(_joints(column).values())[-1] for title, column in titles.items()
+    }
+
+
+def by_joint(metric: str) -> Callable[[Mapping[str, Any]], Column]:
+    """Returns what reads the rows of Tables 3, 4 and 6 out of results.json."""
+    return lambda results: _joints(results["table"][metric])
+
+
+def _joints(column: Column) -> Column:
+    """Leaves out floor and ceiling, which evaluate.py puts last."""
+    return dict(list(column.items())[:-2])
+
+
+def compare(
+    sweep: Sweep,
+    name: str,
+    title: str,
+    methods: Mapping[str, Flags | None],
+    read: Callable[[Mapping[str, Any]], Column],
+    published: Mapping[str, Column],
+    **options: Any,
+) -> None:
+    """Trains and tests methods, and writes their table beside the paper's.
+
+    Args:
+        sweep: Which runs.
+        name: Of the files.
+        title: What is compared.
+        methods: Flags of each; None for what is not built yet.
+        read: Takes the table's rows out of results.json.
+        published: The paper's numbers of each.
+        **options: Of evaluate.py.
+    """
+    built = {method: flags for method, flags in methods.items() if flags is not None}
+    tuned = dict(zip(built, sweep.each(sweep.tuned, built.values()), strict=True))
+    runs = [run for flags in tuned.values() for run in sweep.seeded(flags)]
+    found = sweep.each(lambda run: sweep.evaluate(run, **options), runs)
+    columns: dict[str, dict[str, Cell]] = {}
+    for i, method in enumerate(built):
+        of_seeds = [read(x) for x in found[i * sweep.seeds : (i + 1) * sweep.seeds]]
+        columns[method] = {
+            row: cell([column[row] for column in of_seeds]) for row in of_seeds[0]
+        }
+    rows = list(next(iter(columns.values())))
+    lines = []
+    for row in rows:
+        line = {"": row}
+        for method in methods:
+            paper = published.get(method, {}).get(row)
+            measured = str(columns[method][row]) if method in built else NOT_BUILT
+            line[method] = measured
+            line[f"{method}, paper"] = "" if paper is None else f"{paper:.1f}"
+        lines.append(line)
+    rates = ", ".join(f"{m} {flags['learning_rate']:g}" for m, flags in tuned.items())
+    steps = ", ".join(
+        sorted({str(sweep.full(flags)["num_steps"]) for flags in tuned.values()})
+    )
+    note = (
+        f"Test split of {found[0]['frames']}; {steps} steps, {sweep.seeds} seed(s), "
+        f"learning rates: {rates}."
+    )
+    write(sweep, name, title, lines, note)
+    long = [
+        {
+            "method": method,
+            "row": row,
+            "mean": value.mean,
+            "deviation": value.deviation,
+            "seeds": sweep.seeds,
+            "paper": published.get(method, {}).get(row, ""),
+        }
+        for method, column in columns.items()
+        for row, value in column.items()
+    ]
+    write_csv(sweep.results / f"{name}.csv", long)
+    plots.bars(
+        {m: {r: c.mean for r, c in column.items()} for m, column in columns.items()},
+        {
+            m: {r: c.deviation for r, c in column.items()}
+            for m, column in columns.items()
+        },
+        {m: published.get(m, {}) for m in columns},
+        "%",
+        sweep.results / f"{name}.png",
+    )
+
+
+def write(
+    sweep: Sweep, name: str, title: str, rows: Sequence[Flags], note: str
+) -> None:
+    """Writes a table as Markdown, with the command that made it, and prints it."""
+    text = f"## {title}\n\n{note}\n\n{markdown(rows)}\n```sh\n{sweep.command}\n```\n"
+    sweep.results.mkdir(parents=True, exist_ok=True)
+    write_text(sweep.results / f"{name}.md", text)
+    print(text)
+
+
+def write_csv(path: Path, rows: Sequence[Flags]) -> None:
+    """Writes rows of the same keys."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def markdown(rows: Sequence[Flags]) -> str:
+    """Returns rows of the same keys as a table."""
+    if not rows:
+        return "nothing to measure\n"
+    lines = [list(rows[0]), ["---"] * len(rows[0])]
+    lines += [[str(value) for value in row.values()] for row in rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def run(main: Callable[[Sweep], None]) -> None:
+    """Calls a script's main function with the command line's flags."""
+    try:
+        main(tyro.cli(Sweep, description=main.__doc__, use_underscores=True))
+    except (ValueError, OSError) as error:
+        sys.exit(f"{Path(sys.argv[0]).name}: {error}")

@@ -1,0 +1,213 @@
+"""What the paper leaves open about the memory: `python -m benchmarks.memory_study`.
+
+Every row has the same steps and seeds, a learning rate of its own, chosen on the
+validation split with a seed that no row has; and is compared on the validation split.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import datasets
+from benchmarks import harness
+from cmbjax import evaluation, report, training
+from cmbjax.config import TrainConfig
+from cmbjax.pipeline import DepthFrames
+
+Memory = Any  # the collection
+SHARES = (0.1, 1.0)
+NEVER = 1_000_000
+
+ROWS: dict[str, dict[str, Any]] = {
+    "cmb: shared, r = 3 from step 150": {"model": "cmb"},
+    "per_sample": {"model": "cmb", "memory_mode": "per_sample"},
+    "r = 1 throughout": {"model": "cmb", "r_switch_step": NEVER},
+    "r = 3 throughout": {"model": "cmb", "r_switch_step": 0},
+    "memory_lr = 10": {"model": "cmb", "memory_lr": 10.0},
+    "two halves a step": {"model": "cmb", "memory_steps": 2},
+    "two halves, with gradient": {
+        "model": "cmb",
+        "memory_steps": 2,
+        "memory_gradient": True,
+    },
+    "no BN in the trunk": {"model": "cmb", "trunk_norm": False},
+    "memory_ema": {"model": "memory_ema"},
+    "memory_constant": {"model": "memory_constant"},
+    "cmb_convs": {"model": "cmb_convs"},
+    "cmb_none": {"model": "cmb_none"},
+}
+METRICS = ("PDJ mean", "PCKh@0.5", "mAP@10cm")
+
+
+def main(sweep: harness.Sweep) -> None:
+    """Compares the readings of the memory, and takes the trained one apart."""
+    tuned = dict(zip(ROWS, sweep.each(sweep.tuned, ROWS.values()), strict=True))
+    for share in SHARES:
+        compare(sweep, tuned, share)
+    cmb = {**tuned[next(iter(ROWS))], "train_share": SHARES[0]}
+    rolling(sweep, cmb, {**tuned["per_sample"], "train_share": SHARES[0]})
+    dissect(sweep, cmb)
+
+
+def compare(sweep: harness.Sweep, tuned: Mapping[str, Any], share: float) -> None:
+    """Writes the table of all rows, trained on a share of the data."""
+    flags = {name: {**row, "train_share": share} for name, row in tuned.items()}
+    runs = [run for row in flags.values() for run in sweep.seeded(row)]
+    records = sweep.each(sweep.validation, runs)
+    lines = []
+    for i, (name, row) in enumerate(flags.items()):
+        own = records[i * sweep.seeds : (i + 1) * sweep.seeds]
+        line = {"row": name, "learning rate": row["learning_rate"]}
+        for metric in METRICS:
+            values = [
+                r[f"validation/{metric}"] for r in own if f"validation/{metric}" in r
+            ]
+            line[metric] = str(harness.cell(values)) if values else "n/a"
+        lines.append(line)
+    title = f"Memory study, {100 * share:g} % of the training data"
+    note = (
+        f"Validation split of {sweep.dataset}, {sweep.full({})['num_steps']} steps, "
+        f"{sweep.seeds} seeds, frozen memory."
+    )
+    name = f"memory_{100 * share:g}"
+    harness.write(sweep, name, title, lines, note)
+    harness.write_csv(sweep.results / f"{name}.csv", lines)
+
+
+def rolling(sweep: harness.Sweep, shared: harness.Flags, slots: harness.Flags) -> None:
+    """Writes what a memory that is written in evaluation gives, in which order."""
+    orders: dict[str, dict[str, Any]] = {
+        "frozen": {"memory": "frozen"},
+        **{
+            f"rolling, shuffled by {seed}": {"memory": "rolling", "order_seed": seed}
+            for seed in range(5)
+        },
+        "rolling, sorted": {"memory": "rolling", "order": "sorted"},
+        "rolling, reversed": {"memory": "rolling", "order": "reversed"},
+    }
+    asked = [
+        (mode, order, run)
+        for mode, flags in (("shared", shared), ("per_sample", slots))
+        for order in orders
+        for run in sweep.seeded(flags)
+    ]
+    found = sweep.each(
+        lambda one: sweep.evaluate(one[2], split="validation", **orders[one[1]]), asked
+    )
+    values: dict[tuple[str, str], list[harness.Column]] = {}
+    for (mode, order, _), results in zip(asked, found, strict=True):
+        table = results["table"]
+        value = {m: list(table[m].values())[-3] for m in METRICS if m in table}
+        values.setdefault((mode, order), []).append(value)
+    lines = [
+        {"memory": mode, "evaluation": order}
+        | {m: str(harness.cell([v[m] for v in of_seeds])) for m in of_seeds[0]}
+        for (mode, order), of_seeds in values.items()
+    ]
+    note = (
+        f"Validation split of {sweep.dataset}, 10 % of the training data, "
+        f"{sweep.seeds} seeds. Sorted: by person and frame."
+    )
+    harness.write(
+        sweep, "memory_order", "Frozen, rolling, and in which order", lines, note
+    )
+    harness.write_csv(sweep.results / "memory_order.csv", lines)
+
+
+def dissect(sweep: harness.Sweep, flags: harness.Flags) -> None:
+    """Writes what is lost when a trained network's memory is taken or exchanged."""
+    run_dirs = sweep.each(sweep.train, sweep.seeded(flags))
+    frames = datasets.load(
+        sweep.dataset, sweep.data_dir, sweep.tfds_dir, split="validation"
+    )
+    runs = [Trained(run_dir, frames) for run_dir in run_dirs]
+    others = [*runs[1:], runs[0]]
+    whole = [run.evaluate(run.state.memory) for run in runs]
+    lines = []
+    for name, change in CHANGES.items():
+        results = [
+            run.evaluate(change(run.state.memory, other.state.memory))
+            for run, other in zip(runs, others, strict=True)
+        ]
+        moved = [
+            np.linalg.norm(
+                result.poses.predictions_px - as_trained.poses.predictions_px, axis=-1
+            ).mean()
+            for result, as_trained in zip(results, whole, strict=True)
+        ]
+        values = [report.summary(result, frames.skeleton) for result in results]
+        line = {"memory": name}
+        line |= {
+            metric: str(harness.cell([value[metric] for value in values]))
+            for metric in METRICS
+            if metric in values[0]
+        }
+        lines.append(line | {"joints moved, px": f"{np.mean(moved):.2f}"})
+    note = (
+        f"Validation split of {frames.name}, networks trained on "
+        f"{100 * flags['train_share']:g} % of the data, {sweep.seeds} seeds, frozen "
+        "memory, exchanged after training. Moved: mean distance from where the network "
+        "as trained has its joints, in pixels of the frame."
+    )
+    harness.write(sweep, "memory_parts", "The memory exchanged", lines, note)
+    harness.write_csv(sweep.results / "memory_parts.csv", lines)
+
+
+class Trained:
+    """A run that is done, to be evaluated with other memories."""
+
+    def __init__(self, run_dir: Path, frames: DepthFrames) -> None:
+        self.frames = frames
+        self.config = TrainConfig.load(run_dir)
+        self.statistics = evaluation.Statistics.load(run_dir)
+        joints = frames.skeleton.num_joints
+        self.model, self.state = self.config.restore(run_dir, joints)
+
+    def evaluate(self, memory: Memory) -> evaluation.Result:
+        """Returns the result with a frozen memory."""
+        return evaluation.evaluate(
+            {**self.state.variables, "memory": memory},
+            self.frames,
+            self.statistics,
+            sigma=self.config.make_sigma(self.model),
+            preparation=self.config.make_preparation(self.frames),
+            model=self.model,
+            r=training.r_known(self.state, self.config.r_switch_step),
+        )
+
+
+def _mean_over_cells(m: jax.Array) -> jax.Array:
+    return jnp.broadcast_to(m.mean(axis=(0, 1), keepdims=True), m.shape)
+
+
+def _shuffled_channels(m: jax.Array) -> jax.Array:
+    return jax.random.permutation(jax.random.key(0), m, axis=2)
+
+
+def _shuffled_cells(m: jax.Array) -> jax.Array:
+    cells = m.reshape(-1, m.shape[2])
+    return jax.random.permutation(jax.random.key(0), cells).reshape(m.shape)
+
+
+def _random(m: jax.Array) -> jax.Array:
+    return jax.random.uniform(jax.random.key(1), m.shape)
+
+
+# Of a network's own memory and another's, of another seed.
+CHANGES: dict[str, Callable[[Memory, Memory], Memory]] = {
+    "as trained": lambda own, other: own,
+    "zero": lambda own, other: jax.tree.map(jnp.zeros_like, own),
+    "its mean over the map": lambda own, other: jax.tree.map(_mean_over_cells, own),
+    "its channels shuffled": lambda own, other: jax.tree.map(_shuffled_channels, own),
+    "its cells shuffled": lambda own, other: jax.tree.map(_shuffled_cells, own),
+    "of another seed's network": lambda own, other: other,
+    "random, as before training": lambda own, other: jax.tree.map(_random, own),
+}
+
+
+if __name__ == "__main__":
+    harness.run(main)

@@ -1,0 +1,28 @@
+"""Table 6: the parts of the block: `python -m benchmarks.table6`.
+
+The paper's sequential rows need recordings: `--dataset=mannequin/sequences`, or itop.
+"""
+
+from benchmarks import harness, paper
+
+METHODS = {
+    "w/o CMB": {"model": "cmb_none"},
+    "w/ ConvGRU": {"model": "convgru"},
+    "w/ ConvLSTM": {"model": "convlstm"},
+    "w/ Sequence": {"model": "cmb_sequence"},
+    "w/ Half": {"model": "cmb_half"},
+    "w/ Double": {"model": "cmb_double"},
+    "Ours": {"model": "cmb"},
+}
+
+
+def main(sweep: harness.Sweep) -> None:
+    """Compares what may stand in the block's place by PCKh@0.5 (Table 6)."""
+    published = {m.replace("_", " "): column for m, column in paper.TABLE_6.items()}
+    read = harness.by_joint("PCKh@0.5")
+    title = "Table 6: PCKh@0.5, %"
+    harness.compare(sweep, "table6", title, METHODS, read, published)
+
+
+if __name__ == "__main__":
+    harness.run(main)
