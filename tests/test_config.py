@@ -16,12 +16,60 @@ from cmbjax.config import EvalConfig, TrainConfig
         ("learning_rate", float("nan"), "--learning_rate must be above 0, got nan"),
         ("train_share", 1.5, "--train_share must be at most 1, got 1.5"),
         ("side", 100, "--side must be a multiple of 8 of at least 16, got 100"),
+        ("memory_steps", 3, "--memory_steps must divide --batch_size=16, got 3"),
         ("model", "hourglass", r"unknown model 'hourglass'; choose from: cmb, "),
     ],
 )
 def test_bad_training_flag_is_refused(field, value, message):
     with pytest.raises(ValueError, match=message):
         TrainConfig(**{field: value})
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (
+            {"model": "sh8", "side": 96},
+            "--side must be a multiple of 64 for --model=sh8",
+        ),
+        ({"model": "sh8", "head3d": "maps"}, "--head3d must be one of none for"),
+        (
+            {"model": "phr", "trunk_norm": False},
+            "--trunk_norm: --model=phr has nothing",
+        ),
+        (
+            {"model": "cpm", "memory_mode": "per_sample"},
+            "--memory_mode: --model=cpm has",
+        ),
+        (
+            {"memory_steps": 2, "memory_lr": 1.0},
+            "goes with .* --memory_lr=0, got shared",
+        ),
+        (
+            {"model": "convgru", "memory_steps": 2},
+            "--memory_steps=1 for --model=convgru",
+        ),
+    ],
+)
+def test_flag_that_a_network_does_not_have_is_refused(flags, message):
+    with pytest.raises(ValueError, match=message):
+        TrainConfig(**flags)
+
+
+def test_sigma_is_the_networks_own_unless_given():
+    def sigma(**flags):
+        config = TrainConfig(**flags)
+        return config.make_sigma(config.make_model(15))
+
+    assert sigma() == 1.5 and sigma(model="sh8") == 1.75 and sigma(sigma=3.0) == 3.0
+    assert sigma(model="phr", side=256) == 5.0
+
+
+def test_config_of_an_earlier_version_is_read_as_it_was(tmp_path):
+    config = TrainConfig(run_dir=tmp_path / "run", sigma=1.5)
+    fields = config.to_json()
+    del fields["memory_steps"], fields["memory_gradient"]
+    assert TrainConfig.from_json(fields) == config
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from cmbjax.models import MODELS
 from cmbjax.models.network import Network
 from cmbjax.pipeline import Preparation
 from cmbjax.skeletons import BODY15
+from cmbjax.training import eval_step
 from tests.test_pipeline import CAMERA, FRAMES, make_example, make_frames
 
 PREPARATION = Preparation(side=64, crop="label_box", depth_range=1000.0)
@@ -126,6 +127,81 @@ def test_frozen_evaluation_ignores_batches_and_rolling_does_not(memory_mode):
     rolling = heights(memory="rolling")
     assert np.abs(rolling - frozen).max() > 1e-3
     assert len(rolling) == 7  # the short last batch is there, too
+
+
+def test_mirrored_views_are_averaged():
+    # Answers with what it sees: the mean over both views is symmetric.
+    class Mirror(Network, kw_only=True):
+        num_joints: int = 15
+
+        @nn.compact
+        def __call__(self, depth, *, train, r):
+            self.variable("memory", "value", jnp.zeros, (1, 1, 1))
+            return jnp.broadcast_to(depth[:, ::2, ::2], (len(depth), 32, 32, 15))
+
+    depth = jax.random.normal(jax.random.key(0), (2, 64, 64, 1))
+    variables = {"memory": {"value": jnp.zeros((1, 1, 1))}, "params": {}}
+    outputs, _ = eval_step(
+        variables,
+        depth,
+        np.ones(2, bool),
+        model=Mirror(),
+        r=1.0,
+        rolling=False,
+        mirror=BODY15.mirror,
+    )
+    there, back = depth[:, ::2, ::2, 0], depth[:, ::2, ::-1][:, :, ::2, 0][:, :, ::-1]
+    for joint in (0, 6, 7):  # all maps are alike, and so are left and right
+        np.testing.assert_allclose(outputs[..., joint], (there + back) / 2, rtol=1e-6)
+
+
+def test_order_of_a_rolling_memory_is_the_one_asked_for():
+    model = MODELS["cmb"](num_joints=15, width=0.125)
+    preparation = Preparation(side=32, crop="label_box", depth_range=1000.0)
+    depth = jax.random.normal(jax.random.key(1), (3, 32, 32, 1))
+    variables = model.init(jax.random.key(0), depth, train=True, r=1.0)
+
+    def seen(**options):
+        batches = evaluation.predict(
+            variables,
+            FRAMES,
+            model=model,
+            r=1.0,
+            preparation=preparation,
+            memory="rolling",
+            batch_size=3,
+            **options,
+        )
+        return [index for batch in batches for index in batch.indices]
+
+    assert seen(order="sorted") == list(range(7))
+    assert seen(order="reversed") == list(range(6, -1, -1))
+    assert sorted(seen()) == list(range(7)) != seen()
+    assert seen(order_seed=1) != seen() == seen()
+    with pytest.raises(ValueError, match="order must be one of shuffled, .* got 'any'"):
+        seen(order="any")
+
+
+def test_recurrent_network_follows_each_recording_by_itself():
+    # Two recordings in two streams give what each gives alone, frame after frame.
+    subjects = [b"a", b"a", b"a", b"b", b"b"]
+    source = [make_example(i, subject=s) for i, s in enumerate(subjects)]
+    model = MODELS["convlstm"](num_joints=15, width=0.125)
+    preparation = Preparation(side=32, crop="label_box", depth_range=1000.0)
+    depth = jax.random.normal(jax.random.key(1), (2, 32, 32, 1))
+    variables = model.init(jax.random.key(0), depth, train=True, r=1.0)
+    options = {"preparation": preparation, "memory": "rolling"}
+    together = evaluate(model, variables, frames=make_frames(source), **options).scores
+    alone = model.init(jax.random.key(0), depth[:1], train=True, r=1.0)
+    for part in (slice(0, 3), slice(3, 5)):
+        one = evaluate(model, alone, frames=make_frames(source[part]), **options)
+        np.testing.assert_allclose(one.scores, together[part], rtol=1e-3, atol=1e-6)
+    # A frame by itself is another thing than one that follows on others.
+    single = evaluate(
+        model, variables, frames=make_frames(source), preparation=preparation
+    )
+    np.testing.assert_allclose(single.scores[[0, 3]], together[[0, 3]], rtol=1e-3)
+    assert np.abs(single.scores[1] - together[1]).max() > 1e-4
 
 
 def test_rolling_writes_once_a_batch_and_leaves_the_caller_its_memory():

@@ -1,3 +1,5 @@
+import dataclasses
+
 import cv2
 import numpy as np
 import pytest
@@ -104,6 +106,110 @@ def test_mirrored_view_swaps_left_and_right():
     # Joint 4, the right elbow, is not visible; mirrored it is the left one.
     assert np.flatnonzero(~mirrored[0]["visible"]).tolist() == [5]
     np.testing.assert_array_equal(mirrored[0]["depth"], plain["depth"][:, ::-1])
+
+
+def recorded(lengths=(4, 3), shuffled=(5, 0, 6, 2, 1, 4, 3)):
+    """Frames of two subjects, which lie in the source in another order."""
+    subjects = [b"a"] * lengths[0] + [b"b"] * lengths[1]
+    source = [make_example(i, subject=s) for i, s in enumerate(subjects)]
+    return make_frames([source[i] for i in shuffled])
+
+
+def test_recordings_are_a_subjects_frames_by_name():
+    frames = recorded()
+    names = [
+        [pipeline.frame_name(frames.source[i]) for i in sequence]
+        for sequence in pipeline.recordings(frames.source)
+    ]
+    assert names == [
+        [f"frame {i}" for i in range(4)],
+        [f"frame {i}" for i in (4, 5, 6)],
+    ]
+
+
+def test_clips_repeat_the_first_and_the_last_frame_by_hand():
+    around = pipeline.clips([[7, 3, 5], [1]], 5)
+    assert around == {
+        7: [7, 7, 7, 3, 5],
+        3: [7, 7, 3, 5, 5],
+        5: [7, 3, 5, 5, 5],
+        1: [1, 1, 1, 1, 1],
+    }
+
+
+def test_streams_go_on_from_batch_to_batch():
+    sequences = [
+        list(range(10 * k, 10 * k + length)) for k, length in enumerate([4, 5, 3])
+    ]
+    streams = pipeline.Streams(sequences, batch_size=2, seed=0)
+    epoch = [[streams[2 * t + b] for t in range(6)] for b in range(2)]
+    for stream in epoch:
+        assert stream[0][1]
+        for (before, _), (frame, starts) in zip(stream, stream[1:], strict=False):
+            assert starts == (frame % 10 == 0)
+            assert starts or frame == before + 1
+    assert sorted(frame for stream in epoch for frame, _ in stream) == sorted(
+        frame for sequence in sequences for frame in sequence
+    )
+    # The next epoch has another order, the same seed the same one.
+    again = pipeline.Streams(sequences, batch_size=2, seed=0)
+    orders = {tuple(again[12 * epoch + i][0] for i in range(12)) for epoch in range(6)}
+    assert len(orders) > 1 and [again[i] for i in range(12)] == [
+        streams[i] for i in range(12)
+    ]
+    with pytest.raises(ValueError, match="--batch_size must be at most 12, .* got 13"):
+        pipeline.Streams(sequences, batch_size=13, seed=0)
+
+
+def test_recordings_are_dealt_out_whole_by_hand():
+    batches, first = pipeline.in_streams([[1, 2], [3, 4, 5], [6], [7, 8]], 2)
+    # Longest first, each to the stream that is shortest: 3 4 5 6 and 1 2 7 8.
+    assert batches == [[3, 1], [4, 2], [5, 7], [6, 8]]
+    assert first == {1, 3, 6, 7}
+    batches, _ = pipeline.in_streams([[1, 2, 3], [4]], 3)
+    assert batches == [[1, 4], [2], [3]]  # an empty stream, and one that ends early
+
+
+def test_sequential_batches_say_where_sequences_start_and_can_be_resumed():
+    frames = recorded()
+    data = batches(frames, sequential=True, augmentation=STILL)
+    first, second = next(data), next(data)
+    position = data.get_state()
+    third = next(data)
+    assert first["starts"].all() and not second["starts"].all()
+    data = batches(frames, sequential=True, augmentation=STILL)
+    data.set_state(position)
+    np.testing.assert_array_equal(next(data)["joints_px"], third["joints_px"])
+
+
+def test_clip_is_seen_as_its_middle_frame_is():
+    preparation = dataclasses.replace(PREPARATION, clip=3)
+    frames = recorded()
+    data = pipeline.training_batches(
+        frames, preparation=preparation, augmentation=STILL, batch_size=7, seed=0
+    )
+    batch = next(data)
+    assert batch["depth"].shape == (7, 32, 32, 3)
+    np.testing.assert_array_equal(batch["clip_joints_px"][:, 1], batch["joints_px"])
+    np.testing.assert_array_equal(batch["clip_visible"][:, 1], batch["visible"])
+    # A frame is 1 cm further away than the one before, and depth is in metres.
+    person = np.array(
+        [[np.min(one[..., i]) for i in range(3)] for one in batch["depth"]]
+    )
+    steps = np.rint(100 * np.diff(person, axis=1)).astype(int)
+    whole, starts, ends = [1, 1], [0, 1], [1, 0]
+    assert sorted(steps.tolist()) == sorted(
+        [starts, whole, whole, ends, starts, whole, ends]
+    )
+    ((_, views),) = pipeline.evaluation_batches(
+        frames, preparation=preparation, batches=[[0, 1]]
+    )
+    assert views["depth"].shape == (2, 32, 32, 3)
+    # Frame 5 is between 4 and 6, frame 0 the first one.
+    for view, expected in zip(
+        views["depth"], ([-0.01, 0, 0.01], [0, 0, 0.01]), strict=True
+    ):
+        np.testing.assert_allclose(view.min(axis=(0, 1)), expected, atol=1e-4)
 
 
 def test_order_and_views_depend_on_the_seed_alone():

@@ -1,0 +1,74 @@
+"""Every network learns sixteen frames by heart, through train.py's own parts."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from cmbjax import evaluation, metrics, training
+from cmbjax.config import TrainConfig
+from cmbjax.pipeline import training_batches
+from datasets.mannequin.mannequin import make_example
+from tests.test_augment import STILL
+from tests.test_pipeline import make_frames
+
+FRAMES = 16
+STEPS, RATE = 300, 2e-3
+NETWORKS = "cmb convgru convlstm sh1 sh2 cpm cpm_vgg phr ief vi cnn3d ieml".split()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NETWORKS)
+def test_network_learns_sixteen_frames_by_heart(name, tmp_path):
+    config = TrainConfig(
+        model=name,
+        side=64,
+        width=0.25,
+        num_steps=STEPS,
+        learning_rate=RATE,
+        schedule="cosine",
+        batch_size=FRAMES,
+        crop="label_box",
+        r_switch_step=STEPS // 2,
+    )
+    frames = make_frames([make_example(0, "train", 10 * i) for i in range(FRAMES)])
+    model, optimizer = config.make_model(15), config.make_optimizer()
+    preparation = config.make_preparation(frames)
+    data = training_batches(
+        frames,
+        preparation=preparation,
+        augmentation=STILL,
+        batch_size=FRAMES,
+        seed=0,
+        sequential=model.sequential,
+    )
+    state = training.create_state(
+        jax.random.key(0), model, optimizer, side=64, batch_size=FRAMES
+    )
+    sigma = config.make_sigma(model)
+    step = functools.partial(
+        training.train_step, model=model, optimizer=optimizer, sigma=sigma
+    )
+    losses = []
+    for number in range(STEPS):
+        r = training.r_at(number, config.r_switch_step)
+        state, loss = step(state, next(data), r=r)
+        losses.append(float(loss))
+    assert np.isfinite(losses).all() and losses[-1] < 0.3 * losses[0]
+    result = evaluation.evaluate(
+        state.variables,
+        frames,
+        evaluation.training_statistics(frames),
+        sigma=sigma,
+        preparation=preparation,
+        memory="rolling" if model.sequential else "frozen",
+        decode=model.own_decode,
+        model=model,
+        r=training.r_known(state, config.r_switch_step),
+        batch_size=FRAMES,
+    )
+    tally = metrics.pckh(*result.poses[:3], frames.skeleton)
+    found = float(tally.total.sum() / tally.count.sum())
+    print(f"{name}: loss {losses[0]:.3f} -> {losses[-1]:.3f}, PCKh {100 * found:.1f}")
+    assert found > 0.8
