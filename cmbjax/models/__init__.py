@@ -4,11 +4,15 @@ import functools
 from collections.abc import Callable
 
 from cmbjax.models.cmb import CMB, ConvolutionalMemoryBlock
+from cmbjax.models.cnn3d import CNN3D
 from cmbjax.models.cpm import ConvolutionalPoseMachine
 from cmbjax.models.hourglass import StackedHourglass
+from cmbjax.models.ief import IEF
+from cmbjax.models.ieml import IEML
 from cmbjax.models.network import Network
 from cmbjax.models.phr import PartHeatmapRegression
 from cmbjax.models.posenet import PoseNet
+from cmbjax.models.vi import ViewpointInvariant
 
 __all__ = ["CMB", "MODELS", "ConvolutionalMemoryBlock", "PoseNet"]
 
@@ -38,4 +42,8 @@ MODELS: dict[str, Callable[..., Network]] = {
     "cpm": ConvolutionalPoseMachine,
     "cpm_vgg": functools.partial(ConvolutionalPoseMachine, variant="vgg"),
     "phr": PartHeatmapRegression,
+    "ief": IEF,
+    "vi": ViewpointInvariant,
+    "cnn3d": CNN3D,
+    "ieml": IEML,
 }
