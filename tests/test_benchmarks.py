@@ -1,6 +1,7 @@
 """What the tables are made of: runs done once, tuned rates, rows beside the paper's."""
 
 import csv
+import dataclasses
 import json
 import sys
 
@@ -76,10 +77,16 @@ def test_rate_is_chosen_on_validation_with_a_seed_of_its_own(sweep):
     sweep, calls = sweep
     tuned = sweep.tuned({"model": "cmb"})
     assert tuned == {"model": "cmb", "learning_rate": 0.002}
+    # Its neighbours were tried, and what lies beyond them was not.
+    rates = [flags["learning_rate"] for _, flags in calls]
+    assert sorted(rates) == [0.001, 0.002, 0.004]
     assert {flags["seed"] for _, flags in calls} == {harness.TUNING_SEED}
     assert {flags["train_share"] for _, flags in calls} == {0.1}
     assert {script for script, _ in calls} == {"train.py"}
     assert sweep.tuned({"learning_rate": 1.0}) == {"learning_rate": 1.0}
+    plain = dataclasses.replace(sweep, tune=False)
+    assert plain.tuned({"model": "cpm"})["learning_rate"] == 0.002
+    assert len(calls) == 3
 
 
 def test_paper_preset_is_the_papers_setting():

@@ -449,8 +449,8 @@ class IEML(Network, kw_only=True):
     def decode(self, outputs: Any, *, side: int, decode: str) -> Decoded:
         """Returns the proposals chosen, placed within their cells; see `Network`.
 
-        Heat maps count around these cells alone. Where no proposal is above 0, the one
-        chosen is the map's peak.
+        Nowhere else is a heat map left higher than around the proposal. Where none is
+        above 0, the map's peak is chosen.
         """
         maps, joints, scores = map(jnp.asarray, outputs)
         cells = maps.shape[1]
@@ -458,9 +458,13 @@ class IEML(Network, kw_only=True):
         offsets = centres.reshape(1, -1, 1, 1) - joints[:, None]
         columns, rows = jnp.moveaxis(jnp.abs(offsets) < 1.5 / cells, -1, 0)
         around = rows[:, :, None] & columns[:, None]
-        lowest = jnp.min(maps, axis=(1, 2), keepdims=True)
+        lowest = jnp.min(
+            maps, axis=(1, 2), keepdims=True, where=around, initial=jnp.inf
+        )
         joints_px, _ = heatmaps.heatmaps_to_joints(
-            jnp.where(around, maps, lowest), stride=self.stride, decode=decode
+            jnp.where(around, maps, jnp.minimum(maps, lowest)),
+            stride=self.stride,
+            decode=decode,
         )
         return Decoded(np.asarray(joints_px), np.asarray(scores), None)
 

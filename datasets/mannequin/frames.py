@@ -5,6 +5,7 @@ share the work.
 """
 
 import dataclasses
+import functools
 
 import mujoco
 import numpy as np
@@ -20,6 +21,9 @@ HEIGHT, WIDTH = 240, 320
 SPLITS = ("train", "validation", "test")
 FRAMES_PER_BODY = 10
 POSE_TRIES, SINK_M = 20, 0.03  # parts may sink this far into one another, as flesh does
+# Of a recording, about ten frames a second: from one pose to the next, and how often
+# the person then does something else. On the way parts may sink twice as far.
+FRAMES_PER_MOVE, OTHER_FAMILIES = 8, 0.4
 
 # How far before the joint's centre ITOP's label lies, metres along the line of sight:
 # its hands and elbows lie on the surface, its head and torso well behind it.
@@ -34,6 +38,9 @@ TOWARDS_CAMERA = {
     "neck": 0.03,
     "head": 0.0,
 }
+
+
+Pose = tuple[np.ndarray, ...]  # hinges and lean, see `strike`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,11 +64,23 @@ class Frame:
     subject: str
 
 
-def make_frame(seed: int, split: str, index: int) -> Frame:
-    """Returns frame `index` of a split."""
-    shape = person_shape(seed, split, index)
+def make_frame(seed: int, split: str, index: int, recording: int = 0) -> Frame:
+    """Returns frame `index` of a split.
+
+    Args:
+        seed: Of everything.
+        split: A name in `SPLITS`.
+        index: Of the frame.
+        recording: Frames of a recording, in which a person moves before a still camera;
+            0 where each frame is another scene.
+    """
+    number = index // (recording or FRAMES_PER_BODY)
     rng = np.random.default_rng([seed, SPLITS.index(split), 1, index])
-    model, data, view = sample_scene(shape, rng)
+    if recording:
+        model, data, view, course = make_recording(seed, split, number, recording)
+        strike(model, data, view, *course[index % recording])
+    else:
+        model, data, view = sample_scene(person_shape(seed, split, number), rng)
     exact, labels = cast_rays(model, data, view)
     parts = np.where(labels == HAIR, 1, labels)
     parts = np.where(parts <= BODY15.num_joints, parts, 0).astype(np.uint8)
@@ -72,13 +91,13 @@ def make_frame(seed: int, split: str, index: int) -> Frame:
     joints_px = camera_to_pixels(joints_m, ITOP_CAMERA)
     x, y = joints_px.T
     visible = (x >= 0) & (x < WIDTH) & (y >= 0) & (y < HEIGHT)
-    subject = f"{split}_{index // FRAMES_PER_BODY:04d}"
+    subject = f"{split}_{number:04d}"
     return Frame(depth_mm, parts, joints_m, joints_px, visible, subject)
 
 
-def person_shape(seed: int, split: str, index: int) -> Shape:
-    """Returns the proportions of the person whom frame `index` of a split shows."""
-    key = [seed, SPLITS.index(split), 0, index // FRAMES_PER_BODY]
+def person_shape(seed: int, split: str, number: int) -> Shape:
+    """Returns the proportions of a person of a split."""
+    key = [seed, SPLITS.index(split), 0, number]
     return sample_shape(np.random.default_rng(key))
 
 
@@ -88,18 +107,67 @@ def sample_scene(
     """Draws rooms and poses until nothing sinks into anything."""
     families = poses.sample_families(rng)
     while True:
-        spec = mujoco.MjSpec()
-        spec.compiler.degree = False
-        spec.nuser_geom = 1
-        body.add_person(spec, shape)
-        view = room.sample_view(rng, stature=1.93 * shape.size)
-        room.add_room(spec, view, rng)
-        model = spec.compile()
-        data = mujoco.MjData(model)
+        model, data, view = sample_room(shape, rng)
         for _ in range(POSE_TRIES):
             strike(model, data, view, *poses.sample_pose(rng, families))
             if deepest_contact(data) < SINK_M:
                 return model, data, view
+
+
+def sample_room(
+    shape: Shape, rng: np.random.Generator
+) -> tuple[mujoco.MjModel, mujoco.MjData, room.View]:
+    """Draws a room, with the person in it."""
+    spec = mujoco.MjSpec()
+    spec.compiler.degree = False
+    spec.nuser_geom = 1
+    body.add_person(spec, shape)
+    view = room.sample_view(rng, stature=1.93 * shape.size)
+    room.add_room(spec, view, rng)
+    model = spec.compile()
+    return model, mujoco.MjData(model), view
+
+
+@functools.lru_cache(maxsize=1)  # frames are made one after the other
+def make_recording(
+    seed: int, split: str, number: int, frames: int
+) -> tuple[mujoco.MjModel, mujoco.MjData, room.View, list[Pose]]:
+    """Returns a recording of a split: its scene, and the pose of each frame."""
+    rng = np.random.default_rng([seed, SPLITS.index(split), 2, number])
+    shape = person_shape(seed, split, number)
+    while True:
+        model, data, view = sample_room(shape, rng)
+        families = poses.sample_families(rng)
+        for _ in range(POSE_TRIES):
+            pose = poses.sample_pose(rng, families)
+            strike(model, data, view, *pose)
+            if deepest_contact(data) < SINK_M:
+                course = [pose]
+                while len(course) < frames:
+                    if rng.random() < OTHER_FAMILIES:
+                        families = poses.sample_families(rng)
+                    course += sample_move(model, data, view, course[-1], families, rng)
+                return model, data, view, course[:frames]
+
+
+def sample_move(
+    model, data, view: room.View, pose: Pose, families: poses.Families, rng
+) -> list[Pose]:
+    """Draws the way from one pose to another; the person rests where none is free."""
+    for _ in range(POSE_TRIES):
+        aim = poses.sample_pose(rng, families)
+        way = []
+        for t in np.arange(1, FRAMES_PER_MOVE + 1) / FRAMES_PER_MOVE:
+            ease = t * t * (3 - 2 * t)
+            way.append(
+                tuple(a + ease * (b - a) for a, b in zip(pose, aim, strict=True))
+            )
+            strike(model, data, view, *way[-1])
+            if deepest_contact(data) > (SINK_M if t == 1 else 2 * SINK_M):
+                break
+        else:
+            return way
+    return [pose] * FRAMES_PER_MOVE
 
 
 def strike(model, data, view: room.View, hinges: np.ndarray, lean: np.ndarray) -> None:

@@ -28,6 +28,7 @@ class MannequinConfig(tfds.core.BuilderConfig):
         validation: Frames of the split.
         test: Frames of the split.
         seed: Other seeds give other people, rooms and poses.
+        recording: Frames of a recording; 0 where each frame is another scene.
         workers: Processes; 0 for one per processor. The frames do not depend on it.
     """
 
@@ -35,6 +36,7 @@ class MannequinConfig(tfds.core.BuilderConfig):
     validation: int = 500
     test: int = 1000
     seed: int = 0
+    recording: int = 0
     workers: int = 0
 
 
@@ -50,6 +52,11 @@ class Mannequin(tfds.core.GeneratorBasedBuilder):
             train=48,
             validation=16,
             test=16,
+        ),
+        MannequinConfig(
+            name="sequences",
+            description="7,500 frames: 375 people, each moving in a room for 2 s.",
+            recording=20,
         ),
     ]
 
@@ -76,15 +83,19 @@ class Mannequin(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self, split: str) -> Iterator[tuple[str, dict[str, object]]]:
         config = self.builder_config
-        make = functools.partial(make_example, config.seed, split)
+        make = functools.partial(
+            make_example, config.seed, split, recording=config.recording
+        )
         for example in self._map(make, range(getattr(config, split))):
             self._bar.update()
             yield str(example["frame"]), example
 
 
-def make_example(seed: int, split: str, index: int) -> dict[str, object]:
+def make_example(
+    seed: int, split: str, index: int, *, recording: int = 0
+) -> dict[str, object]:
     """Returns frame `index` of a split in the form of `schema.features`."""
-    frame = make_frame(seed, split, index)
+    frame = make_frame(seed, split, index, recording)
     return schema.example(
         depth=frame.depth_mm,
         joints_px=frame.joints_px,

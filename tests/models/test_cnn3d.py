@@ -3,85 +3,166 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
+import pytest
 
-from cmbjax.models.cnn3d import CNN3D, mean_distance
+from cmbjax.models import MODELS
 
-
-def test_parameters_of_the_sketch():
-    model = CNN3D(num_joints=15, head3d="dense", norm=False)
-    depth = jax.ShapeDtypeStruct((1, 128, 128, 5), jnp.float32)
-    init = functools.partial(model.init, train=True)
-    variables = jax.eval_shape(init, jax.random.key(0), depth)
-    convolutions = (75 + 1) * 32 + (75 * 32 + 1) * 64 + (27 * 64 + 1) * 128
-    convolutions += (27 * 128 + 1) * 128 + (27 * 128 + 1) * 256
-    dense = (5 * 16 * 256 + 1) * 1024 + 1025 * 1024 + 1025 * 5 * 15 * 3
-    count = sum(x.size for x in jax.tree.leaves(variables["params"]))
-    assert count == convolutions + dense
+SIDE = 32
 
 
-def initialised(key):
-    model = CNN3D(num_joints=3, width=0.05)
-    return model, model.init(key, jnp.zeros((2, 32, 32, 5)), train=True)
-
-
-def test_one_frame_is_a_clip_in_which_nothing_moves(key):
-    model, variables = initialised(key)
-    still = jax.random.normal(key, (2, 32, 32, 1))
-    apply = functools.partial(model.apply, variables, train=False)
-    clip = jnp.repeat(still, 5, axis=3)
-    np.testing.assert_array_equal(apply(still), apply(clip))
-    moved = clip.at[..., 0].add(1.0)
-    assert np.abs(apply(moved) - apply(clip)).max() > 1e-5
-
-
-def test_mean_distance_by_hand_where_depth_or_joints_are_unknown():
-    joints = jnp.zeros((1, 4, 3))
-    label = jnp.array([[[0.3, 0.4, 1.2], [0.3, 0.4, 0.0], [9, 9, 9], [0, 0, 0]]])
-    known = jnp.array([[[1, 1, 1], [1, 1, 0], [0, 0, 0], [1, 1, 1]]], bool)
-    # 1.3 in space, 0.5 in the plane, hidden, and exactly there.
-    value, gradient = jax.value_and_grad(mean_distance)(joints, label, known)
-    np.testing.assert_allclose(value, (1.3 + 0.5 + 0) / 3, rtol=1e-6)
-    assert np.isfinite(gradient).all() and (gradient[0, 2] == 0).all()
-    flat = mean_distance(joints[..., :2], label, known)
-    np.testing.assert_allclose(flat, (0.5 + 0.5 + 0) / 3, rtol=1e-6)
-
-
-def test_loss_is_over_all_frames_and_the_middle_one_is_decoded(key):
-    model, variables = initialised(key)
-    params = {
-        **variables["params"],
-        "joints": jax.tree.map(jnp.zeros_like, variables["params"]["joints"]),
-    }
-    # Every joint is found in the middle; in frame t it is 3 t and 4 t pixels away.
-    far = jnp.arange(5.0).reshape(1, 5, 1, 1) * jnp.array([3.0, 4.0]).reshape(
-        1, 1, 1, 2
+def make(side=SIDE, frames=5, batch=2, **options):
+    model = MODELS["cnn3d"](**{"num_joints": 2, "width": 0.05, **options})
+    depth = jnp.array(
+        np.random.default_rng(1).uniform(-1, 1, (batch, side, side, frames)),
+        jnp.float32,
     )
-    clip = jnp.broadcast_to(16 + far, (2, 5, 3, 2))
-    batch = {
-        "depth": jnp.zeros((2, 32, 32, 5)),
-        "joints_px": clip[:, 2],
-        "joints_z": jnp.full((2, 3), jnp.nan),
-        "visible": jnp.ones((2, 3), bool),
-    }
-    of_clip = {
-        "clip_joints_px": clip,
-        "clip_joints_z": jnp.full((2, 5, 3), jnp.nan),
-        "clip_visible": jnp.ones((2, 5, 3), bool).at[:, 4].set(False),
-    }
+    key = jax.random.key(0, impl="rbg")  # compiles sooner
+    variables = jax.jit(functools.partial(model.init, train=True, r=1.0))(key, depth)
+    return model, variables, depth
 
-    def loss(batch):
+
+@functools.partial(jax.jit, static_argnames="model")
+def loss_and_gradient(model, variables, batch):
+    """Of the loss, to the biases of the last layer, where its weights are zero."""
+    joints = jax.tree.map(jnp.zeros_like, variables["params"]["joints"])
+
+    def loss(bias):
+        params = {**variables["params"], "joints": {**joints, "bias": bias}}
+        rngs = {"dropout": jax.random.key(0)}
         return model.apply(
-            {**variables, "params": params},
-            batch,
-            r=1.0,
-            sigma=1.0,
-            method="loss",
-            mutable=["batch_stats"],
-            rngs={"dropout": key},
-        )[0]
+            {"params": params}, batch, r=1.0, sigma=1.0, method="loss", rngs=rngs
+        )
 
-    np.testing.assert_allclose(loss(batch | of_clip), 5 * (0 + 1 + 2 + 3) / 4 / 32)
-    np.testing.assert_allclose(loss(batch), 10 / 32)  # a still
-    outputs = np.arange(1 * 5 * 3 * 2).reshape(1, 5, 3, 2) / 100
-    found = model.decode(outputs, side=32, decode="dark")
-    np.testing.assert_allclose(found.joints_px, (outputs[:, 2] + 0.5) * 32)
+    return jax.value_and_grad(loss)(joints["bias"])
+
+
+# By hand: 32 (75 + 1) + 64 (32 75 + 1) + 128 (64 27 + 1) + 128 (128 27 + 1)
+# + 256 (128 27 + 1), then 20480 to 1024 to 1024 to 5 frames of 15 joints in 3-D.
+@pytest.mark.parametrize(("norm", "affine"), [(False, 0), (True, 2 * 608)])
+def test_parameters_at_15_joints_and_a_side_of_128(norm, affine):
+    model = MODELS["cnn3d"](num_joints=15, head3d="dense", norm=norm)
+    depth = jax.ShapeDtypeStruct((1, 128, 128, 5), jnp.float32)
+    init = functools.partial(model.init, train=True, r=1.0)
+    variables = jax.eval_shape(init, jax.random.key(0), depth)
+    count = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+    assert count == 23_957_665 + affine
+    assert 23.95e6 < count < 24.05e6
+
+
+def test_still_is_a_clip_that_stands_still_and_a_clip_is_not():
+    model, variables, depth = make()
+    apply = jax.jit(functools.partial(model.apply, variables, train=False))
+    still = apply(depth[..., 2:3])
+    np.testing.assert_array_equal(still, apply(jnp.repeat(depth[..., 2:3], 5, axis=3)))
+    assert np.abs(still - apply(depth)).max() > 1e-3
+    assert np.abs(still[:, 0] - still[:, 4]).max() > 1e-3
+    # Time has a direction, and each frame counts.
+    assert np.abs(apply(depth[..., ::-1]) - apply(depth)).max() > 1e-3
+    for frame in range(5):
+        assert np.abs(apply(depth.at[..., frame].set(1.0)) - apply(depth)).max() > 1e-3
+
+
+# Distances from the centre of a crop 32 pixels wide: 0.5 for the joint at (0.3, 0.4) of
+# unknown depth, 0.3 for the one at (0.2, 0.1, 0.2). Of the clip's, the first is visible
+# throughout, the second in one frame alone, and is NaN in another.
+@pytest.mark.parametrize(
+    ("head3d", "clip", "expected"),
+    [
+        ("dense", True, (5 * 0.5 + 0.3) / 6),
+        ("dense", False, (0.5 + 0.3) / 2),
+        ("none", True, (5 * 0.5 + np.sqrt(0.05)) / 6),
+    ],
+)
+def test_loss_by_hand_where_all_joints_are_predicted_at_the_centre(
+    head3d, clip, expected
+):
+    frames = 5 if clip else 1
+    model, variables, depth = make(SIDE, frames, 1, head3d=head3d, norm=False)
+    joints_px = jnp.array([[[25.6, 28.8], [22.4, 19.2]]])
+    joints_z = jnp.array([[jnp.nan, 0.2]])
+    visible = jnp.array([[True, not clip]])
+    batch = {"joints_px": joints_px, "joints_z": joints_z, "visible": visible}
+    if clip:
+        batch |= {
+            f"clip_{k}": jnp.repeat(v[:, None], 5, axis=1) for k, v in batch.items()
+        }
+        batch["clip_visible"] = batch["clip_visible"].at[0, 3, 1].set(True)
+        batch["clip_joints_px"] = batch["clip_joints_px"].at[0, 1, 1].set(jnp.nan)
+
+    value, gradient = loss_and_gradient(model, variables, {"depth": depth, **batch})
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    bias = np.asarray(gradient).reshape(5, 2, -1)
+    frames = np.array([0, 1, 2, 4])
+    if clip:  # an invisible joint, and one of unknown depth, ask for nothing
+        np.testing.assert_array_equal(bias[frames, 1], 0)
+        np.testing.assert_allclose(
+            bias[:, 0, :2], [[-0.6 / 6, -0.8 / 6]] * 5, rtol=1e-5
+        )
+    np.testing.assert_array_equal(bias[:, 0, 2:], 0)
+
+
+def test_joint_that_is_met_exactly_has_a_gradient_of_zero():
+    model, variables, depth = make(SIDE, 1, 1, norm=False)
+    batch = {
+        "depth": depth,
+        "joints_px": jnp.full((1, 2, 2), 16.0),
+        "joints_z": jnp.zeros((1, 2)),
+        "visible": jnp.ones((1, 2), bool),
+    }
+
+    _, gradient = loss_and_gradient(model, variables, batch)
+    np.testing.assert_array_equal(gradient, 0)
+
+
+def test_frame_in_the_middle_is_decoded():
+    model = MODELS["cnn3d"](num_joints=2)
+    outputs = np.full((1, 5, 2, 3), 9.0, np.float32)
+    outputs[0, 2] = [[0.25, -0.5, 0.1], [0.0, 0.5, -0.3]]
+    decoded = model.decode(outputs, side=32, decode="dark")
+    np.testing.assert_array_equal(decoded.joints_px, [[[24, 0], [16, 32]]])
+    np.testing.assert_array_equal(decoded.joints, outputs[:, 2])
+    flat = model.decode(jnp.asarray(outputs[..., :2]), side=32, decode="dark")
+    np.testing.assert_array_equal(flat.joints_px, decoded.joints_px)
+    assert flat.joints is None and flat.scores.shape == (1, 2)
+
+
+def test_clip_is_learnt_by_heart(key):
+    model, variables, depth = make(batch=4)
+    rng = np.random.default_rng(0)
+    joints_px = jnp.array(rng.uniform(4, 28, (4, 5, 2, 2)), jnp.float32)
+    batch = {
+        "depth": depth,
+        "clip_joints_px": joints_px,
+        "clip_joints_z": jnp.full((4, 5, 2), jnp.nan),
+        "clip_visible": jnp.ones((4, 5, 2), bool),
+    }
+    optimizer = optax.adam(3e-3)
+
+    @jax.jit
+    def step(variables, state, key):
+        def loss(params):
+            return model.apply(
+                {**variables, "params": params},
+                batch,
+                r=1.0,
+                sigma=1.0,
+                method="loss",
+                mutable=["batch_stats"],
+                rngs={"dropout": key},
+            )
+
+        (value, new), grads = jax.value_and_grad(loss, has_aux=True)(
+            variables["params"]
+        )
+        updates, state = optimizer.update(grads, state)
+        params = optax.apply_updates(variables["params"], updates)
+        return {"params": params, **new}, state, value
+
+    state, losses = optimizer.init(variables["params"]), []
+    for number in range(40):
+        variables, state, value = step(
+            variables, state, jax.random.fold_in(key, number)
+        )
+        losses.append(float(value))
+    assert np.mean(losses[-5:]) < 0.6 * losses[0]
