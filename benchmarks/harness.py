@@ -144,7 +144,7 @@ class Sweep:
         has.
         """
         rates, best = LEARNING_RATES[self.preset], FIRST_RATE[self.preset]
-        if not self.tune or "learning_rate" in flags:
+        if not self.tune or len(rates) == 1 or "learning_rate" in flags:
             return {"learning_rate": rates[best], **flags}
         tuning = {**flags, "train_share": TUNING_SHARE, "seed": TUNING_SEED}
         scores: dict[int, float] = {}
