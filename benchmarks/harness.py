@@ -67,6 +67,8 @@ class Sweep:
     """Runs of each row, with seeds from 0."""
     tune: bool = True
     """Whether each row has a learning rate of its own, or all that of the preset."""
+    num_steps: int | None = None
+    """Of every run; by default that of the preset."""
     jobs: int = 1
     """Runs at the same time."""
     runs_dir: Path = Path("runs")
@@ -83,7 +85,10 @@ class Sweep:
     @property
     def folder(self) -> Path:
         """Of the runs."""
-        return self.runs_dir / f"{self.preset}_{self.dataset.replace('/', '_')}"
+        name = f"{self.preset}_{self.dataset.replace('/', '_')}"
+        if self.num_steps is not None:
+            name += f"_{self.num_steps}"
+        return self.runs_dir / name
 
     @property
     def results(self) -> Path:
@@ -93,6 +98,11 @@ class Sweep:
     def full(self, flags: Flags) -> dict[str, Any]:
         """Returns all flags of a run but for its folder and its data."""
         preset = dict(PRESETS[self.preset])
+        if self.num_steps is not None:
+            preset |= {
+                "num_steps": self.num_steps,
+                "r_switch_step": self.num_steps // 3,
+            }
         model = flags.get("model", "cmb")
         if self.preset == "paper" and model in PAPER_SIDES:
             preset["side"] = PAPER_SIDES[model]

@@ -12,7 +12,7 @@ from cmbjax.models import MODELS
 SIDE, JOINTS, BATCH = 32, 3, 4
 # Whose steps take long to compile: their parts are in others, and tests/test_overfit.py
 # has them.
-HEAVY = {"sh2", "sh4", "sh8", "cpm_vgg", "phr"}
+HEAVY = {"sh2", "sh4", "sh8", "cpm_vgg", "phr", "ief", "vi"}
 OPTIMIZER = optax.adam(3e-3)
 
 

@@ -22,7 +22,6 @@ from cmbjax.models.network import Batch, Decoded, Network
 # Kernel over time, rows and columns; channels.
 LAYERS = (((3, 5, 5), 32), ((3, 5, 5), 64), *(((3, 3, 3), c) for c in (128, 128, 256)))
 HIDDEN = 1024  # of both fully connected layers
-DROPOUT = 0.5
 NEAREST = 1e-6  # a distance below has no gradient
 
 
@@ -37,9 +36,12 @@ class CNN3D(Network, kw_only=True):
 
     Attributes:
         norm: BN, an assumption: made for training from scratch.
+        dropout: Share dropped behind each hidden layer. A half, as is usual, kept the
+            network at the mean pose where none let it learn sixteen frames by heart.
     """
 
     norm: bool = True
+    dropout: float = 0.0
 
     heads3d = ("none", "dense")
     stride = None
@@ -62,7 +64,7 @@ class CNN3D(Network, kw_only=True):
         self.check(depth)
         leaky = functools.partial(nn.leaky_relu, negative_slope=0.01)
         whole = not train or self.is_initializing()
-        dropout = nn.Dropout(DROPOUT, deterministic=whole)
+        dropout = nn.Dropout(self.dropout, deterministic=whole)
         frames = jnp.repeat(depth, self.clip // depth.shape[3], axis=3)
         x = jnp.moveaxis(frames, 3, 1)[..., None]
         for kernel_size, features in LAYERS:

@@ -74,7 +74,7 @@ def labels(
 
 def bounded(step: Float[Array, "batch joints xyz"]) -> Float[Array, "batch joints xyz"]:
     """Returns steps of at most length 1 in the image, and of at most 1 in depth."""
-    xy, z = step[..., :2], step[..., 2:]
+    xy, z = jnp.clip(step[..., :2], -1e6, 1e6), step[..., 2:]  # has a square
     square = jnp.sum(xy**2, axis=-1, keepdims=True)
     return jnp.concatenate(
         [xy / jnp.sqrt(jnp.maximum(square, 1)), jnp.clip(z, -1, 1)], axis=-1

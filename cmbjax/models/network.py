@@ -155,7 +155,8 @@ def mirrored(outputs: Any, mirror: tuple[int, ...]) -> Any:
     """Returns what a network says of the mirrored image, told of the image itself.
 
     Args:
-        outputs: Heat maps, depth maps, or joints [batch, joints, xyz].
+        outputs: Heat maps, depth maps, joints [batch, joints, xyz] or scores [batch,
+            joints].
         mirror: For each joint, the one that takes its place in a mirrored image.
     """
     order = np.array(mirror)
@@ -163,6 +164,8 @@ def mirrored(outputs: Any, mirror: tuple[int, ...]) -> Any:
     def back(value: Array) -> Array:
         if value.ndim == 4:
             return value[:, :, ::-1, order]
+        if value.ndim == 2:
+            return value[:, order]
         return value[:, order] * jnp.array([[[-1.0, *(1.0,) * (value.shape[2] - 1)]]])
 
     return jax.tree.map(back, outputs)

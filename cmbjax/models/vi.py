@@ -14,6 +14,7 @@ from cmbjax.models.network import Batch, Decoded, Network
 
 VOXELS = 40  # along each side of a volume
 EXTENT = 0.5  # of a glimpse and its volume: fractions of the crop, and depth ranges
+NOTHING = 2.0  # behind all that a volume holds
 UNIT = 0.1  # of offsets, in units of a pose
 VGG = (2, 2, 3, 3, 3)  # convolutions of 64, 128, 256, 512, 512 channels
 
@@ -21,12 +22,16 @@ VGG = (2, 2, 3, 3, 3)  # convolutions of 64, 128, 256, 512, 512 channels
 def glimpse(
     depth: Float[Array, "side side"], joint: Float[Array, "xyz=3"], voxels: int
 ) -> Float[Array, "voxels voxels"]:
-    """Returns the depth around a joint, relative to it; far beyond the image."""
+    """Returns the depth around a joint, relative to it; `NOTHING` where there is none.
+
+    That is beyond the image, in holes, and where all is out of the depth range.
+    """
     side = len(depth)
     around = ((jnp.arange(voxels) + 0.5) / voxels - 0.5) * EXTENT
     columns, rows = ((around + joint[i] + 0.5) * side - 0.5 for i in (0, 1))
     grid = jnp.meshgrid(rows, columns, indexing="ij")
-    return map_coordinates(depth, grid, order=0, mode="constant", cval=1.0) - joint[2]
+    seen = map_coordinates(depth, grid, order=0, mode="constant", cval=1.0)
+    return jnp.where(seen < 1, seen - joint[2], NOTHING)
 
 
 def voxelise(
@@ -59,11 +64,13 @@ class Refinement(nn.Module, kw_only=True):
     Attributes:
         num_joints: Joints K.
         width: Multiplies every channel count.
+        deep: Whether joints move in depth, too.
         dtype: Of the convolutions.
     """
 
     num_joints: int
     width: float
+    deep: bool
     dtype: Any
 
     @nn.compact
@@ -115,7 +122,8 @@ class Refinement(nn.Module, kw_only=True):
         )(x)
         offsets = outputs[:, self.num_joints :].reshape(len(x), -1, 3)
         visible = outputs[:, : self.num_joints]
-        return (pose + UNIT * offsets, memory), (pose, offsets, visible)
+        moves = jnp.array([1.0, 1.0, float(self.deep)]).reshape(1, 1, 3)
+        return (pose + UNIT * moves * offsets, memory), (pose, offsets, visible)
 
     def _scaled(self, features: int) -> int:
         return max(1, round(features * self.width))
@@ -133,7 +141,8 @@ class ViewpointInvariant(Network, kw_only=True):
 
     No code was published. From the paper, by way of those who restate it: glimpses,
     voxels, the transformer before VGG-16, LSTM of 2048, offsets and their loss. From
-    memory: ten steps. Ours: a glimpse spans half of the crop at one resolution, where
+    memory: ten steps. The transformer's four convolutions are those of a student's
+    reimplementation. Ours: a glimpse spans half of the crop at one resolution, where
     the original's gets coarser outwards; trilinear sampling in voxels; layer
     normalisation and the usual initial scale, as the original's weights of 0.001 do not
     train from scratch here; offsets in tenths of the crop and of the depth range. The
@@ -194,6 +203,7 @@ class ViewpointInvariant(Network, kw_only=True):
         )(
             num_joints=self.num_joints,
             width=self.width,
+            deep=self.head3d == "dense",
             dtype=self.dtype,
             name="refinement",
         )

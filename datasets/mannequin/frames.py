@@ -5,7 +5,6 @@ share the work.
 """
 
 import dataclasses
-import functools
 
 import mujoco
 import numpy as np
@@ -21,9 +20,7 @@ HEIGHT, WIDTH = 240, 320
 SPLITS = ("train", "validation", "test")
 FRAMES_PER_BODY = 10
 POSE_TRIES, SINK_M = 20, 0.03  # parts may sink this far into one another, as flesh does
-# Of a recording, about ten frames a second: from one pose to the next, and how often
-# the person then does something else. On the way parts may sink twice as far.
-FRAMES_PER_MOVE, OTHER_FAMILIES = 8, 0.4
+STAY = (0.0, 0.0, 0.0)
 
 # How far before the joint's centre ITOP's label lies, metres along the line of sight:
 # its hands and elbows lie on the surface, its head and torso well behind it.
@@ -38,9 +35,6 @@ TOWARDS_CAMERA = {
     "neck": 0.03,
     "head": 0.0,
 }
-
-
-Pose = tuple[np.ndarray, ...]  # hinges and lean, see `strike`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,34 +58,43 @@ class Frame:
     subject: str
 
 
-def make_frame(seed: int, split: str, index: int, recording: int = 0) -> Frame:
-    """Returns frame `index` of a split.
+def make_frame(seed: int, split: str, index: int) -> Frame:
+    """Returns frame `index` of a split; ten in a row show one person.
 
     Args:
         seed: Of everything.
         split: A name in `SPLITS`.
         index: Of the frame.
-        recording: Frames of a recording, in which a person moves before a still camera;
-            0 where each frame is another scene.
     """
-    number = index // (recording or FRAMES_PER_BODY)
+    number = index // FRAMES_PER_BODY
     rng = np.random.default_rng([seed, SPLITS.index(split), 1, index])
-    if recording:
-        model, data, view, course = make_recording(seed, split, number, recording)
-        strike(model, data, view, *course[index % recording])
-    else:
-        model, data, view = sample_scene(person_shape(seed, split, number), rng)
+    model, data, view = sample_scene(person_shape(seed, split, number), rng)
+    noise = sensor.sample_noise(rng)
+    return take_frame(model, data, view, noise, f"{split}_{number:04d}", rng)
+
+
+def take_frame(
+    model, data, view: room.View, noise: sensor.Noise, subject: str, rng
+) -> Frame:
+    """Returns what the camera sees of a scene, with its labels.
+
+    Args:
+        model: Person and room.
+        data: The person's pose.
+        view: Where the camera is.
+        noise: The sensor.
+        subject: The person's name.
+        rng: Source of the noise.
+    """
     exact, labels = cast_rays(model, data, view)
     parts = np.where(labels == HAIR, 1, labels)
     parts = np.where(parts <= BODY15.num_joints, parts, 0).astype(np.uint8)
     dark = (labels == HAIR) | (labels == room.DARK)
-    noise, focal = sensor.sample_noise(rng), float(ITOP_CAMERA[0])
-    depth_mm = sensor.measure(exact, dark, noise, focal, rng)
+    depth_mm = sensor.measure(exact, dark, noise, float(ITOP_CAMERA[0]), rng)
     joints_m = locate_joints(model, data, view)
     joints_px = camera_to_pixels(joints_m, ITOP_CAMERA)
     x, y = joints_px.T
     visible = (x >= 0) & (x < WIDTH) & (y >= 0) & (y < HEIGHT)
-    subject = f"{split}_{number:04d}"
     return Frame(depth_mm, parts, joints_m, joints_px, visible, subject)
 
 
@@ -128,49 +131,9 @@ def sample_room(
     return model, mujoco.MjData(model), view
 
 
-@functools.lru_cache(maxsize=1)  # frames are made one after the other
-def make_recording(
-    seed: int, split: str, number: int, frames: int
-) -> tuple[mujoco.MjModel, mujoco.MjData, room.View, list[Pose]]:
-    """Returns a recording of a split: its scene, and the pose of each frame."""
-    rng = np.random.default_rng([seed, SPLITS.index(split), 2, number])
-    shape = person_shape(seed, split, number)
-    while True:
-        model, data, view = sample_room(shape, rng)
-        families = poses.sample_families(rng)
-        for _ in range(POSE_TRIES):
-            pose = poses.sample_pose(rng, families)
-            strike(model, data, view, *pose)
-            if deepest_contact(data) < SINK_M:
-                course = [pose]
-                while len(course) < frames:
-                    if rng.random() < OTHER_FAMILIES:
-                        families = poses.sample_families(rng)
-                    course += sample_move(model, data, view, course[-1], families, rng)
-                return model, data, view, course[:frames]
-
-
-def sample_move(
-    model, data, view: room.View, pose: Pose, families: poses.Families, rng
-) -> list[Pose]:
-    """Draws the way from one pose to another; the person rests where none is free."""
-    for _ in range(POSE_TRIES):
-        aim = poses.sample_pose(rng, families)
-        way = []
-        for t in np.arange(1, FRAMES_PER_MOVE + 1) / FRAMES_PER_MOVE:
-            ease = t * t * (3 - 2 * t)
-            way.append(
-                tuple(a + ease * (b - a) for a, b in zip(pose, aim, strict=True))
-            )
-            strike(model, data, view, *way[-1])
-            if deepest_contact(data) > (SINK_M if t == 1 else 2 * SINK_M):
-                break
-        else:
-            return way
-    return [pose] * FRAMES_PER_MOVE
-
-
-def strike(model, data, view: room.View, hinges: np.ndarray, lean: np.ndarray) -> None:
+def strike(
+    model, data, view: room.View, hinges: np.ndarray, lean: np.ndarray, step=STAY
+) -> None:
     """Puts the person into a pose, the lowest point on the floor.
 
     Args:
@@ -179,10 +142,13 @@ def strike(model, data, view: room.View, hinges: np.ndarray, lean: np.ndarray) -
         view: Where the person stands and faces.
         hinges: Radians, in the order of `anatomy.LIMITS`.
         lean: Of the pelvis, forwards and to the person's right, radians.
+        step: From the view's place to the right and away from the camera, metres, and
+            turned from its yaw, radians.
     """
-    data.qpos[:3] = (*view.person, 1.0)
+    right, away, turned = step
+    data.qpos[:3] = (*(view.person + (right, away)), 1.0)
     turn, forwards, sideways = np.zeros((3, 4))
-    mujoco.mju_axisAngle2Quat(turn, np.array([0.0, 0, 1]), view.yaw)
+    mujoco.mju_axisAngle2Quat(turn, np.array([0.0, 0, 1]), view.yaw + turned)
     mujoco.mju_axisAngle2Quat(forwards, np.array([1.0, 0, 0]), lean[0])
     mujoco.mju_axisAngle2Quat(sideways, np.array([0.0, 1, 0]), -lean[1])
     both = np.zeros(4)

@@ -14,7 +14,8 @@ from cmbjax.camera import ITOP_CAMERA
 from cmbjax.skeletons import BODY15
 from datasets import schema
 from datasets.builder import executor
-from datasets.mannequin.frames import SPLITS, make_frame
+from datasets.mannequin import frames, recordings
+from datasets.mannequin.frames import SPLITS
 
 CHUNK = 8  # frames a process is handed at a time
 
@@ -58,6 +59,14 @@ class Mannequin(tfds.core.GeneratorBasedBuilder):
             description="7,500 frames: 375 people, each moving in a room for 2 s.",
             recording=20,
         ),
+        MannequinConfig(
+            name="sequences_tiny",
+            description="A few recordings, for tests.",
+            train=40,
+            validation=20,
+            test=20,
+            recording=20,
+        ),
     ]
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -95,7 +104,10 @@ def make_example(
     seed: int, split: str, index: int, *, recording: int = 0
 ) -> dict[str, object]:
     """Returns frame `index` of a split in the form of `schema.features`."""
-    frame = make_frame(seed, split, index, recording)
+    if recording:
+        frame = recordings.make_frame(seed, split, index, recording)
+    else:
+        frame = frames.make_frame(seed, split, index)
     return schema.example(
         depth=frame.depth_mm,
         joints_px=frame.joints_px,

@@ -11,15 +11,17 @@ from cmbjax.models import MODELS
 SIDE = 32
 
 
-def make(side=SIDE, frames=5, batch=2, **options):
-    model = MODELS["cnn3d"](**{"num_joints": 2, "width": 0.05, **options})
-    depth = jnp.array(
-        np.random.default_rng(1).uniform(-1, 1, (batch, side, side, frames)),
-        jnp.float32,
-    )
+@functools.cache
+def make(head3d="none"):
+    model = MODELS["cnn3d"](num_joints=2, width=0.05, head3d=head3d)
     key = jax.random.key(0, impl="rbg")  # compiles sooner
-    variables = jax.jit(functools.partial(model.init, train=True, r=1.0))(key, depth)
-    return model, variables, depth
+    init = jax.jit(functools.partial(model.init, train=True, r=1.0))
+    return model, init(key, jnp.zeros((1, SIDE, SIDE, 5)))
+
+
+def noise(batch, frames):
+    depth = np.random.default_rng(1).uniform(-1, 1, (batch, SIDE, SIDE, frames))
+    return jnp.array(depth, jnp.float32)
 
 
 @functools.partial(jax.jit, static_argnames="model")
@@ -29,10 +31,15 @@ def loss_and_gradient(model, variables, batch):
 
     def loss(bias):
         params = {**variables["params"], "joints": {**joints, "bias": bias}}
-        rngs = {"dropout": jax.random.key(0)}
         return model.apply(
-            {"params": params}, batch, r=1.0, sigma=1.0, method="loss", rngs=rngs
-        )
+            {**variables, "params": params},
+            batch,
+            r=1.0,
+            sigma=1.0,
+            method="loss",
+            mutable=["batch_stats"],
+            rngs={"dropout": jax.random.key(0)},
+        )[0]
 
     return jax.value_and_grad(loss)(joints["bias"])
 
@@ -51,7 +58,7 @@ def test_parameters_at_15_joints_and_a_side_of_128(norm, affine):
 
 
 def test_still_is_a_clip_that_stands_still_and_a_clip_is_not():
-    model, variables, depth = make()
+    (model, variables), depth = make(), noise(2, 5)
     apply = jax.jit(functools.partial(model.apply, variables, train=False))
     still = apply(depth[..., 2:3])
     np.testing.assert_array_equal(still, apply(jnp.repeat(depth[..., 2:3], 5, axis=3)))
@@ -77,8 +84,8 @@ def test_still_is_a_clip_that_stands_still_and_a_clip_is_not():
 def test_loss_by_hand_where_all_joints_are_predicted_at_the_centre(
     head3d, clip, expected
 ):
-    frames = 5 if clip else 1
-    model, variables, depth = make(SIDE, frames, 1, head3d=head3d, norm=False)
+    model, variables = make(head3d)
+    depth = noise(1, 5 if clip else 1)
     joints_px = jnp.array([[[25.6, 28.8], [22.4, 19.2]]])
     joints_z = jnp.array([[jnp.nan, 0.2]])
     visible = jnp.array([[True, not clip]])
@@ -103,9 +110,9 @@ def test_loss_by_hand_where_all_joints_are_predicted_at_the_centre(
 
 
 def test_joint_that_is_met_exactly_has_a_gradient_of_zero():
-    model, variables, depth = make(SIDE, 1, 1, norm=False)
+    model, variables = make("dense")
     batch = {
-        "depth": depth,
+        "depth": noise(1, 1),
         "joints_px": jnp.full((1, 2, 2), 16.0),
         "joints_z": jnp.zeros((1, 2)),
         "visible": jnp.ones((1, 2), bool),
@@ -128,11 +135,11 @@ def test_frame_in_the_middle_is_decoded():
 
 
 def test_clip_is_learnt_by_heart(key):
-    model, variables, depth = make(batch=4)
+    model, variables = make()
     rng = np.random.default_rng(0)
     joints_px = jnp.array(rng.uniform(4, 28, (4, 5, 2, 2)), jnp.float32)
     batch = {
-        "depth": depth,
+        "depth": noise(4, 5),
         "clip_joints_px": joints_px,
         "clip_joints_z": jnp.full((4, 5, 2), jnp.nan),
         "clip_visible": jnp.ones((4, 5, 2), bool),

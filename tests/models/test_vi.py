@@ -40,9 +40,11 @@ def test_glimpse_and_voxels_by_hand():
     seen = glimpse(depth, jnp.array([0.0, 0.0, 0.35]), voxels=4)
     expected = np.repeat([[-0.05, -0.05, 0.05, 0.05]], 4, axis=0)
     np.testing.assert_allclose(seen, expected, atol=1e-6)
-    # Half a side further right it looks beyond the image, where all is far.
+    # Half a side further right it looks beyond the image; a hole is no surface either.
     right = glimpse(depth, jnp.array([0.5, 0.0, 0.35]), voxels=4)
-    np.testing.assert_allclose(right[0], [0.05, 0.05, 0.65, 0.65], atol=1e-6)
+    np.testing.assert_allclose(right[0], [0.05, 0.05, 2, 2], atol=1e-6)
+    assert (glimpse(jnp.ones((8, 8)), jnp.zeros(3), voxels=4) == 2).all()
+    np.testing.assert_array_equal(voxelise(jnp.full((4, 4), 2.0)), 0)
     # Four voxels of 0.125 have their centres at -0.1875, -0.0625, 0.0625 and 0.1875.
     assert EXTENT == 0.5
     volume = voxelise(jnp.full((4, 4), -0.03125))
