@@ -24,6 +24,7 @@ import numpy as np
 import optax
 import tyro
 
+from benchmarks.harness import markdown
 from cmbjax import deploy, formats, runtime, training
 from cmbjax.checkpoints import write_json, write_text
 from cmbjax.models import MODELS
@@ -492,15 +493,6 @@ def input_pipeline(config: SpeedConfig, steps: list[Row]) -> list[Row]:
             }
         )
     return rows
-
-
-def markdown(rows: list[Row]) -> str:
-    """Returns rows of the same keys as a table."""
-    if not rows:
-        return "nothing to measure\n"
-    lines = [list(rows[0]), ["---"] * len(rows[0])]
-    lines += [[str(value) for value in row.values()] for row in rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Inference embedded multi-task learning (Wang et al., ACM MM 2016; Table 3: IEML).
+"""Inference embedded multi-task learning (Wang et al., ACM MM 2016; Table 2: IEML).
 
 Approximate: the abstract alone is public. It says that a fully convolutional network
 proposes places for each joint, that a matching network measures how well they agree
