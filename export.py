@@ -36,7 +36,7 @@ def main(config: ExportConfig) -> Path:
             f"--dataset={dataset} has the joints {frames.skeleton.name}, but the run "
             f"{run_dir} was trained on {statistics.skeleton}"
         )
-    model, state = run.restore(run_dir, frames.skeleton.num_joints)
+    model = run.make_model(frames.skeleton.num_joints)
     if model.sequential or model.clip > 1 or not isinstance(model, PoseNet):
         raise ValueError(
             f"{run_dir} is of --model={run.model}; expected one of the networks with "
@@ -44,13 +44,17 @@ def main(config: ExportConfig) -> Path:
             "compared with"
         )
     rolling, slots = config.memory == "rolling", run.memory_mode == "per_sample"
-    if rolling and not state.memory:
+    like = training.abstract_state(
+        model, run.make_optimizer(), side=run.side, batch_size=run.batch_size
+    )
+    if rolling and not like.memory:
         raise ValueError(f"--memory=rolling: {run.model} has no memory; use frozen")
     if rolling and slots and config.batch_size != run.batch_size:
         raise ValueError(
             f"--memory=rolling needs --batch_size={run.batch_size}, a frame for each "
             f"slot of this run's per_sample memory, got {config.batch_size}"
         )
+    _, state = run.restore(run_dir, frames.skeleton.num_joints)
     r = float(training.r_known(state, run.r_switch_step))
     preparation = run.make_preparation(frames)
     number = max(2, -(-config.num_frames // config.batch_size))

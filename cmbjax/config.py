@@ -422,11 +422,10 @@ class EvalConfig:
             )
         if self.batch_size < 1:
             raise ValueError(f"--batch_size must be at least 1, got {self.batch_size}")
-        if self.network is not None and (self.memory == "rolling" or self.flip):
-            raise ValueError(
-                "--network is frozen, and sees no mirrored image, got "
-                f"--memory={self.memory} --flip={self.flip}"
-            )
+        if self.network is not None and self.memory == "rolling":
+            raise ValueError(f"--network is frozen, got --memory={self.memory}")
+        if self.network is not None and self.flip:
+            raise ValueError("--network sees no mirrored image, got --flip")
         if self.memory == "rolling" and self.flip:
             raise ValueError("--flip goes with --memory=frozen, got rolling")
 

@@ -171,7 +171,7 @@ def _dark(patch: Float[Array, "*maps 3 3"]) -> Float[Array, "*maps xy=2"]:
 
 def upsample(
     heatmaps: Float[Array, "batch height width joints"], stride: int
-) -> Float[Array, "batch side side joints"]:
+) -> Float[Array, "batch rows columns joints"]:
     """Returns the maps at the input's size, by cubic interpolation."""
     batch, height, width, joints = heatmaps.shape
     shape = (batch, stride * height, stride * width, joints)

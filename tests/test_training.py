@@ -164,6 +164,7 @@ def test_gradient_reaches_the_part_before_where_it_may():
     # can the first half's images have to do with its gradient.
     batch = make_batch()
     batch["visible"][0::2], batch["visible"][1::2] = False, True
+    batch = jax.tree.map(jnp.array, batch)
 
     def gradient_of_depth(**options):
         model, state, _ = make(**options)
@@ -185,7 +186,7 @@ def test_gradient_reaches_the_part_before_where_it_may():
                 losses.append(one)
             return sum(losses)
 
-        return np.abs(jax.grad(loss)(jnp.array(batch["depth"])))
+        return np.abs(jax.grad(loss)(batch["depth"]))
 
     assert gradient_of_depth()[0::2].max() == 0
     assert gradient_of_depth(memory_gradient=True)[0::2].max() > 0
@@ -201,10 +202,9 @@ def test_streams_of_a_recurrence_go_on_until_their_sequence_ends():
         batch = {**make_batch(2), "starts": np.array(starts)}
         return float(frozen(jax.tree.map(jnp.copy, state), batch)[1])
 
-    anew = frozen(
-        state._replace(memory=jax.tree.map(jnp.zeros_like, state.memory)),
-        {**make_batch(2), "starts": np.zeros(BATCH, bool)},
-    )
+    empty = jax.tree.map(jnp.copy, state)
+    empty = empty._replace(memory=jax.tree.map(jnp.zeros_like, state.memory))
+    anew = frozen(empty, {**make_batch(2), "starts": np.zeros(BATCH, bool)})
     assert loss([True] * 4) == pytest.approx(float(anew[1]), rel=1e-5)
     assert len({loss([True] * n + [False] * (4 - n)) for n in range(5)}) == 5
 
