@@ -58,14 +58,9 @@ def main(sweep: harness.Sweep) -> None:
             titles.append(f"channel {channel}")
     heads = ["depth", "x", "memory M", "clip(M/x) x, Eq. 2", "C_O, mean of channels"]
     plots.map_sheet(rows, titles, heads, sweep.results / "figure5.png")
-    person, rest = response(views["depth"], x), response(views["depth"], similar)
     lines = [
-        {"map": "x", "person / background": f"{person:.2f}"},
-        {"map": "clip(M/x) x", "person / background": f"{rest:.2f}"},
-        {
-            "map": "C_O",
-            "person / background": f"{response(views['depth'], c_output):.2f}",
-        },
+        {"map": name, "person / background": f"{response(views['depth'], maps):.2f}"}
+        for name, maps in (("x", x), ("clip(M/x) x", similar), ("C_O", c_output))
     ]
     note = (
         f"First block, {frames.name}, r = {r:g}, seed 0. The mean of |map| where the "

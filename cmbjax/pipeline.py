@@ -179,14 +179,16 @@ def prepare_training(
             "visible": example["visible"][order],
         }
 
-    view = {"depth": crops.normalise(crop, moved, scale), **labels(example)}
+    own = labels(example)
+    view = {"depth": crops.normalise(crop, moved, scale), **own}
     if clip:
         seen = [crops.cut(decode_depth(x), transform, preparation.side) for x in clip]
         noisy = [sensor_noise(rng, one, scale, augmentation) for one in seen]
         normal = [crops.normalise(one, moved, scale) for one in noisy]
         view["depth"] = np.concatenate(normal, axis=-1)
-        for name in labels(example):
-            view[f"clip_{name}"] = np.stack([labels(x)[name] for x in clip])
+        of_clip = [labels(x) for x in clip]
+        for name in own:
+            view[f"clip_{name}"] = np.stack([one[name] for one in of_clip])
     return view
 
 

@@ -17,6 +17,7 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 
 from cmbjax.models.hourglass import BatchNorm
+from cmbjax.models.ief import decode_joints
 from cmbjax.models.network import Batch, Decoded, Network
 
 # Kernel over time, rows and columns; channels.
@@ -104,12 +105,7 @@ class CNN3D(Network, kw_only=True):
 
         The network does not say how sure it is: all scores are 1.
         """
-        joints = np.asarray(outputs)[:, self.clip // 2]
-        return Decoded(
-            joints_px=(joints[..., :2] + 0.5) * side,
-            scores=np.ones(joints.shape[:2], np.float32),
-            joints=joints if joints.shape[-1] == 3 else None,
-        )
+        return decode_joints(np.asarray(outputs)[:, self.clip // 2], side)
 
 
 def clip_labels(
