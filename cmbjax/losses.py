@@ -38,6 +38,41 @@ def heatmap_loss(
     return jnp.sum(squares * visible) / jnp.maximum(jnp.sum(visible), 1)
 
 
+def joint_targets(
+    joints_px: Float[Array, "*batch joints xy=2"],
+    joints_z: Float[Array, "*batch joints"],
+    visible: Bool[Array, "*batch joints"],
+    *,
+    side: int,
+) -> tuple[Float[Array, "*batch joints xyz=3"], Bool[Array, "*batch joints xyz=3"]]:
+    """Returns joints in units of regression, and which of their values are known.
+
+    Args:
+        joints_px: Pixels of the input.
+        joints_z: Normalised depth, NaN where it is not known.
+        visible: Nothing is known of other joints.
+        side: Of the input, in pixels.
+
+    Returns:
+        x, y as fractions of the crop from its centre, z as it came; 0 where not known.
+    """
+    joints = jnp.concatenate([joints_px / side - 0.5, joints_z[..., None]], axis=-1)
+    known = visible[..., None] & jnp.isfinite(joints)
+    return jnp.where(known, joints, 0), known
+
+
+def batch_targets(
+    batch: Batch,
+) -> tuple[Float[Array, "batch joints xyz=3"], Bool[Array, "batch joints xyz=3"]]:
+    """Returns `joint_targets` of a batch's (middle) frames."""
+    return joint_targets(
+        batch["joints_px"],
+        batch["joints_z"],
+        batch["visible"],
+        side=batch["depth"].shape[1],
+    )
+
+
 def joints_loss(
     joints: Float[Array, "batch joints xyz=3"], batch: Batch
 ) -> Float[Array, ""]:
@@ -47,11 +82,9 @@ def joints_loss(
         joints: x, y as fractions of the crop from its centre, z in normalised depth.
         batch: See `pipeline.prepare_training`.
     """
-    xy = batch["joints_px"] / batch["depth"].shape[1] - 0.5
-    targets = jnp.concatenate([xy, batch["joints_z"][..., None]], axis=-1)
-    counted = batch["visible"][..., None] & jnp.isfinite(targets)
-    errors = jnp.where(counted, jnp.abs(joints - jnp.where(counted, targets, 0)), 0)
-    return jnp.sum(errors) / jnp.maximum(jnp.sum(counted), 1)
+    targets, known = batch_targets(batch)
+    errors = jnp.where(known, jnp.abs(joints - targets), 0)
+    return jnp.sum(errors) / jnp.maximum(jnp.sum(known), 1)
 
 
 def depth_maps_loss(

@@ -14,8 +14,9 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
+from cmbjax.losses import joint_targets
 from cmbjax.models.hourglass import BatchNorm
 from cmbjax.models.ief import decode_joints
 from cmbjax.models.network import Batch, Decoded, Network
@@ -92,7 +93,14 @@ class CNN3D(Network, kw_only=True):
         labels of a still stand for each of its frames.
         """
         joints = self(batch["depth"], train=True, r=r)
-        targets, known = clip_labels(batch, self.clip)
+        names = ("joints_px", "joints_z", "visible")
+        labels = [
+            batch[f"clip_{name}"]
+            if f"clip_{name}" in batch
+            else jnp.repeat(batch[name][:, None], self.clip, axis=1)
+            for name in names
+        ]
+        targets, known = joint_targets(*labels, side=batch["depth"].shape[1])
         coordinates = joints.shape[-1]
         missed = joints - targets[..., :coordinates]
         squares = jnp.sum(jnp.where(known[..., :coordinates], missed, 0) ** 2, axis=-1)
@@ -106,21 +114,3 @@ class CNN3D(Network, kw_only=True):
         The network does not say how sure it is: all scores are 1.
         """
         return decode_joints(np.asarray(outputs)[:, self.clip // 2], side)
-
-
-def clip_labels(
-    batch: Batch, clip: int
-) -> tuple[
-    Float[Array, "batch {clip} joints xyz=3"], Bool[Array, "batch {clip} joints xyz=3"]
-]:
-    """Returns the joints in each frame, 0 where they are not known, and if they are."""
-
-    def labels(name: str) -> Array:
-        if f"clip_{name}" in batch:
-            return jnp.asarray(batch[f"clip_{name}"])
-        return jnp.repeat(batch[name][:, None], clip, axis=1)
-
-    xy = labels("joints_px") / batch["depth"].shape[1] - 0.5
-    joints = jnp.concatenate([xy, labels("joints_z")[..., None]], axis=-1)
-    known = labels("visible")[..., None] & jnp.isfinite(joints)
-    return jnp.where(known, joints, 0), known

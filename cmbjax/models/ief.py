@@ -7,6 +7,7 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 
+from cmbjax.losses import batch_targets
 from cmbjax.models.hourglass import norm_relu
 from cmbjax.models.network import Batch, Decoded, Network
 
@@ -60,16 +61,6 @@ class MeanPose(nn.Module, kw_only=True):
             count.value = count.value + number
             mean.value = mean.value + off / jnp.maximum(count.value, 1)
         return jnp.asarray(mean.value)
-
-
-def labels(
-    batch: Batch,
-) -> tuple[Float[Array, "batch joints xyz=3"], Bool[Array, "batch joints xyz=3"]]:
-    """Returns the labelled poses, and which of their values are known; others are 0."""
-    xy = batch["joints_px"] / batch["depth"].shape[1] - 0.5
-    pose = jnp.concatenate([xy, batch["joints_z"][..., None]], axis=-1)
-    known = batch["visible"][..., None] & jnp.isfinite(pose)
-    return jnp.where(known, pose, 0), known
 
 
 def bounded(step: Float[Array, "batch joints xyz"]) -> Float[Array, "batch joints xyz"]:
@@ -207,7 +198,7 @@ class IEF(Network, kw_only=True):
             for _ in range(STEPS):
                 pose = pose + largest * bounded(steps(depth, pose))
             return pose
-        label, known = labels(batch)
+        label, known = batch_targets(batch)
         start = mean_pose(label, known)[None, :, :dimensions]
         label, known = label[..., :dimensions], known[..., :dimensions]
         poses, targets = path(start, label, largest)

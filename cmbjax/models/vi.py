@@ -9,7 +9,8 @@ from flax import linen as nn
 from jax.scipy.ndimage import map_coordinates
 from jaxtyping import Array, Float
 
-from cmbjax.models.ief import MeanPose, decode_joints, labels
+from cmbjax.losses import batch_targets
+from cmbjax.models.ief import MeanPose, decode_joints
 from cmbjax.models.network import Batch, Decoded, Network
 
 VOXELS = 40  # along each side of a volume
@@ -171,7 +172,7 @@ class ViewpointInvariant(Network, kw_only=True):
 
     def loss(self, batch: Batch, *, r: float, sigma: float) -> Float[Array, ""]:
         """Returns the sum over steps; see `Network`."""
-        label, known = labels(batch)
+        label, known = batch_targets(batch)
         _, (poses, offsets, logits) = self._refine(batch["depth"], batch)
         if self.head3d == "none":
             known = known.at[..., 2].set(False)
@@ -189,7 +190,7 @@ class ViewpointInvariant(Network, kw_only=True):
         """Returns the last pose; all steps' poses before, offsets and visibility."""
         self.check(depth)
         mean_pose = MeanPose(num_joints=self.num_joints)
-        start = mean_pose() if batch is None else mean_pose(*labels(batch))
+        start = mean_pose() if batch is None else mean_pose(*batch_targets(batch))
         pose = jnp.broadcast_to(start[None], (len(depth), *start.shape))
         features = self.scaled(2048)
         zeros = jnp.zeros((len(depth), features))

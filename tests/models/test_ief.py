@@ -7,6 +7,7 @@ import pytest
 
 from benchmarks.table5 import multiply_adds
 from cmbjax.models import ief
+from cmbjax.losses import batch_targets
 from cmbjax.models.ief import (
     IEF,
     LARGEST,
@@ -14,7 +15,6 @@ from cmbjax.models.ief import (
     MeanPose,
     bounded,
     decode_joints,
-    labels,
     path,
     render,
 )
@@ -148,7 +148,7 @@ def test_loss_of_a_silent_network_is_that_of_the_path_itself(initialised):
 
     (value, new), gradient = jax.value_and_grad(loss, has_aux=True)(params)
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(gradient))
-    label, known = map(np.asarray, labels(batch))
+    label, known = map(np.asarray, batch_targets(batch))
     mean = np.nanmean(np.where(known, label, np.nan), axis=0)
     np.testing.assert_allclose(
         new["batch_stats"]["MeanPose_0"]["mean"], mean, rtol=1e-4, atol=1e-6
