@@ -11,9 +11,10 @@ import numpy as np
 import datasets
 from benchmarks import harness, table2, table3
 from cmbjax import plots
-from cmbjax.pipeline import decode_depth, frame_name
+from cmbjax.pipeline import decode_depth, frame_name, label_box
 
 FRAMES = 4
+MARGIN = 0.1  # around the label, of its larger side
 METHODS = {**table2.METHODS, **table3.METHODS}
 
 
@@ -31,10 +32,16 @@ def main(sweep: harness.Sweep) -> None:
         label = np.where(example["visible"][:, None], example["joints_px"], np.nan)
         name = frame_name(example)
         depth = decode_depth(example)
+        # The same part of the frame for all, wherever a network has its joints.
+        x0, y0, x1, y1 = label_box(example, depth)
+        margin = MARGIN * max(x1 - x0, y1 - y0)
+        left, top = int(max(x0 - margin, 0)), int(max(y0 - margin, 0))
+        part = depth[top : int(y1 + margin), left : int(x1 + margin)]
         for method, joints in zip(["label", *METHODS], [None, *found], strict=True):
-            depths.append(depth)
-            predictions.append(label if joints is None else joints[name])
-            targets.append(label)
+            depths.append(part)
+            pose = label if joints is None else joints[name]
+            predictions.append(pose - (left, top))
+            targets.append(label - (left, top))
             titles.append(f"{method}: {name}" if joints is None else method)
     plots.pose_sheet(
         depths,
@@ -44,6 +51,7 @@ def main(sweep: harness.Sweep) -> None:
         titles,
         sweep.results / "figure4.png",
         columns=1 + len(METHODS),
+        zoom=False,
     )
     lines = [{"frame": frame_name(example)} for example in chosen]
     note = (

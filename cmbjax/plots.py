@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import ArrayLike
 
 from cmbjax.skeletons import Skeleton
@@ -240,13 +240,18 @@ def share_curves(
 
 def cost_picture(costs: Mapping[str, tuple[float, float]], path: Path) -> None:
     """Saves GFLOP against milliseconds of each network."""
-    figure = Figure(figsize=(6, 4), layout="constrained")
+    figure = Figure(figsize=(7, 4), layout="constrained")
     ax = figure.subplots()
-    for name, (gflop, ms) in costs.items():
-        ax.scatter(gflop, ms, s=18)
-        ax.annotate(name, (gflop, ms), (3, 3), textcoords="offset points", fontsize=7)
+    for i, (name, (gflop, ms)) in enumerate(costs.items()):
+        marker = "os^v"[i // 10 % 4]  # there are ten colours
+        ax.scatter(gflop, ms, s=30, color=f"C{i % 10}", marker=marker, label=name)
     ax.set(xscale="log", yscale="log", xlabel="GFLOP", ylabel="ms")
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_formatter(NullFormatter())
     ax.grid(alpha=0.3)
+    figure.legend(loc="outside right upper", fontsize=8)
     _save(figure, path)
 
 

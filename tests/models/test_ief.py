@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from benchmarks.table5 import multiply_adds
-from cmbjax.models import ief
 from cmbjax.losses import batch_targets
+from cmbjax.models import ief
 from cmbjax.models.ief import (
     IEF,
     LARGEST,
