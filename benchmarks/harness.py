@@ -311,10 +311,11 @@ def compare(
     for row in rows:
         line = {"": row}
         for method in methods:
-            paper = published.get(method, {}).get(row)
             measured = str(columns[method][row]) if method in built else NOT_BUILT
             line[method] = measured
-            line[f"{method}, paper"] = "" if paper is None else f"{paper:.1f}"
+            if method in published:
+                paper = published[method].get(row)
+                line[f"{method}, paper"] = "" if paper is None else f"{paper:.1f}"
         lines.append(line)
     rates = ", ".join(f"{m} {flags['learning_rate']:g}" for m, flags in tuned.items())
     steps = ", ".join(

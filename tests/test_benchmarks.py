@@ -8,9 +8,23 @@ import sys
 import numpy as np
 import pytest
 
-from benchmarks import figure6, harness, memory_study, paper, table2, table4, table6
+import datasets
+from benchmarks import (
+    figure4,
+    figure6,
+    harness,
+    memory_study,
+    paper,
+    table2,
+    table4,
+    table6,
+)
 from benchmarks.harness import Cell, Sweep
+from cmbjax import plots
 from cmbjax.models import MODELS
+from cmbjax.pipeline import decode_depth, frame_name
+from datasets.mannequin.mannequin import make_example
+from tests.test_pipeline import make_frames
 
 
 @pytest.fixture
@@ -134,6 +148,58 @@ def test_script_that_fails_is_named_with_its_last_words(tmp_path):
         ValueError, match=r"train\.py --run_dir=.*: train\.py: unknown d"
     ):
         sweep.train({"model": "cmb"})
+
+
+def test_figure_4_draws_what_the_runs_found_where_it_lies_in_the_frame(
+    sweep, monkeypatch
+):
+    sweep, _ = sweep
+    frames = make_frames([make_example(0, "test", i) for i in range(6)])
+    monkeypatch.setattr(datasets, "load", lambda *arguments, **flags: frames)
+
+    def evaluate(run):
+        # Each network has all joints a pixel further to the right than the one before.
+        shift = list(figure4.METHODS.values()).index({"model": run["model"]})
+        folder = sweep.evaluation_dir(run)
+        folder.mkdir(parents=True, exist_ok=True)
+        lines = ["frame,predicted_x_px,predicted_y_px"]
+        for example in frames.source:
+            lines += [
+                f"{frame_name(example)},{x + shift},{y}"
+                for x, y in example["joints_px"]
+            ]
+        (folder / "joints.csv").write_text("\n".join(lines))
+
+    monkeypatch.setattr(sweep.__class__, "evaluate", lambda self, run: evaluate(run))
+    drawn = []
+    monkeypatch.setattr(plots, "pose_sheet", lambda *a, **_: drawn.append(a))
+    figure4.main(sweep)
+    ((depths, poses, labels, _, titles, _),) = drawn
+    columns = 1 + len(figure4.METHODS)
+    assert len(depths) == figure4.FRAMES * columns and titles[1] == "PHR"
+    known = np.isfinite(labels[0])[:, 0]
+    for i in range(1, columns):
+        moved = (poses[i] - labels[i])[known]
+        np.testing.assert_allclose(moved, np.tile([i - 1.0, 0], (len(moved), 1)))
+    # The label lies on the person's pixels of the part that is shown.
+    example = frames.source[0]
+    x, y = labels[0][known][0].astype(int)
+    x0, y0 = example["joints_px"][known][0].astype(int)
+    assert depths[0][y, x] == decode_depth(example)[y0, x0]
+    assert (sweep.results / "figure4.csv").read_text().split()[1] == frame_name(example)
+
+
+def test_figure_6_has_a_point_of_all_seeds_a_share_and_network(sweep, monkeypatch):
+    sweep, calls = sweep
+    drawn = []
+    monkeypatch.setattr(plots, "share_curves", lambda *a: drawn.append(a[0]))
+    figure6.main(sweep)
+    # Full body is 80 and 82 with seeds 0 and 1.
+    points = [(1.0, 81.0), (10.0, 81.0), (100.0, 81.0)]
+    for method in ("Ours", "w/o CMB", "w/ Convs"):
+        assert [p[:2] for p in drawn[0][method]] == points
+    shares = [f["train_share"] for s, f in calls if s == "train.py" and f["seed"] < 100]
+    assert sorted(shares) == [0.01] * 6 + [0.1] * 6 + [1.0] * 6
 
 
 def test_single_seed_has_no_deviation():
