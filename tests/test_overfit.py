@@ -15,8 +15,8 @@ from tests.test_pipeline import make_frames
 
 FRAMES = 16
 RATE = 2e-3
-# Without BN, and with dropout, pose machines need longer.
-STEPS = {"cpm": 900, "cpm_vgg": 900}
+# Without BN these need longer.
+STEPS = {"cpm": 900, "cpm_vgg": 900, "vi": 900}
 NETWORKS = "cmb convgru convlstm sh1 sh2 cpm cpm_vgg phr ief vi cnn3d ieml".split()
 
 
