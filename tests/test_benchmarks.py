@@ -100,6 +100,7 @@ def test_rate_is_chosen_on_validation_with_a_seed_of_its_own(sweep):
     assert sweep.tuned({"learning_rate": 1.0}) == {"learning_rate": 1.0}
     plain = dataclasses.replace(sweep, tune=False)
     assert plain.tuned({"model": "cpm"})["learning_rate"] == 0.002
+    assert plain.tuned({"model": "vi"})["learning_rate"] == 0.0005
     assert len(calls) == 3
 
 
