@@ -99,6 +99,7 @@ def main(
         scale.on_first(print, f"{run_dir}: going on after step {int(state.step)}")
 
     def validate_here(state: training.TrainState) -> dict[str, float]:
+        assert validation is not None and statistics is not None, "on the first"
         step = int(state.step)
         result = evaluation.evaluate(
             state.variables,

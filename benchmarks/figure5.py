@@ -3,6 +3,7 @@
 `python -m benchmarks.figure5`, made of a run of Figure 6, with seed 0 and all data.
 """
 
+import jax.numpy as jnp
 import numpy as np
 
 import datasets
@@ -40,7 +41,7 @@ def main(sweep: harness.Sweep) -> None:
     (output,) = seen["intermediates"][BLOCK]["__call__"]
     x, c_output = np.split(np.asarray(output), 2, axis=-1)
     memory = np.asarray(deploy.frozen_memory(state.memory)[BLOCK]["value"])
-    similar = np.asarray(similar_memory(memory[None], x, r))
+    similar = np.asarray(similar_memory(jnp.asarray(memory)[None], jnp.asarray(x), r))
     # The channels that answer most.
     channels = np.argsort(-(x**2).mean(axis=(0, 1, 2)))[:CHANNELS]
     rows, titles = [], []

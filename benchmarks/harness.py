@@ -46,7 +46,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "paper": {"num_steps": 40_000},
 }
 LEARNING_RATES = {
-    "small": (2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3, 8e-3),
+    "small": (2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2),
     "paper": (2.5e-4,),
 }
 FIRST_RATE = {"small": 2e-3, "paper": 2.5e-4}  # where the search begins

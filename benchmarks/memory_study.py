@@ -40,14 +40,6 @@ ROWS: dict[str, dict[str, Any]] = {
     "cmb_convs": {"model": "cmb_convs"},
     "cmb_none": {"model": "cmb_none"},
 }
-ON_ALL = (
-    "cmb: shared, r = 3 from step 150",
-    "per_sample",
-    "memory_ema",
-    "memory_constant",
-    "cmb_convs",
-    "cmb_none",
-)
 METRICS = ("PDJ mean", "PCKh@0.5", "mAP@10cm")
 
 
@@ -55,8 +47,8 @@ def main(sweep: harness.Sweep) -> None:
     """Compares the readings of the memory, and takes the trained one apart."""
     tuned = dict(zip(ROWS, sweep.each(sweep.tuned, ROWS.values()), strict=True))
     compare(sweep, tuned, SHARE)
-    compare(sweep, {name: tuned[name] for name in ON_ALL}, 1.0)
-    cmb = {**tuned[ON_ALL[0]], "train_share": SHARE}
+    compare(sweep, tuned, 1.0)
+    cmb = {**next(iter(tuned.values())), "train_share": SHARE}
     rolling(sweep, cmb, {**tuned["per_sample"], "train_share": SHARE})
     dissect(sweep, cmb)
 

@@ -251,7 +251,7 @@ def make_twin(
     from benchmarks.twin import twin_of
 
     twin = twin_of(variables, side=depth.shape[1], width=config.width).eval()
-    twin = twin.to(memory_format=torch.channels_last)
+    twin.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     with torch.no_grad():
         theirs = twin(as_torch(depth), 3.0).numpy().transpose(0, 2, 3, 1)
     ours = np.asarray(model.apply(variables, depth, train=False, r=3.0))
@@ -303,13 +303,13 @@ def inference(config: SpeedConfig, rate: float) -> list[Row]:
     folded = deploy.compile_for(
         deploy.freeze(model, variables, r=3.0), side=config.side
     )
-    compiled = {
+    compiled: dict[str, Any] = {
         "plain": jax.jit(apply).lower(variables, depth).compile(),
         "folded": folded,
     }
     timed: dict[str, Timed] = {
         "plain": lambda: compiled["plain"](variables, depth),
-        "folded": lambda: folded(depth),
+        "folded": lambda: folded(jnp.asarray(depth)),
     }
     if has_torch(config):
         import torch
@@ -381,7 +381,7 @@ def by_layer(config: SpeedConfig) -> list[Row]:
     compiled = training.train_step.lower(
         state, batch, model=model, optimizer=optimizer, sigma=1.5, r=3.0
     ).compile(compiler_options={runtime.YNNPACK_OPTION: ALL_OF_YNNPACK})
-    layers = dict(_layers_of(compiled.as_text()))
+    layers = dict(_layers_of(compiled.as_text() or ""))
     state, _ = compiled(state, batch)
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):
@@ -435,7 +435,7 @@ def costs(config: SpeedConfig) -> list[Row]:
             batch_size=batch_size,
         )
         depth = random_batch(side, batch_size)["depth"]
-        run = functools.partial(network, depth)
+        run = functools.partial(network, jnp.asarray(depth))
         seconds = median_times({"run": run}, config.repeats // 2)["run"]
         rows.append(
             {

@@ -76,7 +76,7 @@ def main(sweep: harness.Sweep) -> None:
         )
         frozen = deploy.freeze(model, variables, r=3.0)
         network = deploy.compile_for(frozen, side=side, frames=model.clip)
-        timed[method] = functools.partial(network, np.asarray(depth))
+        timed[method] = functools.partial(network, depth)
     seconds = median_times(timed, REPEATS[sweep.preset])
     for line, values in zip(lines, seconds.values(), strict=True):
         line["ms"] = f"{1e3 * statistics.median(values):.1f}"
@@ -106,18 +106,18 @@ def _count(jaxpr: core.Jaxpr) -> float:
     total = 0.0
     for equation in jaxpr.eqns:
         if equation.primitive.name == "conv_general_dilated":
-            kernel = equation.invars[1].aval.shape
+            kernel = _array(equation.invars[1]).shape
             numbers = equation.params["dimension_numbers"]
             channels = kernel[numbers.rhs_spec[1]]
             window = np.prod([kernel[i] for i in numbers.rhs_spec[2:]])
             # A transposed convolution multiplies by the zeros between its cells.
             spread = np.prod(equation.params["lhs_dilation"])
-            total += equation.outvars[0].aval.size * channels * window / spread
+            total += _array(equation.outvars[0]).size * channels * window / spread
         elif equation.primitive.name == "dot_general":
             (contracted, _), _ = equation.params["dimension_numbers"]
-            left = equation.invars[0].aval.shape
+            left = _array(equation.invars[0]).shape
             size = np.prod([left[i] for i in contracted])
-            total += equation.outvars[0].aval.size * size
+            total += _array(equation.outvars[0]).size * size
         times = equation.params.get("length", 1)
         inner = jax.tree.leaves(
             list(equation.params.values()),
@@ -129,6 +129,11 @@ def _count(jaxpr: core.Jaxpr) -> float:
             if isinstance(part, core.Jaxpr):
                 total += times * _count(part)
     return float(total)
+
+
+def _array(variable: core.Var | core.Literal) -> jax.core.ShapedArray:
+    assert isinstance(variable.aval, jax.core.ShapedArray)
+    return variable.aval
 
 
 if __name__ == "__main__":
