@@ -9,6 +9,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from cmbjax.heatmaps import joints_to_heatmaps
+from cmbjax.models.cpu import eigen_convolution, max_pool
 from cmbjax.models.network import Batch, Network
 
 STAGES = 6
@@ -134,15 +135,17 @@ class ConvolutionalPoseMachine(Network, kw_only=True):
                     (size, size),
                     kernel_init=nn.initializers.he_normal(),
                     dtype=self.dtype,
+                    conv_general_dilated_cls=eigen_convolution,
                 )(x)
             )
 
         def image_features() -> Array:
             x = depth
             for layer in layers.image:
-                if layer == "pool":
-                    window = (3, 3) if self.variant == "9x9" else (2, 2)
-                    x = nn.max_pool(x, window, (2, 2), "SAME")
+                if layer == "pool" and self.variant == "9x9":
+                    x = max_pool(x)
+                elif layer == "pool":
+                    x = nn.max_pool(x, (2, 2), (2, 2), "SAME")
                 else:
                     x = conv(x, *layer)
             return x

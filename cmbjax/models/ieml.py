@@ -19,6 +19,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from cmbjax import heatmaps
 from cmbjax.losses import heatmap_loss
+from cmbjax.models.cpu import max_pool
 from cmbjax.models.hourglass import BatchNorm
 from cmbjax.models.network import Batch, Decoded, Network
 from cmbjax.skeletons import SKELETONS
@@ -153,7 +154,7 @@ class MatchNet(nn.Module, kw_only=True):
             )
             x = nn.relu(layer(x))
             if pooled:
-                x = nn.max_pool(x, (3, 3), (2, 2), "SAME")
+                x = max_pool(x)
         x = dense(x.reshape(len(x), -1))
         joints, features = patches.shape[1], x.shape[-1]
         table = self.param(

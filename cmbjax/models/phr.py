@@ -13,6 +13,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from cmbjax.losses import heatmap_loss
+from cmbjax.models.cpu import ConvTranspose, eigen_convolution
 from cmbjax.models.hourglass import BatchNorm, Residual, norm_relu
 from cmbjax.models.network import Batch, Network
 
@@ -43,12 +44,15 @@ class Bottleneck(nn.Module, kw_only=True):
     @nn.compact
     def __call__(self, x: Array, _: None = None) -> tuple[Array, None]:
         """Returns the maps, as `nn.scan` has it."""
-        conv = functools.partial(nn.Conv, dtype=self.dtype)
+        conv = functools.partial(
+            nn.Conv, dtype=self.dtype, conv_general_dilated_cls=eigen_convolution
+        )
         norm = functools.partial(
             BatchNorm, use_running_average=not self.train, dtype=self.dtype
         )
         y = nn.relu(norm()(conv(self.inner, (1, 1))(x)))
-        y = conv(self.inner, (3, 3), strides=self.stride, padding=1)(y)
+        padding = "SAME" if self.stride == 1 else 1
+        y = conv(self.inner, (3, 3), strides=self.stride, padding=padding)(y)
         y = norm()(conv(self.features, (1, 1))(nn.relu(norm()(y))))
         if x.shape != y.shape:
             x = norm()(conv(self.features, (1, 1), strides=self.stride)(x))
@@ -163,7 +167,7 @@ class PartHeatmapRegression(Network, kw_only=True):
             low = residuals(nn.max_pool(x, (2, 2), (2, 2)), narrow, narrow, narrow)
             low = hourglass(low, depth - 1) if depth > 1 else residuals(low, wide)
             low = residuals(low, wide)
-            up = nn.ConvTranspose(wide, (2, 2), (2, 2), dtype=self.dtype)
+            up = ConvTranspose(features=wide, times=2, dtype=self.dtype)
             return up(low) + residuals(x, narrow, narrow, wide)
 
         x = relu(conv(self.scaled(64), (7, 7), strides=2, padding=3)(seen))
@@ -178,11 +182,9 @@ class PartHeatmapRegression(Network, kw_only=True):
 
     def _enlarge(self, x: Array, times: int, name: str) -> Array:
         """Brings maps to the input's size by a transposed convolution."""
-        size = (times, times)
-        maps = nn.ConvTranspose(
-            self.num_joints,
-            size,
-            size,
+        maps = ConvTranspose(
+            features=self.num_joints,
+            times=times,
             kernel_init=nn.initializers.normal(0.01),
             dtype=self.dtype,
             name=name,

@@ -10,6 +10,7 @@ from jax.scipy.ndimage import map_coordinates
 from jaxtyping import Array, Float
 
 from cmbjax.losses import batch_targets
+from cmbjax.models.cpu import eigen_convolution
 from cmbjax.models.ief import MeanPose, decode_joints
 from cmbjax.models.network import Batch, Decoded, Network
 
@@ -84,7 +85,12 @@ class Refinement(nn.Module, kw_only=True):
         voxels = max(8, round(VOXELS * self.width))
 
         def conv(x: Array, features: int) -> Array:
-            x = nn.Conv(self._scaled(features), (3, 3), dtype=self.dtype)(x)
+            x = nn.Conv(
+                self._scaled(features),
+                (3, 3),
+                dtype=self.dtype,
+                conv_general_dilated_cls=eigen_convolution,
+            )(x)
             return nn.relu(nn.LayerNorm(dtype=self.dtype)(x))
 
         def pool(x: Array) -> Array:
