@@ -3,7 +3,6 @@
 import re
 import sys
 
-import numpy as np
 import tyro
 
 import datasets
@@ -38,11 +37,7 @@ def main(config: EvalConfig) -> metrics.Columns:
     skeleton, torso = frames.skeleton, config.torso
     if torso is not None:
         pick(skeleton.torsos, "torso", torso)
-    # A metric that does not apply is better refused before all frames are predicted.
-    blank = np.zeros((1, skeleton.num_joints, 3), np.float32)
-    metres = (blank, blank) if frames.metric else (None, None)
-    poses = metrics.Poses(blank[..., :2], blank[..., :2], blank[..., 0] > 0, *metres)
-    metrics.table(poses, skeleton, [config.metric], torso)
+    metrics.require(skeleton, config.metric, has_metres=frames.metric, torso=torso)
     model, state = run.restore(run_dir, skeleton.num_joints)
     preparation = run.make_preparation(frames, config.crop)
     own_memory = "rolling" if model.sequential else "frozen"

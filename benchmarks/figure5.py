@@ -1,6 +1,6 @@
 """Figure 5: input feature maps, their memory, and what it makes of them.
 
-`python -m benchmarks.figure5`, made of a run of Figure 6, with seed 0 and all data.
+`python -m benchmarks.figure5`, made of a run of Table 2, with seed 0.
 """
 
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ BLOCK = "cmb1"
 
 def main(sweep: harness.Sweep) -> None:
     """Draws what the memory of the first block holds and does (Figure 5)."""
-    flags = {**sweep.tuned({"model": "cmb"}), "train_share": 1.0, "seed": 0}
+    flags = {**sweep.tuned({"model": "cmb"}), "seed": 0}
     run_dir = sweep.train(flags)
     run = TrainConfig.load(run_dir)
     frames = datasets.load(sweep.dataset, sweep.data_dir, sweep.tfds_dir, split="test")

@@ -8,6 +8,8 @@ and the machine that it asks for.
 import concurrent.futures
 import csv
 import dataclasses
+import functools
+import math
 import shlex
 import subprocess
 import sys
@@ -19,15 +21,19 @@ import numpy as np
 import tyro
 from tqdm import tqdm
 
+import datasets
 from benchmarks.paper import Column
-from cmbjax import plots
+from cmbjax import evaluation, metrics, plots
 from cmbjax.checkpoints import read_json, write_text
 from cmbjax.loop import read_records
+from cmbjax.pipeline import DepthFrames
+from cmbjax.report import CEILING, FLOOR
 
 ROOT = Path(__file__).parent.parent
 TUNING_SEED = 100  # of the runs that choose a learning rate, and of no row
 TUNING_SHARE = 0.1  # of the training data
-CRITERION = "validation/PDJ mean", "validation/mean error mm"  # of hands the latter
+# The columns of METRICS over which methods are compared.
+OVER_ALL = {"pdj": "PDJ mean", "pckh": "PCKh@0.5", "map_10cm": "mAP@10cm"}
 NOT_BUILT = "not built yet"
 
 Flags = Mapping[str, Any]
@@ -46,7 +52,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "paper": {"num_steps": 40_000},
 }
 LEARNING_RATES = {
-    "small": (2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2),
+    "small": (1.25e-4, 2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2),
     "paper": (2.5e-4,),
 }
 FIRST_RATE = {"small": 2e-3, "paper": 2.5e-4}  # where the search begins
@@ -74,6 +80,8 @@ class Sweep:
     """Whether each row has a learning rate of its own, or all that of the preset."""
     num_steps: int | None = None
     """Of every run; by default that of the preset."""
+    decode: str | None = None
+    """How all heat maps are read in tests; by default as each network's authors do."""
     jobs: int = 1
     """Runs at the same time."""
     runs_dir: Path = Path("runs")
@@ -120,11 +128,22 @@ class Sweep:
         """
         return self.folder / ",".join(map(_word, sorted(flags.items())))
 
+    @functools.cached_property
+    def frames(self) -> DepthFrames:
+        """The training split, prepared once, and not by all jobs at a time."""
+        return datasets.load(self.dataset, self.data_dir, self.tfds_dir, split="train")
+
     def train(self, flags: Flags) -> Path:
-        """Trains a run, unless it is done, and returns its folder."""
+        """Trains a run, unless it is done, and returns its folder.
+
+        Raises:
+            ValueError: It failed, or the folder's run saw other frames.
+        """
         run_dir, full = self.run_dir(flags), self.full(flags)
         if _last_validation(run_dir, full["num_steps"]) is None:
             self._call("train.py", {"run_dir": run_dir, **self._data, **full})
+        else:
+            evaluation.run_statistics(run_dir, self.frames)
         return run_dir
 
     def validation(self, flags: Flags) -> dict[str, float]:
@@ -143,20 +162,21 @@ class Sweep:
         run_dir = self.train(flags)
         out_dir = self.evaluation_dir(flags, **options)
         if not (out_dir / "results.json").exists():
-            given = {"run_dir": run_dir, "out_dir": out_dir, **self._data, **options}
-            self._call("evaluate.py", given)
+            given = {"run_dir": run_dir, "out_dir": out_dir, **self._data}
+            self._call("evaluate.py", given | self._decoding | options)
         return read_json(out_dir / "results.json")
 
     def evaluation_dir(self, flags: Flags, **options: Any) -> Path:
         """Returns the folder of an evaluation; see `evaluate`."""
+        options = self._decoding | options
         name = ",".join(map(_word, sorted(options.items()))) or "test"
         return self.run_dir(flags) / "evaluations" / name
 
     def tuned(self, flags: Flags) -> dict[str, Any]:
         """Returns flags with the learning rate that is best on the validation split.
 
-        It is better than its neighbours on a tenth of the data, with a seed that no row
-        has.
+        It is better than its neighbours, where there are two, on a tenth of the data,
+        with a seed that no row has.
         """
         rates, first = LEARNING_RATES[self.preset], FIRST_RATE[self.preset]
         own = OWN_FIRST_RATE.get(flags.get("model", ""), first)
@@ -168,11 +188,21 @@ class Sweep:
         tried = {best}
         while tried - scores.keys():
             for i in tried - scores.keys():
-                record = self.validation({**tuning, "learning_rate": rates[i]})
-                scores[i] = criterion(record)
-            best = max(scores, key=scores.__getitem__)
+                scores[i] = self._score({**tuning, "learning_rate": rates[i]})
+            best = max(scores, key=lambda i: (scores[i], -i))
             tried |= {i for i in (best - 1, best + 1) if 0 <= i < len(rates)}
         return {**flags, "learning_rate": rates[best]}
+
+    def _score(self, flags: Flags) -> float:
+        """Returns what the best rate has the most of: nothing is below divergence."""
+        run_dir = self.run_dir(flags)
+        if not _diverged(run_dir):
+            try:
+                return criterion(flags, self.validation(flags))
+            except ValueError:
+                if not _diverged(run_dir):
+                    raise
+        return -math.inf
 
     def each(self, function: Callable[..., T], arguments: Iterable[Any]) -> list[T]:
         """Returns the function's values, `jobs` at a time.
@@ -181,18 +211,35 @@ class Sweep:
             ValueError: Some failed, the others are done; names all that failed.
         """
         with concurrent.futures.ThreadPoolExecutor(self.jobs) as pool:
-            futures = [pool.submit(function, argument) for argument in arguments]
-            waiting = concurrent.futures.as_completed(futures)
-            for _ in tqdm(waiting, total=len(futures), desc="runs", unit="run"):
-                pass
+            try:
+                futures = [pool.submit(function, argument) for argument in arguments]
+                waiting = concurrent.futures.as_completed(futures)
+                for _ in tqdm(waiting, total=len(futures), desc="runs", unit="run"):
+                    pass
+            except BaseException:  # Ctrl-C: what has not begun does not begin
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
         failed = [str(f.exception()) for f in futures if f.exception() is not None]
         if failed:
             raise ValueError("\n".join(dict.fromkeys(failed)))
         return [future.result() for future in futures]
 
-    def seeded(self, flags: Flags) -> list[dict[str, Any]]:
-        """Returns the flags of each seed's run."""
-        return [{**flags, "seed": seed} for seed in range(self.seeds)]
+    def of_seeds(
+        self, function: Callable[..., T], rows: Iterable[Flags]
+    ) -> list[list[T]]:
+        """Returns, of each row, the function's values of its runs, one a seed."""
+        runs = [{**row, "seed": seed} for row in rows for seed in range(self.seeds)]
+        values = self.each(function, runs)
+        return [values[i : i + self.seeds] for i in range(0, len(values), self.seeds)]
+
+    def require(self, metric: str) -> None:
+        """Refuses a metric before anything is trained for it.
+
+        Raises:
+            ValueError: The data set has no torso, head or 3-D joints for it.
+        """
+        frames = self.frames
+        metrics.require(frames.skeleton, metric, has_metres=frames.metric)
 
     @property
     def command(self) -> str:
@@ -209,25 +256,54 @@ class Sweep:
         }
         return {name: value for name, value in given.items() if value is not None}
 
+    @property
+    def _decoding(self) -> dict[str, Any]:
+        return {} if self.decode is None else {"decode": self.decode}
+
     def _call(self, script: str, flags: Flags) -> None:
         command = [sys.executable, str(ROOT / script), *map(_flag, flags.items())]
         done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
         if done.returncode:
-            last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-            raise ValueError(f"{' '.join(command[1:])}: {last}")
+            lines = done.stderr.strip().splitlines() or ["no message"]
+            own = [i for i, line in enumerate(lines) if line.startswith(f"{script}:")]
+            words = "\n".join(lines[own[-1] if own else -1 :])
+            raise ValueError(
+                f"{shlex.join(command[1:])} ended with {done.returncode}: {words}"
+            )
 
 
-def criterion(record: Mapping[str, float]) -> float:
-    """Returns what the best run of several has the most of."""
-    share, error = CRITERION
-    return record[share] if share in record else -record[error]
+def criterion(flags: Flags, record: Mapping[str, float]) -> float:
+    """Returns what the best run of several has the most of, in its validation.
+
+    A network with a 3-D head is judged by its 3-D joints, others by PDJ; hands, which
+    have no torso, by their mean error.
+    """
+    title = OVER_ALL["map_10cm" if "head3d" in flags else "pdj"]
+    score, error = (
+        record.get(f"validation/{name}") for name in (title, "mean error mm")
+    )
+    if score is not None:
+        return score
+    if error is None:
+        raise ValueError(f"no rate can be chosen: a validation has {', '.join(record)}")
+    return -error
+
+
+def with_share(flags: Flags, share: float) -> dict[str, Any]:
+    """Returns flags of a run on a share of the data; of all of it, the same flags."""
+    return {**flags} if share == 1 else {**flags, "train_share": share}
 
 
 def _last_validation(run_dir: Path, num_steps: int) -> dict[str, float] | None:
     for record in read_records(run_dir / "metrics.jsonl"):
-        if record["step"] == num_steps and any(name in record for name in CRITERION):
+        if record["step"] == num_steps and "loss" not in record:
             return record
     return None
+
+
+def _diverged(run_dir: Path) -> bool:
+    records = read_records(run_dir / "metrics.jsonl")
+    return any(record.get("loss", 0) is None for record in records)
 
 
 def _word(item: tuple[str, Any]) -> str:
@@ -239,7 +315,9 @@ def _flag(item: tuple[str, Any]) -> str:
     name, value = item
     if isinstance(value, bool):
         return f"--{name}" if value else f"--no_{name}"
-    return f"--{name}={value.absolute() if isinstance(value, Path) else value}"
+    if isinstance(value, Path):
+        value = value.expanduser().absolute()
+    return f"--{name}={value}"
 
 
 class Cell(NamedTuple):
@@ -254,33 +332,43 @@ class Cell(NamedTuple):
     deviation: float
 
     def __str__(self) -> str:
+        if np.isnan(self.mean):
+            return "n/a"
         if np.isnan(self.deviation):
             return f"{self.mean:.1f}"
         return f"{self.mean:.1f} ± {self.deviation:.1f}"
 
 
-def cell(values: Sequence[float]) -> Cell:
-    """Returns mean and deviation of one value a seed."""
-    deviation = np.std(values, ddof=1) if len(values) > 1 else np.nan
-    return Cell(float(np.mean(values)), float(deviation))
+def cell(values: Sequence[float | None]) -> Cell:
+    """Returns mean and deviation of one value a seed; None is no number."""
+    numbers = np.array(values, float)
+    deviation = np.std(numbers, ddof=1) if len(numbers) > 1 else np.nan
+    return Cell(float(np.mean(numbers)), float(deviation))
 
 
-def pdj(results: Mapping[str, Any]) -> Column:
-    """Returns the rows of Table 2 out of results.json."""
-    titles = {t: c for t, c in results["table"].items() if t.startswith("PDJ")}
-    return {
-        title: list(_joints(column).values())[-1] for title, column in titles.items()
-    }
+def joint_rows(results: Mapping[str, Any], title: str) -> Column:
+    """Returns a column of results.json without its last rows, floor and ceiling."""
+    column = results["table"][title]
+    return {row: x for row, x in column.items() if row not in (FLOOR, CEILING)}
 
 
-def by_joint(metric: str) -> Callable[[Mapping[str, Any]], Column]:
-    """Returns what reads the rows of Tables 3, 4 and 6 out of results.json."""
-    return lambda results: _joints(results["table"][metric])
+def over_all(results: Mapping[str, Any], title: str) -> float:
+    """Returns a column's value over all joints."""
+    return list(joint_rows(results, title).values())[-1]
 
 
-def _joints(column: Column) -> Column:
-    """Leaves out floor and ceiling, which evaluate.py puts last."""
-    return dict(list(column.items())[:-2])
+def rows(results: Mapping[str, Any], metric: str) -> Column:
+    """Returns the rows of a table of the paper out of results.json.
+
+    Those of Table 2 are fractions of the torso, over all joints; others are joints.
+    Floor and ceiling follow.
+    """
+    table, title = results["table"], OVER_ALL[metric]
+    if metric == "pdj":
+        own = {t: over_all(results, t) for t in table if t.startswith("PDJ")}
+    else:
+        own = joint_rows(results, title)
+    return own | {row: table[title][row] for row in (FLOOR, CEILING)}
 
 
 def compare(
@@ -288,9 +376,8 @@ def compare(
     name: str,
     title: str,
     methods: Mapping[str, Flags | None],
-    read: Callable[[Mapping[str, Any]], Column],
+    metric: str,
     published: Mapping[str, Column],
-    **options: Any,
 ) -> None:
     """Trains and tests methods, and writes their table beside the paper's.
 
@@ -299,23 +386,26 @@ def compare(
         name: Of the files.
         title: What is compared.
         methods: Flags of each; None for what is not built yet.
-        read: Takes the table's rows out of results.json.
+        metric: A name in OVER_ALL.
         published: The paper's numbers of each.
-        **options: Of evaluate.py.
+
+    Raises:
+        ValueError: The data set cannot have the metric, or runs failed.
     """
+    sweep.require(metric)
     built = {method: flags for method, flags in methods.items() if flags is not None}
     tuned = dict(zip(built, sweep.each(sweep.tuned, built.values()), strict=True))
-    runs = [run for flags in tuned.values() for run in sweep.seeded(flags)]
-    found = sweep.each(lambda run: sweep.evaluate(run, **options), runs)
+    found = dict(
+        zip(built, sweep.of_seeds(sweep.evaluate, tuned.values()), strict=True)
+    )
     columns: dict[str, dict[str, Cell]] = {}
-    for i, method in enumerate(built):
-        of_seeds = [read(x) for x in found[i * sweep.seeds : (i + 1) * sweep.seeds]]
+    for method, results in found.items():
+        of_seeds = [rows(one, metric) for one in results]
         columns[method] = {
             row: cell([column[row] for column in of_seeds]) for row in of_seeds[0]
         }
-    rows = list(next(iter(columns.values())))
     lines = []
-    for row in rows:
+    for row in next(iter(columns.values())):
         line = {"": row}
         for method in methods:
             measured = str(columns[method][row]) if method in built else NOT_BUILT
@@ -328,8 +418,9 @@ def compare(
     steps = ", ".join(
         sorted({str(sweep.full(flags)["num_steps"]) for flags in tuned.values()})
     )
+    ((first, *_), *_) = found.values()
     note = (
-        f"Test split of {found[0]['frames']}; {steps} steps, {sweep.seeds} seed(s), "
+        f"Test split of {first['frames']}; {steps} steps, {sweep.seeds} seed(s), "
         f"learning rates: {rates}."
     )
     write(sweep, name, title, lines, note)

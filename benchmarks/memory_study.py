@@ -4,6 +4,7 @@ Every row has the same steps and seeds, a learning rate of its own, chosen on th
 validation split with a seed that no row has; and is compared on the validation split.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ SHARE = 0.1
 NEVER = 1_000_000
 
 ROWS: dict[str, dict[str, Any]] = {
-    "cmb: shared, r = 3 from step 150": {"model": "cmb"},
+    "cmb: shared": {"model": "cmb"},
     "per_sample": {"model": "cmb", "memory_mode": "per_sample"},
     "r = 1 throughout": {"model": "cmb", "r_switch_step": NEVER},
     "r = 3 throughout": {"model": "cmb", "r_switch_step": 0},
@@ -40,7 +41,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "cmb_convs": {"model": "cmb_convs"},
     "cmb_none": {"model": "cmb_none"},
 }
-METRICS = ("PDJ mean", "PCKh@0.5", "mAP@10cm")
+METRICS = tuple(harness.OVER_ALL.values())
 
 
 def main(sweep: harness.Sweep) -> None:
@@ -48,25 +49,21 @@ def main(sweep: harness.Sweep) -> None:
     tuned = dict(zip(ROWS, sweep.each(sweep.tuned, ROWS.values()), strict=True))
     compare(sweep, tuned, SHARE)
     compare(sweep, tuned, 1.0)
-    cmb = {**next(iter(tuned.values())), "train_share": SHARE}
-    rolling(sweep, cmb, {**tuned["per_sample"], "train_share": SHARE})
+    cmb = harness.with_share(next(iter(tuned.values())), SHARE)
+    rolling(sweep, cmb, harness.with_share(tuned["per_sample"], SHARE))
     dissect(sweep, cmb)
 
 
 def compare(sweep: harness.Sweep, tuned: Mapping[str, Any], share: float) -> None:
     """Writes the table of all rows, trained on a share of the data."""
-    flags = {name: {**row, "train_share": share} for name, row in tuned.items()}
-    runs = [run for row in flags.values() for run in sweep.seeded(row)]
-    records = sweep.each(sweep.validation, runs)
+    flags = [harness.with_share(row, share) for row in tuned.values()]
+    records = sweep.of_seeds(sweep.validation, flags)
     lines = []
-    for i, (name, row) in enumerate(flags.items()):
-        own = records[i * sweep.seeds : (i + 1) * sweep.seeds]
+    for (name, row), of_seeds in zip(tuned.items(), records, strict=True):
         line = {"row": name, "learning rate": row["learning_rate"]}
         for metric in METRICS:
-            values = [
-                r[f"validation/{metric}"] for r in own if f"validation/{metric}" in r
-            ]
-            line[metric] = str(harness.cell(values)) if values else "n/a"
+            values = [record.get(f"validation/{metric}") for record in of_seeds]
+            line[metric] = str(harness.cell(values))
         lines.append(line)
     title = f"Memory study, {100 * share:g} % of the training data"
     note = (
@@ -89,25 +86,16 @@ def rolling(sweep: harness.Sweep, shared: harness.Flags, slots: harness.Flags) -
         "rolling, sorted": {"memory": "rolling", "order": "sorted"},
         "rolling, reversed": {"memory": "rolling", "order": "reversed"},
     }
-    asked = [
-        (mode, order, run)
-        for mode, flags in (("shared", shared), ("per_sample", slots))
-        for order in orders
-        for run in sweep.seeded(flags)
-    ]
-    found = sweep.each(
-        lambda one: sweep.evaluate(one[2], split="validation", **orders[one[1]]), asked
-    )
-    values: dict[tuple[str, str], list[harness.Column]] = {}
-    for (mode, order, _), results in zip(asked, found, strict=True):
-        table = results["table"]
-        value = {m: list(table[m].values())[-3] for m in METRICS if m in table}
-        values.setdefault((mode, order), []).append(value)
-    lines = [
-        {"memory": mode, "evaluation": order}
-        | {m: str(harness.cell([v[m] for v in of_seeds])) for m in of_seeds[0]}
-        for (mode, order), of_seeds in values.items()
-    ]
+    lines = []
+    for mode, flags in (("shared", shared), ("per_sample", slots)):
+        for order, options in orders.items():
+            evaluate = functools.partial(sweep.evaluate, split="validation", **options)
+            (results,) = sweep.of_seeds(evaluate, [flags])
+            line = {"memory": mode, "evaluation": order}
+            for metric in filter(results[0]["table"].__contains__, METRICS):
+                values = [harness.over_all(one, metric) for one in results]
+                line[metric] = str(harness.cell(values))
+            lines.append(line)
     note = (
         f"Validation split of {sweep.dataset}, 10 % of the training data, "
         f"{sweep.seeds} seeds. Sorted: by person and frame."
@@ -120,7 +108,7 @@ def rolling(sweep: harness.Sweep, shared: harness.Flags, slots: harness.Flags) -
 
 def dissect(sweep: harness.Sweep, flags: harness.Flags) -> None:
     """Writes what is lost when a trained network's memory is taken or exchanged."""
-    run_dirs = sweep.each(sweep.train, sweep.seeded(flags))
+    (run_dirs,) = sweep.of_seeds(sweep.train, [flags])
     frames = datasets.load(
         sweep.dataset, sweep.data_dir, sweep.tfds_dir, split="validation"
     )

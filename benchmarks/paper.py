@@ -4,8 +4,8 @@ Column = dict[str, float]  # row of the table -> value
 
 
 def _columns(methods: str, table: str) -> dict[str, Column]:
-    """Reads rows of a name, a colon and a value a method."""
-    columns: dict[str, Column] = {method: {} for method in methods.split()}
+    """Reads rows of a name, a colon and a value for each of methods set apart by |."""
+    columns: dict[str, Column] = {method: {} for method in methods.split(" | ")}
     for line in table.strip().splitlines():
         row, values = line.split(":")
         for method, value in zip(columns, values.split(), strict=True):
@@ -15,7 +15,7 @@ def _columns(methods: str, table: str) -> dict[str, Column]:
 
 # K2HPD, PDJ.
 TABLE_2 = _columns(
-    "PHR CPM SH IEML Ours",
+    "PHR | CPM | SH | IEML | Ours",
     """
     PDJ@0.05: 26.8 30.0 41.0 43.2 58.8
     PDJ@0.10: 70.3 58.5 73.7 64.1 89.0
@@ -27,7 +27,7 @@ TABLE_2 = _columns(
 
 # K2HPD, PCKh@0.5.
 TABLE_3 = _columns(
-    "3DCNN PHR CPM SH Ours",
+    "3DCNN | PHR | CPM | SH | Ours",
     """
     Head: 48.6 83.2 69.9 81.6 92.9
     Neck: 50.9 83.3 71.8 87.3 97.2
@@ -47,7 +47,7 @@ TABLE_3 = _columns(
 
 # ITOP, front view, 10 cm rule.
 TABLE_4 = _columns(
-    "RF RTW IEF VI Ours",
+    "RF | RTW | IEF | VI | Ours",
     """
     Head: 63.8 97.8 96.2 98.1 97.0
     Neck: 86.4 95.8 85.2 97.5 98.5
@@ -75,7 +75,7 @@ TABLE_5 = {
 
 # K2HPD, PCKh@0.5.
 TABLE_6 = _columns(
-    "w/o_CMB w/_ConvGRU w/_ConvLSTM w/_Sequence w/_Half w/_Double Ours",
+    "w/o CMB | w/ ConvGRU | w/ ConvLSTM | w/ Sequence | w/ Half | w/ Double | Ours",
     """
     Head: 91.9 94.3 91.2 97.2 97.2 97.7 92.9
     Neck: 95.4 92.7 95.3 97.1 96.9 97.9 97.2

@@ -14,7 +14,7 @@ METHODS = {
 def main(sweep: harness.Sweep) -> None:
     """Compares networks by PDJ (Table 2)."""
     title = "Table 2: PDJ, %"
-    harness.compare(sweep, "table2", title, METHODS, harness.pdj, paper.TABLE_2)
+    harness.compare(sweep, "table2", title, METHODS, "pdj", paper.TABLE_2)
 
 
 if __name__ == "__main__":

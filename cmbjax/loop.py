@@ -102,14 +102,19 @@ def fit(
             validates = validates_at(done) and not asked_to_end
             saves = saves or asked_to_end
             if saves or logs:
-                values = _finite(losses, done)
+                try:
+                    values = _finite(losses, done)
+                    if saves:
+                        _check_state(state, done)
+                except FloatingPointError:
+                    record(done, {"loss": math.nan})  # who reads records sees why
+                    raise
                 rate = len(losses) / (time.perf_counter() - since)
                 progress.set_postfix(loss=f"{values[-1]:.4f}")
                 mean = sum(values) / len(values)
                 record(done, {"loss": mean, "steps_per_s": rate})
                 losses = []
             if saves:
-                _check_state(state, done)
                 checkpoints.save(state, data)
             if asked_to_end:
                 came = signals.came or "a signal to another process"
@@ -179,7 +184,8 @@ class Records:
             finite = {k: v if math.isfinite(v) else None for k, v in values.items()}
             file.write(json.dumps({"step": step, **finite}) + "\n")
         for name, value in values.items():
-            self._events.add_scalar(name, value, step)
+            if math.isfinite(value):
+                self._events.add_scalar(name, value, step)
 
 
 def read_records(path: Path) -> Iterator[dict[str, float]]:

@@ -225,6 +225,26 @@ def table(
     return columns
 
 
+def require(
+    skeleton: Skeleton, metric: str, *, has_metres: bool, torso: str | None = None
+) -> None:
+    """Refuses a metric before there is anything to measure.
+
+    Args:
+        skeleton: Of the data set.
+        metric: A name in `METRICS`, or "all".
+        has_metres: Whether the data have 3-D joints.
+        torso: See `table`.
+
+    Raises:
+        ValueError: See `table`.
+    """
+    blank = np.zeros((1, skeleton.num_joints, 3), np.float32)
+    metres = (blank, blank) if has_metres else (None, None)
+    poses = Poses(blank[..., :2], blank[..., :2], blank[..., 0] > 0, *metres)
+    table(poses, skeleton, [metric], torso)
+
+
 def format_table(columns: Mapping[str, Mapping[str, float]]) -> str:
     """Writes a table as Markdown, in aligned columns."""
     names = list(next(iter(columns.values())))

@@ -277,6 +277,15 @@ def recordings(source: Sequence[Example]) -> list[list[int]]:
     return [[index for *_, index in group] for _, group in grouped]
 
 
+def pieces(sequences: Sequence[Sequence[int]], longest: int) -> list[list[int]]:
+    """Cuts sequences into contiguous ones, none of them longer than that."""
+    return [
+        list(sequence[start : start + longest])
+        for sequence in sequences
+        for start in range(0, len(sequence), longest)
+    ]
+
+
 def clips(sequences: Sequence[Sequence[int]], length: int) -> dict[int, list[int]]:
     """Returns the frames of the clip around each frame; see `Preparation.clip`."""
     around = range(-(length // 2), length // 2 + 1)
@@ -332,13 +341,17 @@ class Streams(Sequence[tuple[int, bool]]):
 def in_streams(
     sequences: Sequence[Sequence[int]], streams: int
 ) -> tuple[list[list[int]], set[int]]:
-    """Deals whole recordings out to streams of much the same length.
+    """Deals recordings out to streams of much the same length.
+
+    A recording longer than all streams would be at one length is cut; K2HPD's, which
+    names no subject, is a single one.
 
     Returns:
         Batches that hold each frame once: sample b follows on sample b of the batch
         before, and where streams have ended, those that go on stand first. And the
-        frames with which a recording begins.
+        frames with which a recording or a piece begins.
     """
+    sequences = pieces(sequences, max(1, -(-sum(map(len, sequences)) // streams)))
     rows: list[list[int]] = [[] for _ in range(streams)]
     for sequence in sorted(sequences, key=len, reverse=True):
         min(rows, key=len).extend(sequence)
@@ -371,8 +384,9 @@ def training_batches(
         augmentation: How it may be changed.
         batch_size: Frames a batch; the last ones of an epoch join the next epoch's.
         seed: Of the order and of every random view.
-        share: Part of the frames to use, the same ones for the same seed; of whole
-            recordings where they are sequential or clips.
+        share: Part of the frames to use, the same ones for the same seed; where they
+            are sequential or clips, of whole recordings, or of pieces as long as a
+            stream, if a recording is longer than all that is asked for.
         sequential: Whether frames come in the order of their recordings: see
             `Streams`. Batches then say `starts`, where a sequence begins.
         processes: How many share a batch, and which this is: it gets its part of every
@@ -391,6 +405,9 @@ def training_batches(
         )
     whole = sequential or preparation.clip > 1
     units = recordings(frames.source) if whole else [[i] for i in range(len(frames))]
+    asked = round(share * len(frames))
+    if max(map(len, units)) > asked:
+        units = pieces(units, max(1, asked // batch_size))
     number = max(1, round(share * len(units)))
     chosen = np.random.default_rng(seed).permutation(len(units))[:number]
     sequences = [units[i] for i in chosen]

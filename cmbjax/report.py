@@ -76,7 +76,6 @@ def write_results(
         torso: PDJ's unit, for the curve.
     """
     out_dir.mkdir(parents=True, exist_ok=True)
-    write_json(out_dir / "results.json", {**about, "table": columns})
     write_joints(out_dir / "joints.csv", result, frames.skeleton)
     if frames.skeleton.torsos:
         kinds = {
@@ -90,6 +89,8 @@ def write_results(
         }
         plots.pdj_curve(metrics.CURVE_FRACTIONS, curves, out_dir / "pdj.png")
     write_sheet(out_dir / "frames.png", result, frames)
+    # Last: where it is, the evaluation is whole.
+    write_json(out_dir / "results.json", {**about, "table": columns})
 
 
 def write_joints(path: Path, result: Result, skeleton: Skeleton) -> None:

@@ -69,8 +69,11 @@ def test_loss_that_is_not_finite_stops_with_its_step_and_saves_nothing_more(tmp_
     losses = [1, 1, 1, 1, 1, float("nan"), 1, 1]
     with pytest.raises(FloatingPointError, match="the loss of step 6 is nan"):
         fit(tmp_path, losses, log_every=100)
+    # It is in the records, which a run that goes on from its checkpoint drops.
     path = tmp_path / "metrics.jsonl"
-    assert json.loads(path.read_text().splitlines()[-1])["step"] == 4
+    assert json.loads(path.read_text().splitlines()[-1]) == {"step": 6, "loss": None}
+    _, records = fit(tmp_path, [1, 1], start=4)
+    assert {r["step"]: r["loss"] for r in records if "loss" in r} == {3: 1, 4: 1, 6: 1}
 
 
 def test_resumed_run_drops_records_that_it_will_write_again(tmp_path):

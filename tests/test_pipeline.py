@@ -166,8 +166,33 @@ def test_recordings_are_dealt_out_whole_by_hand():
     # Longest first, each to the stream that is shortest: 3 4 5 6 and 1 2 7 8.
     assert batches == [[3, 1], [4, 2], [5, 7], [6, 8]]
     assert first == {1, 3, 6, 7}
-    batches, _ = pipeline.in_streams([[1, 2, 3], [4]], 3)
-    assert batches == [[1, 4], [2], [3]]  # an empty stream, and one that ends early
+    # A stream that ends early, and an empty one.
+    assert pipeline.in_streams([[1, 2], [4]], 2) == ([[1, 4], [2]], {1, 4})
+    assert pipeline.in_streams([[1]], 2) == ([[1]], {1})
+
+
+def test_a_recording_longer_than_a_stream_is_cut_by_hand():
+    batches, first = pipeline.in_streams([list(range(8))], 3)
+    # 8 frames in 3 streams: none is longer than 3.
+    assert batches == [[0, 3, 6], [1, 4, 7], [2, 5]]
+    assert first == {0, 3, 6}
+
+
+@pytest.mark.parametrize("clip", [1, 3])
+def test_a_share_of_one_long_recording_is_of_its_pieces(clip):
+    frames = recorded(lengths=(40, 0), shuffled=range(40))
+    data = pipeline.training_batches(
+        frames,
+        preparation=dataclasses.replace(PREPARATION, clip=clip),
+        augmentation=STILL,
+        batch_size=4,
+        seed=0,
+        share=0.2,
+        sequential=clip == 1,
+    )
+    # No two figures have their second joint at the same place.
+    seen = np.concatenate([next(data)["joints_px"][:, 1] for _ in range(12)])
+    assert len(np.unique(seen, axis=0)) == 8
 
 
 def test_sequential_batches_say_where_sequences_start_and_can_be_resumed():
