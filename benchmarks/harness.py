@@ -79,7 +79,7 @@ class Sweep:
     tune: bool = True
     """Whether each row has a learning rate of its own, or all that of the preset."""
     num_steps: int | None = None
-    """Of every run; by default that of the preset."""
+    """Of every row's runs; by default the preset's, with which rates are chosen."""
     decode: str | None = None
     """How all heat maps are read in tests; by default as each network's authors do."""
     jobs: int = 1
@@ -176,7 +176,7 @@ class Sweep:
         """Returns flags with the learning rate that is best on the validation split.
 
         It is better than its neighbours, where there are two, on a tenth of the data,
-        with a seed that no row has.
+        with a seed that no row has and as many steps as the preset has.
         """
         rates, first = LEARNING_RATES[self.preset], FIRST_RATE[self.preset]
         own = OWN_FIRST_RATE.get(flags.get("model", ""), first)
@@ -184,11 +184,12 @@ class Sweep:
         if not self.tune or len(rates) == 1 or "learning_rate" in flags:
             return {"learning_rate": rates[best], **flags}
         tuning = {**flags, "train_share": TUNING_SHARE, "seed": TUNING_SEED}
+        tuner = dataclasses.replace(self, num_steps=None)
         scores: dict[int, float] = {}
         tried = {best}
         while tried - scores.keys():
             for i in tried - scores.keys():
-                scores[i] = self._score({**tuning, "learning_rate": rates[i]})
+                scores[i] = tuner._score({**tuning, "learning_rate": rates[i]})
             best = max(scores, key=lambda i: (scores[i], -i))
             tried |= {i for i in (best - 1, best + 1) if 0 <= i < len(rates)}
         return {**flags, "learning_rate": rates[best]}

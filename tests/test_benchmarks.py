@@ -14,6 +14,7 @@ import pytest
 import datasets
 from benchmarks import (
     figure4,
+    figure5,
     figure6,
     harness,
     memory_study,
@@ -112,6 +113,9 @@ def test_rate_is_chosen_on_validation_with_a_seed_of_its_own(sweep):
     plain = dataclasses.replace(sweep, tune=False)
     assert plain.tuned({"model": "cpm"})["learning_rate"] == 0.002
     assert plain.tuned({"model": "vi"})["learning_rate"] == 0.0005
+    # Longer rows have the rates of the preset's steps.
+    longer = dataclasses.replace(sweep, num_steps=5000)
+    assert longer.tuned({"model": "cmb"}) == tuned
     assert len(calls) == 3
 
 
@@ -355,3 +359,29 @@ def test_averages_of_the_paper_follow_from_its_rows():
         joints = ("Head", "Neck", "Torso", *twice)
         mean = sum(column[j] * (2 if j in twice else 1) for j in joints) / 15
         assert abs(mean - column["Full Body"]) < 0.1
+
+
+def test_figure_5_shows_what_the_first_block_computes(tmp_path, monkeypatch):
+    source = {"dataset": "mannequin/tiny", "tfds_dir": tmp_path / "tfds"}
+    flags = {"side": 32, "width": 0.125, "batch_size": 2, "num_steps": 2}
+    monkeypatch.setattr(sys, "argv", ["figure5.py"])
+    monkeypatch.setitem(harness.PRESETS, "small", flags)
+    sweep = Sweep(runs_dir=tmp_path, tune=False, **source)
+    drawn = []
+    monkeypatch.setattr(plots, "map_sheet", lambda *a: drawn.append(a))
+    figure5.main(sweep)
+    ((sheet, _, heads, _),) = drawn
+    assert heads[1:4] == ["x", "memory M", "clip(M/x) x, Eq. 2"]
+    assert len(sheet) == figure5.FRAMES * figure5.CHANNELS
+    for _, x, memory, similar, _ in sheet:
+        # Two steps in, r is 1: M / x is clipped to 1, so that Eq. 2 leaves x as it is.
+        np.testing.assert_allclose(similar, x, rtol=1e-5)
+        assert memory.shape == x.shape and memory.std() > 0
+    assert (sweep.results / "figure5.csv").exists()
+
+
+def test_response_is_the_persons_mean_over_the_backgrounds_by_hand():
+    depth = np.ones((1, 4, 4, 1), np.float32)
+    depth[0, :2, :2] = 0.2  # the person
+    maps = np.array([[[6.0, -1.0], [2.0, -3.0]]])[..., None]
+    assert figure5.response(depth, maps) == 6.0 / 2.0
