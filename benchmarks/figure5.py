@@ -30,7 +30,7 @@ def main(sweep: harness.Sweep) -> None:
     r = training.r_known(state, run.r_switch_step)
     _, seen = model.apply(
         state.variables,
-        views["depth"],
+        jnp.asarray(views["depth"]),
         train=False,
         r=r,
         capture_intermediates=lambda module, _: isinstance(
