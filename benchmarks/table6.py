@@ -1,6 +1,7 @@
 """Table 6: the parts of the block: `python -m benchmarks.table6`.
 
 The paper's sequential rows need recordings: `--dataset=mannequin/sequences`, or itop.
+K2HPD's frames, which name no subjects, are one recording, in the order of their names.
 """
 
 from benchmarks import harness, paper
