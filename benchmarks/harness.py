@@ -56,8 +56,6 @@ LEARNING_RATES = {
     "paper": (2.5e-4,),
 }
 FIRST_RATE = {"small": 2e-3, "paper": 2.5e-4}  # where the search begins
-# At 2e-3 VI does not learn even sixteen frames.
-OWN_FIRST_RATE = {"vi": 5e-4}
 # The sides at which Table 5 counts, or that a method's authors have.
 PAPER_SIDES = {"phr": 256, "cpm": 184, "cpm_vgg": 184, "ief": 224, "cnn3d": 128}
 
@@ -179,8 +177,7 @@ class Sweep:
         with a seed that no row has and as many steps as the preset has.
         """
         rates, first = LEARNING_RATES[self.preset], FIRST_RATE[self.preset]
-        own = OWN_FIRST_RATE.get(flags.get("model", ""), first)
-        best = rates.index(own if own in rates else first)
+        best = rates.index(first)
         if not self.tune or len(rates) == 1 or "learning_rate" in flags:
             return {"learning_rate": rates[best], **flags}
         tuning = {**flags, "train_share": TUNING_SHARE, "seed": TUNING_SEED}

@@ -14,7 +14,6 @@ from tests.test_augment import STILL
 from tests.test_pipeline import make_frames
 
 FRAMES = 16
-RATES = {"vi": 5e-4}  # others: 2e-3
 # Without BN these need longer.
 STEPS = {"cpm": 900, "cpm_vgg": 900}
 NETWORKS = "cmb convgru convlstm sh1 sh2 cpm cpm_vgg phr ief vi cnn3d ieml".split()
@@ -29,7 +28,7 @@ def test_network_learns_sixteen_frames_by_heart(name, tmp_path):
         side=64,
         width=0.25,
         num_steps=num_steps,
-        learning_rate=RATES.get(name, 2e-3),
+        learning_rate=2e-3,
         schedule="cosine",
         batch_size=FRAMES,
         crop="label_box",

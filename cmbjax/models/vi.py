@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 
 from cmbjax.losses import batch_targets
 from cmbjax.models.cpu import eigen_convolution
+from cmbjax.models.hourglass import norm_relu
 from cmbjax.models.ief import MeanPose, decode_joints
 from cmbjax.models.network import Batch, Decoded, Network
 
@@ -67,12 +68,14 @@ class Refinement(nn.Module, kw_only=True):
         num_joints: Joints K.
         width: Multiplies every channel count.
         deep: Whether joints move in depth, too.
+        train: Whether BN uses and updates with the statistics of the batch.
         dtype: Of the convolutions.
     """
 
     num_joints: int
     width: float
     deep: bool
+    train: bool
     dtype: Any
 
     @nn.compact
@@ -91,7 +94,7 @@ class Refinement(nn.Module, kw_only=True):
                 dtype=self.dtype,
                 conv_general_dilated_cls=eigen_convolution,
             )(x)
-            return nn.relu(nn.LayerNorm(dtype=self.dtype)(x))
+            return norm_relu(x, train=self.train, dtype=self.dtype)
 
         def pool(x: Array) -> Array:
             return nn.max_pool(x, (2, 2), (2, 2)) if min(x.shape[1:3]) > 1 else x
@@ -144,16 +147,17 @@ class ViewpointInvariant(Network, kw_only=True):
     at first); seen from the front it is an embedding, one channel a joint. VGG-16 and
     an LSTM over the steps say of each joint if it is visible and where it moves. The
     loss is, summed over steps, the cross-entropy of the visibility and the squared
-    error of visible joints' offsets.
+    error of visible joints' offsets, which go as far as a glimpse.
 
     No code was published. From the paper, by way of those who restate it: glimpses,
     voxels, the transformer before VGG-16, LSTM of 2048, offsets and their loss. From
     memory: ten steps. The transformer's four convolutions are those of a student's
     reimplementation. Ours: a glimpse spans half of the crop at one resolution, where
-    the original's gets coarser outwards; trilinear sampling in voxels; layer
-    normalisation and the usual initial scale, as the original's weights of 0.001 do not
-    train from scratch here; offsets in tenths of the crop and of the depth range. The
-    gradient does not flow from a step into the pose before it.
+    the original's gets coarser outwards; trilinear sampling in voxels; BN, with
+    statistics of each step, and the usual initial scale, as the original's weights of
+    0.001 do not train from scratch here; offsets in tenths of the crop and of the depth
+    range, bounded in the loss, half of which came of a few wrong depths. The gradient
+    does not flow from a step into the pose before it.
 
     Attributes:
         steps: Refinements.
@@ -172,17 +176,19 @@ class ViewpointInvariant(Network, kw_only=True):
         r: float | Float[Array, ""] = 1.0,
     ) -> tuple[Float[Array, "batch joints dimensions"], Float[Array, "batch joints"]]:
         """Returns joints as `IEF` does, and how surely each is visible."""
-        pose, (_, _, visible) = self._refine(depth, None)
+        pose, (_, _, visible) = self._refine(depth, None, train)
         dimensions = 3 if self.head3d == "dense" else 2
         return pose[..., :dimensions], nn.sigmoid(visible[-1])
 
     def loss(self, batch: Batch, *, r: float, sigma: float) -> Float[Array, ""]:
         """Returns the sum over steps; see `Network`."""
         label, known = batch_targets(batch)
-        _, (poses, offsets, logits) = self._refine(batch["depth"], batch)
+        _, (poses, offsets, logits) = self._refine(batch["depth"], batch, True)
         if self.head3d == "none":
             known = known.at[..., 2].set(False)
-        off = jnp.where(known[None], offsets - (label[None] - poses) / UNIT, 0)
+        seen = EXTENT / 2  # to where a glimpse reaches
+        aims = jnp.clip(label[None] - poses, -seen, seen) / UNIT
+        off = jnp.where(known[None], offsets - aims, 0)
         squares = jnp.sum(off**2) / jnp.maximum(jnp.sum(known[..., 0]), 1)
         visible = batch["visible"][None]
         return squares + jnp.sum(
@@ -191,7 +197,7 @@ class ViewpointInvariant(Network, kw_only=True):
 
     @nn.compact
     def _refine(
-        self, depth: Array, batch: Batch | None
+        self, depth: Array, batch: Batch | None, train: bool
     ) -> tuple[Array, tuple[Array, Array, Array]]:
         """Returns the last pose; all steps' poses before, offsets and visibility."""
         self.check(depth)
@@ -204,6 +210,7 @@ class ViewpointInvariant(Network, kw_only=True):
         steps = nn.scan(
             nn.remat(Refinement, prevent_cse=False),
             variable_broadcast="params",
+            variable_axes={"batch_stats": 0},
             split_rngs={"params": False},
             in_axes=nn.broadcast,
             length=self.steps,
@@ -211,6 +218,7 @@ class ViewpointInvariant(Network, kw_only=True):
             num_joints=self.num_joints,
             width=self.width,
             deep=self.head3d == "dense",
+            train=train,
             dtype=self.dtype,
             name="refinement",
         )

@@ -93,6 +93,12 @@ def test_loss_of_a_silent_network_by_hand():
     xy = np.asarray(batch["joints_px"]) / 64 - 0.5
     label = np.concatenate([xy, np.asarray(batch["joints_z"])[..., None]], axis=-1)
     visible = np.asarray(batch["visible"])
-    squares = np.nansum((((label - mean) / UNIT) ** 2)[visible])
+    aims = np.clip(label - mean, -EXTENT / 2, EXTENT / 2) / UNIT
+    assert np.abs((label - mean)[2, 0]).max() > EXTENT / 2 and visible[2, 0]
+    squares = np.nansum((aims**2)[visible])
     expected = 2 * squares / visible.sum() + 2 * np.log(2)
     np.testing.assert_allclose(value, expected, rtol=1e-4)
+    # Each step has statistics of its own, here of the same glimpses.
+    first, second = new["batch_stats"]["refinement"]["BatchNorm_0"]["mean"]
+    np.testing.assert_allclose(first, second, rtol=1e-5)
+    assert (first != 0).any()
