@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 
-import datasets
 from benchmarks import harness, table2, table3
 from cmbjax import plots
 from cmbjax.pipeline import decode_depth, frame_name, label_box
@@ -23,7 +22,7 @@ def main(sweep: harness.Sweep) -> None:
     tuned = sweep.each(sweep.tuned, METHODS.values())
     runs = [{**flags, "seed": 0} for flags in tuned]
     sweep.each(sweep.evaluate, runs)
-    frames = datasets.load(sweep.dataset, sweep.data_dir, sweep.tfds_dir, split="test")
+    frames = sweep.load("test")
     # Evenly spaced, whatever is on them.
     chosen = [frames.source[i * len(frames) // FRAMES] for i in range(FRAMES)]
     found = [read_joints(sweep.evaluation_dir(flags) / "joints.csv") for flags in runs]

@@ -6,7 +6,6 @@
 import jax.numpy as jnp
 import numpy as np
 
-import datasets
 from benchmarks import harness
 from cmbjax import deploy, pipeline, plots, training
 from cmbjax.config import TrainConfig
@@ -21,7 +20,7 @@ def main(sweep: harness.Sweep) -> None:
     flags = {**sweep.tuned({"model": "cmb"}), "seed": 0}
     run_dir = sweep.train(flags)
     run = TrainConfig.load(run_dir)
-    frames = datasets.load(sweep.dataset, sweep.data_dir, sweep.tfds_dir, split="test")
+    frames = sweep.load("test")
     model, state = run.restore(run_dir, frames.skeleton.num_joints)
     chosen = [i * len(frames) // FRAMES for i in range(FRAMES)]
     ((_, views),) = pipeline.evaluation_batches(

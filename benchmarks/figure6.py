@@ -19,7 +19,7 @@ def main(sweep: harness.Sweep) -> None:
     """Trains on shares of the data, with several seeds (Figure 6)."""
     sweep.require("pckh")
     shares = SHARES[sweep.preset]
-    tuned = dict(zip(METHODS, sweep.each(sweep.tuned, METHODS.values()), strict=True))
+    tuned = sweep.tuned_rows(METHODS)
     points = [(method, share) for method in METHODS for share in shares]
     flags = [harness.with_share(tuned[method], share) for method, share in points]
     found = sweep.of_seeds(sweep.evaluate, flags)

@@ -126,10 +126,14 @@ class Sweep:
         """
         return self.folder / ",".join(map(_word, sorted(flags.items())))
 
+    def load(self, split: str) -> DepthFrames:
+        """Returns a split of the data set."""
+        return datasets.load(self.dataset, self.data_dir, self.tfds_dir, split=split)
+
     @functools.cached_property
     def frames(self) -> DepthFrames:
         """The training split, prepared once, and not by all jobs at a time."""
-        return datasets.load(self.dataset, self.data_dir, self.tfds_dir, split="train")
+        return self.load("train")
 
     def train(self, flags: Flags) -> Path:
         """Trains a run, unless it is done, and returns its folder.
@@ -190,6 +194,10 @@ class Sweep:
             best = max(scores, key=lambda i: (scores[i], -i))
             tried |= {i for i in (best - 1, best + 1) if 0 <= i < len(rates)}
         return {**flags, "learning_rate": rates[best]}
+
+    def tuned_rows(self, rows: Mapping[str, Flags]) -> dict[str, dict[str, Any]]:
+        """Returns what `tuned` does of each row, by its name."""
+        return dict(zip(rows, self.each(self.tuned, rows.values()), strict=True))
 
     def _score(self, flags: Flags) -> float:
         """Returns what the best rate has the most of: nothing is below divergence."""
@@ -355,7 +363,7 @@ def over_all(results: Mapping[str, Any], title: str) -> float:
     return list(joint_rows(results, title).values())[-1]
 
 
-def rows(results: Mapping[str, Any], metric: str) -> Column:
+def table_rows(results: Mapping[str, Any], metric: str) -> Column:
     """Returns the rows of a table of the paper out of results.json.
 
     Those of Table 2 are fractions of the torso, over all joints; others are joints.
@@ -392,13 +400,11 @@ def compare(
     """
     sweep.require(metric)
     built = {method: flags for method, flags in methods.items() if flags is not None}
-    tuned = dict(zip(built, sweep.each(sweep.tuned, built.values()), strict=True))
-    found = dict(
-        zip(built, sweep.of_seeds(sweep.evaluate, tuned.values()), strict=True)
-    )
+    tuned = sweep.tuned_rows(built)
+    found = sweep.of_seeds(sweep.evaluate, tuned.values())
     columns: dict[str, dict[str, Cell]] = {}
-    for method, results in found.items():
-        of_seeds = [rows(one, metric) for one in results]
+    for method, results in zip(built, found, strict=True):
+        of_seeds = [table_rows(one, metric) for one in results]
         columns[method] = {
             row: cell([column[row] for column in of_seeds]) for row in of_seeds[0]
         }
@@ -416,9 +422,8 @@ def compare(
     steps = ", ".join(
         sorted({str(sweep.full(flags)["num_steps"]) for flags in tuned.values()})
     )
-    ((first, *_), *_) = found.values()
     note = (
-        f"Test split of {first['frames']}; {steps} steps, {sweep.seeds} seed(s), "
+        f"Test split of {found[0][0]['frames']}; {steps} steps, {sweep.seeds} seed(s), "
         f"learning rates: {rates}."
     )
     write(sweep, name, title, lines, note)

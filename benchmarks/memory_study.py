@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-import datasets
 from benchmarks import harness
 from cmbjax import evaluation, report, training
 from cmbjax.config import TrainConfig
@@ -46,7 +45,7 @@ METRICS = tuple(harness.OVER_ALL.values())
 
 def main(sweep: harness.Sweep) -> None:
     """Compares the readings of the memory, and takes the trained one apart."""
-    tuned = dict(zip(ROWS, sweep.each(sweep.tuned, ROWS.values()), strict=True))
+    tuned = sweep.tuned_rows(ROWS)
     compare(sweep, tuned, SHARE)
     compare(sweep, tuned, 1.0)
     cmb = harness.with_share(next(iter(tuned.values())), SHARE)
@@ -109,9 +108,7 @@ def rolling(sweep: harness.Sweep, shared: harness.Flags, slots: harness.Flags) -
 def dissect(sweep: harness.Sweep, flags: harness.Flags) -> None:
     """Writes what is lost when a trained network's memory is taken or exchanged."""
     (run_dirs,) = sweep.of_seeds(sweep.train, [flags])
-    frames = datasets.load(
-        sweep.dataset, sweep.data_dir, sweep.tfds_dir, split="validation"
-    )
+    frames = sweep.load("validation")
     runs = [Trained(run_dir, frames) for run_dir in run_dirs]
     others = [*runs[1:], runs[0]]
     whole = [run.evaluate(run.state.memory) for run in runs]

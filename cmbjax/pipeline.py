@@ -351,7 +351,7 @@ def in_streams(
         before, and where streams have ended, those that go on stand first. And the
         frames with which a recording or a piece begins.
     """
-    sequences = pieces(sequences, max(1, -(-sum(map(len, sequences)) // streams)))
+    sequences = pieces(sequences, -(-sum(map(len, sequences)) // streams))
     rows: list[list[int]] = [[] for _ in range(streams)]
     for sequence in sorted(sequences, key=len, reverse=True):
         min(rows, key=len).extend(sequence)
@@ -403,11 +403,13 @@ def training_batches(
             "--batch_size must be a multiple of the number of processes, "
             f"{processes.shard_count}, got {batch_size}"
         )
-    whole = sequential or preparation.clip > 1
-    units = recordings(frames.source) if whole else [[i] for i in range(len(frames))]
-    asked = round(share * len(frames))
-    if max(map(len, units)) > asked:
-        units = pieces(units, max(1, asked // batch_size))
+    if sequential or preparation.clip > 1:
+        units = recordings(frames.source)
+        asked = round(share * len(frames))
+        if max(map(len, units)) > asked:
+            units = pieces(units, max(1, asked // batch_size))
+    else:
+        units = [[i] for i in range(len(frames))]
     number = max(1, round(share * len(units)))
     chosen = np.random.default_rng(seed).permutation(len(units))[:number]
     sequences = [units[i] for i in chosen]

@@ -146,7 +146,7 @@ def test_table_has_mean_and_deviation_beside_the_papers_number(sweep):
 def test_rows_of_table_2_are_fractions_over_all_joints(sweep):
     sweep, _ = sweep
     results = sweep.evaluate({"model": "cmb", "seed": 0})
-    assert harness.rows(results, "pdj") == {
+    assert harness.table_rows(results, "pdj") == {
         "PDJ@0.05": 80.0,
         "PDJ@0.10": 79.0,
         "PDJ@0.15": 78.0,
