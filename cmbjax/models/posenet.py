@@ -1,5 +1,6 @@
 """The light hourglass with three memory blocks (Sec. 4, Table 1)."""
 
+import functools
 from typing import Literal, get_args
 
 import jax
@@ -185,28 +186,33 @@ class PoseNet(Network, kw_only=True):
 def halve(
     x: Float[Array, "batch height width channels"],
 ) -> Float[Array, "batch half_height half_width channels"]:
-    """Takes the maximum of each 2x2 square.
+    """Takes the maximum of each 2x2 square, as `nn.max_pool` does.
 
-    Equal maxima get the gradient each. Only zeros of a ReLU are equal, and there it
-    stops. XLA's pooling, which looks for the first of them, costs more on CPU.
+    The gradient goes to the first of equal maxima, in the order of rows. XLA's pooling
+    gives the same and costs more on CPU.
     """
-    return _squares(x).max(axis=(2, 4))
+    return functools.reduce(jnp.maximum, _corners(x))
 
 
-def _squares(x: Array) -> Float[Array, "batch rows 2 columns 2 channels"]:
-    batch, height, width, channels = x.shape
-    return x.reshape(batch, height // 2, 2, width // 2, 2, channels)
+def _corners(x: Array) -> list[Float[Array, "batch rows columns channels"]]:
+    """Returns the four cells of each square, in the order of rows."""
+    return [x[:, row::2, column::2] for row in (0, 1) for column in (0, 1)]
 
 
-def _halve_forward(x: Array) -> tuple[Array, tuple[Array, Array]]:
-    maxima = halve(x)
-    return maxima, (x, maxima)
+def _halve_forward(x: Array) -> tuple[Array, Array]:
+    return halve(x), x
 
 
-def _halve_backward(saved: tuple[Array, Array], gradient: Array) -> tuple[Array]:
-    x, maxima = saved
-    is_maximum = _squares(x) == maxima[:, :, None, :, None]
-    return (jnp.where(is_maximum, gradient[:, :, None, :, None], 0).reshape(x.shape),)
+def _halve_backward(x: Array, gradient: Array) -> tuple[Array]:
+    corners = _corners(x)
+    maxima = functools.reduce(jnp.maximum, corners)
+    shares, is_free = [], jnp.ones_like(gradient, bool)
+    for corner in corners:
+        is_first = is_free & (corner == maxima)
+        shares.append(jnp.where(is_first, gradient, 0))
+        is_free &= ~is_first
+    rows = [jnp.stack(shares[i : i + 2], axis=3) for i in (0, 2)]
+    return (jnp.stack(rows, axis=2).reshape(x.shape),)
 
 
 halve.defvjp(_halve_forward, _halve_backward)
