@@ -1,72 +1,100 @@
 """Evaluates a trained network: `python evaluate.py --metric=pckh`."""
 
+import dataclasses
 import re
 import sys
+from pathlib import Path
+from typing import Literal
 
 import tyro
 
 import datasets
-from cmbjax import (
-    card,
-    evaluation,
-    formats,
-    metrics,
-    report,
-    runtime,
-    training,
-)
-from cmbjax.checkpoints import read_json
-from cmbjax.config import EvalConfig, TrainConfig, newest_run
+from cmbjax import metrics, runtime
+from cmbjax.data.flags import RunFlags
+from cmbjax.depth.crops import CropMode
+from cmbjax.evaluate import predictions, report
+from cmbjax.heatmaps import DECODES
 from cmbjax.registry import pick
+from cmbjax.train import step
+from cmbjax.train.run import Run, open_run
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvalConfig(RunFlags):
+    """Evaluates a trained network and writes tables and pictures."""
+
+    metric: str = "all"
+    """pdj, pckh, map_10cm, joint_error or all."""
+    memory: Literal["frozen", "rolling"] | None = None
+    """Whether predictions write the memory: by default frozen, but rolling in networks
+    for recordings."""
+    order: Literal["shuffled", "sorted", "reversed"] = "shuffled"
+    """Of the frames with rolling memory; of recordings always their own."""
+    order_seed: int = 0
+    """Of the shuffled order."""
+    decode: str | None = None
+    """How a heat map's peak becomes a joint: argmax, quarter, dark or upsampled; by
+    default dark, or what the compared method has."""
+    flip: bool | None = None
+    """Whether to average with what is seen in the mirrored image; by default where the
+    compared method does."""
+    crop: CropMode | None = None
+    """What the network sees of a frame; by default as in training."""
+    torso: str | None = None
+    """PDJ's unit: neck_to_hips or shoulder_to_hip."""
+    batch_size: int = 16
+    """Frames a batch."""
+    network: Path | None = None
+    """A network.onnx (run by OpenVINO) or network.stablehlo that export.py wrote of
+    this run with frozen memory; it answers in place of the checkpoint."""
+    precision: Literal["f32", "bf16"] = "f32"
+    """Of network.onnx."""
+    out_dir: Path | None = None
+    """Where the results go; by default into the run's folder."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.decode is not None:
+            pick(DECODES, "decode", self.decode)
+        if self.metric != "all":
+            pick(metrics.METRICS, "metric", self.metric)
+        if self.batch_size < 1:
+            raise ValueError(f"--batch_size must be at least 1, got {self.batch_size}")
+        if self.network is not None and self.memory == "rolling":
+            raise ValueError(f"--network is frozen, got --memory={self.memory}")
+        if self.network is not None and self.flip:
+            raise ValueError("--network sees no mirrored image, got --flip")
+        if self.memory == "rolling" and self.flip:
+            raise ValueError("--flip goes with --memory=frozen, got rolling")
 
 
 def main(config: EvalConfig) -> metrics.Columns:
     """Prints the table, writes the results folder, and returns the table."""
-    run_dir = config.run_dir or newest_run()
-    run = TrainConfig.load(run_dir)
-    dataset = config.dataset or run.dataset
-    data_dir = config.data_dir or (run.data_dir if dataset == run.dataset else None)
-    tfds_dir = config.tfds_dir or run.tfds_dir
-    statistics = evaluation.Statistics.load(run_dir)
-    frames = datasets.load(dataset, data_dir, tfds_dir, split=config.split)
-    if frames.skeleton.name != statistics.skeleton:
-        raise ValueError(
-            f"--dataset={dataset} has the joints {frames.skeleton.name}, but the run "
-            f"{run_dir} was trained on {statistics.skeleton}"
-        )
+    run, frames = open_run(config, datasets.load)
     skeleton, torso = frames.skeleton, config.torso
     if torso is not None:
         pick(skeleton.torsos, "torso", torso)
     metrics.require(skeleton, config.metric, has_metres=frames.metric, torso=torso)
-    model, state = run.restore(run_dir, skeleton.num_joints)
-    preparation = run.make_preparation(frames, config.crop)
-    own_memory = "rolling" if model.sequential else "frozen"
-    memory = config.memory or own_memory
-    decode = config.decode or model.own_decode
+    model, state = run.restore(skeleton.num_joints)
+    preparation = run.config.make_preparation(frames, config.crop)
+    memory = config.memory or ("rolling" if model.sequential else "frozen")
+    decode = config.decode or model.default_decode
     flip = config.flip
     if flip is None:
-        flip = model.flips and memory == "frozen" and config.network is None
+        is_frozen = memory == "frozen" and config.network is None
+        flip = model.averages_mirrored and is_frozen
     network, batch_size = None, config.batch_size
     if config.network is not None:
-        network = formats.run_file(config.network, precision=config.precision)
-        about_network = read_json(config.network.parent / card.CARD_FILE)
-        batch_size = about_network["batch_size"]
-        made_of = (about_network["run"], about_network["step"])
-        if about_network["memory"] != "frozen" or made_of[1] != int(state.step):
-            raise ValueError(
-                f"--network={config.network} is a {about_network['memory']} network of "
-                f"{made_of[0]}, step {made_of[1]}; expected a frozen one of {run_dir}, "
-                f"step {int(state.step)}"
-            )
-    result = evaluation.evaluate(
+        network, batch_size = load_network(config, run, int(state.step))
+    result = predictions.evaluate(
         state.variables,
         frames,
-        statistics,
-        sigma=run.make_sigma(model),
+        run.statistics,
+        sigma=run.config.make_sigma(model),
         preparation=preparation,
         decode=decode,
         model=model,
-        r=training.r_known(state, run.r_switch_step),
+        r=step.r_for_prediction(state, run.config.r_switch_step),
         memory=memory,
         order=config.order,
         order_seed=config.order_seed,
@@ -75,26 +103,25 @@ def main(config: EvalConfig) -> metrics.Columns:
         network=network,
     )
     columns = report.results_table(result, skeleton, ["all"], torso)
-    crop, step = preparation.crop, int(state.step)
     how = memory
     if memory == "rolling" and not model.sequential:
         how += f" {config.order}"
         how += f" {config.order_seed}" if config.order == "shuffled" else ""
     how += f", {decode}" + (", flipped" if flip else "")
-    what = f"{frames.name}, crop {crop}, {how}, step {step}"
+    what = f"{frames.name}, crop {preparation.crop}, {how}, step {int(state.step)}"
     if config.network is not None:
         what += f", {config.network.name} {config.precision}"
-    folder = re.sub(r"[^\w.]+", "_", what)
-    out_dir = config.out_dir or run_dir / "evaluations" / folder
-    found = f"{int(result.found.sum())} of {len(result.found)}"
+    out_dir = config.out_dir or run.evaluations / re.sub(r"[^\w.]+", "_", what)
+    number_found = int(result.is_found.sum())
+    person_found = f"{number_found} of {len(result.is_found)}"
     about = {
-        "run": str(run_dir),
-        "step": step,
+        "run": str(run.folder),
+        "step": int(state.step),
         "frames": frames.name,
-        "data_dir": str(data_dir),
+        "data_dir": str(config.data_dir or run.config.data_dir),
         "num_frames": len(result.names),
-        "person_found": found,
-        "crop": crop,
+        "person_found": person_found,
+        "crop": preparation.crop,
         "memory": memory,
         "order": "recorded" if model.sequential else config.order,
         "decode": decode,
@@ -102,22 +129,38 @@ def main(config: EvalConfig) -> metrics.Columns:
         "network": str(config.network or "checkpoint"),
         "precision": config.precision,
         "torso": torso or next(iter(skeleton.torsos), None),
-        "train_config": run.to_json(),
+        "train_config": run.config.to_json(),
     }
     report.write_results(out_dir, result, frames, columns, about, torso)
-    print(
-        f"{run_dir}, step {step}, on {frames.name}: crop {crop}, memory {how}", end=""
-    )
-    print(f", torso {about['torso']}")
-    if crop == "person":
-        print(f"{found} persons found in the depth images")
-    if 2 * result.found.sum() < len(result.found):
+    print(f"{run.folder}, {what}, torso {about['torso']}")
+    if preparation.crop == "person":
+        print(f"{person_found} persons found in the depth images")
+    if 2 * number_found < len(result.is_found):
         print("WARNING: mostly nobody was found; see --crop=label_box")
-    chosen = metrics.table(result.poses, skeleton, [config.metric], torso)
-    columns = {title: columns[title] for title in chosen}
+    titles = metrics.table(result.poses, skeleton, [config.metric], torso)
+    columns = {title: columns[title] for title in titles}
     print(metrics.format_table(columns))
     print(f"Details and pictures: {out_dir}")
     return columns
+
+
+def load_network(
+    config: EvalConfig, run: Run, step: int
+) -> tuple[Callable[..., Outputs], int]:
+    """Returns the exported network of --network, and its batch size.
+
+    Raises:
+        ValueError: It is of another run or step, or it is not frozen.
+    """
+    assert config.network is not None
+    card = read_card(config.network.parent)
+    if card.memory != "frozen" or (card.run, card.step) != (str(run.folder), step):
+        raise ValueError(
+            f"--network={config.network} is a {card.memory} network of {card.run}, "
+            f"step {card.step}; expected a frozen one of {run.folder}, step {step}"
+        )
+    network = open_network(config.network, precision=config.precision)
+    return lambda depth: Outputs(**network(depth)), card.batch_size
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import tyro
 
 import datasets
 from cmbjax import card, evaluation, formats, runtime, training
-from cmbjax.checkpoints import write_json, write_text
+from cmbjax.files import write_json, write_text
 from cmbjax.config import ExportConfig, TrainConfig, newest_run
 from cmbjax.models import PoseNet
 from cmbjax.pipeline import DepthFrames, Preparation, evaluation_batches

@@ -14,9 +14,9 @@ import tyro
 from tqdm import tqdm
 
 from cmbjax import plots, runtime
-from cmbjax.checkpoints import write_json
-from cmbjax.frames import files_of
-from cmbjax.predictor import Backend, Choice, Memory, Pose, Precision, Predictor
+from cmbjax.files import write_json
+from cmbjax.depth.images import files_of
+from cmbjax.predict.predictor import Backend, Choice, Memory, Pose, Precision, Predictor
 
 OVERLAYS = "overlays"
 POSES_FILE = "poses.jsonl"

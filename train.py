@@ -2,19 +2,22 @@
 
 import functools
 import sys
-from pathlib import Path
 from typing import Annotated, Any
 
 import grain
 import jax
 import tyro
 
+import cmbjax
 import datasets
-from cmbjax import evaluation, plots, report, runtime, scale, training
-from cmbjax.checkpoints import Checkpoints
-from cmbjax.config import Processes, TrainConfig
-from cmbjax.loop import Interrupted, fit, read_records
-from cmbjax.pipeline import training_batches
+from cmbjax import plots, runtime
+from cmbjax.data.batches import training_batches
+from cmbjax.evaluate import predictions, report
+from cmbjax.train import initial, sharding, step
+from cmbjax.train.checkpoints import Checkpoints
+from cmbjax.train.config import Processes, TrainConfig
+from cmbjax.train.loop import Interrupted, fit, read_records
+from cmbjax.train.run import Run
 
 VALIDATION_FRAMES = 500
 SHEET_FRAMES = 12
@@ -34,21 +37,21 @@ def main(
         processes: With whom.
     """
     if processes.distributed:
-        scale.join(
+        sharding.join(
             processes.coordinator_address,
             processes.num_processes,
             processes.process_id,
         )
-    mesh = scale.make_mesh(config.batch_size)
+    mesh = sharding.make_mesh(config.batch_size)
     load = functools.partial(
         datasets.load, config.dataset, config.data_dir, config.tfds_dir
     )
     # Whoever comes first prepares the data set.
-    frames = scale.first_before_others(functools.partial(load, split="train"))
+    frames = sharding.first_before_others(functools.partial(load, split="train"))
     model = config.make_model(frames.skeleton.num_joints)
-    recorded = model.sequential or model.clip > 1  # cannot do with a part of the frames
-    limit = None if recorded else VALIDATION_FRAMES
-    validation = scale.on_first(
+    needs_recordings = model.sequential or model.num_frames > 1
+    limit = None if needs_recordings else VALIDATION_FRAMES
+    validation = sharding.on_first(
         functools.partial(load, split="validation", limit=limit)
     )
     sigma = config.make_sigma(model)
@@ -69,81 +72,86 @@ def main(
     )
     data = make_data()
     create_state = functools.partial(
-        training.create_state,
+        step.create_state,
         model=model,
         optimizer=optimizer,
         side=config.side,
         batch_size=config.batch_size,
     )
-    state = scale.create(create_state, jax.random.key(config.seed), mesh)
+    key = jax.random.key(config.seed)
+    state = sharding.create(create_state, key, mesh)
     if config.memory_lr and not state.memory:
         raise ValueError(f"--memory_lr: {config.model} has no memory to optimize")
+    if config.init_from is not None:
+        _, variables = cmbjax.load(config.init_from)
+        state, taken = initial.take_over(state, variables)
+        sharding.on_first(print, taken.describe(config.init_from))
 
     # From here on the flags are good: what is refused before leaves no folder behind.
-    run_dir, figures = config.folder, config.folder / "figures"
-
-    def claim() -> evaluation.Statistics:
-        config.claim_folder()
-        statistics = evaluation.run_statistics(run_dir, frames)
-        config.save()
-        figures.mkdir(exist_ok=True)
-        views = figures / "augmented.png"
+    def claim() -> Run:
+        run = Run.claim(config)
+        run.take_statistics(frames)
+        run.save_config()
+        views = run.figures / "augmented.png"
         if not views.exists():
             report.write_views(views, next(make_data()), frames.skeleton)
-        return statistics
+        return run
 
-    statistics = scale.on_first(claim)
-    checkpoints = Checkpoints(run_dir)
+    run = sharding.on_first(claim) or Run.of(config)
+    checkpoints = Checkpoints(run.folder)
     if checkpoints.latest_step is not None:
         state = checkpoints.restore(state, data)
-        scale.on_first(print, f"{run_dir}: going on after step {int(state.step)}")
+        sharding.on_first(print, f"{run.folder}: going on after step {int(state.step)}")
 
-    def validate_here(state: training.TrainState) -> dict[str, float]:
-        assert validation is not None and statistics is not None, "on the first"
-        step = int(state.step)
-        result = evaluation.evaluate(
+    def validate_here(state: step.TrainState) -> dict[str, float]:
+        assert validation is not None, "the first process has it"
+        result = predictions.evaluate(
             state.variables,
             validation,
-            statistics,
+            run.statistics,
             sigma=sigma,
             preparation=preparation,
             memory="rolling" if model.sequential else "frozen",
-            decode=model.own_decode,
+            decode=model.default_decode,
             model=model,
-            r=training.r_known(state, config.r_switch_step),
+            r=step.r_for_prediction(state, config.r_switch_step),
             batch_size=config.batch_size // mesh.size,
         )
-        shown = range(min(SHEET_FRAMES, len(result.names)))
-        titles = [result.names[i] for i in shown]
-        path = figures / f"validation_{step:06d}.png"
-        report.write_overlays(path, result, validation, list(shown), titles)
+        indices = list(range(min(SHEET_FRAMES, len(result.names))))
+        titles = [result.names[i] for i in indices]
+        path = run.figures / f"validation_{int(state.step):06d}.png"
+        report.write_overlays(path, result, validation, indices, titles)
         summary = report.summary(result, validation.skeleton)
         return {f"validation/{title}": value for title, value in summary.items()}
 
-    def validate(state: training.TrainState) -> dict[str, float]:
-        return scale.on_first(validate_here, scale.local_copy(state)) or {}
+    def validate(state: step.TrainState) -> dict[str, float]:
+        return sharding.on_first(validate_here, sharding.local_copy(state)) or {}
 
-    train_step = functools.partial(
-        training.train_step,
-        model=model,
-        optimizer=optimizer,
-        sigma=sigma,
-        memory_lr=config.memory_lr,
-        memory_steps=config.memory_steps,
+    train_step: Any = functools.partial(
+        step.train_step, model=model, optimizer=optimizer, sigma=sigma
     )
+    if config.memory_lr or config.memory_steps > 1:
+        train_step = functools.partial(
+            step.train_step_of_study,
+            model=model,
+            optimizer=optimizer,
+            sigma=sigma,
+            memory_lr=config.memory_lr,
+            memory_steps=config.memory_steps,
+        )
 
-    def step(state: training.TrainState, batch: Any, number: int) -> tuple[Any, Any]:
-        r = training.r_at(number, config.r_switch_step)
-        return train_step(state, scale.share_batch(batch, mesh), r=r)
+    def next_state(state: step.TrainState, batch: Any, number: int) -> tuple[Any, Any]:
+        r = step.r_at(number, config.r_switch_step)
+        return train_step(state, sharding.share_batch(batch, mesh), key, r=r)
 
     try:
         state = fit(
             state,
             data,
-            step=step,
+            step=next_state,
             validate=validate,
             checkpoints=checkpoints,
-            run_dir=run_dir,
+            run_dir=run.folder,
             num_steps=config.num_steps,
             log_every=config.log_every,
             validate_every=config.validate_every,
@@ -151,14 +159,14 @@ def main(
         )
     finally:
         checkpoints.close()
-    scale.on_first(finish, run_dir, int(state.step))
+    sharding.on_first(finish, run, int(state.step))
 
 
-def finish(run_dir: Path, step: int) -> None:
+def finish(run: Run, num_steps: int) -> None:
     """Draws the loss, and prints the last record."""
-    records = list(read_records(run_dir / "metrics.jsonl"))
-    plots.loss_curve(records, run_dir / "figures" / "loss.png")
-    print(f"{run_dir}: {step} steps done")
+    records = list(read_records(run.folder / "metrics.jsonl"))
+    plots.loss_curve(records, run.figures / "loss.png")
+    print(f"{run.folder}: {num_steps} steps done")
     for name, value in records[-1].items():
         print(f"  {name}: {value}")
 

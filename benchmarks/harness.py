@@ -24,10 +24,10 @@ from tqdm import tqdm
 import datasets
 from benchmarks.paper import Column
 from cmbjax import evaluation, metrics, plots
-from cmbjax.checkpoints import read_json, write_text
-from cmbjax.loop import read_records
+from cmbjax.files import read_json, write_text
+from cmbjax.train.loop import read_records
 from cmbjax.pipeline import DepthFrames
-from cmbjax.report import CEILING, FLOOR
+from cmbjax.evaluate.report import CEILING, FLOOR
 
 ROOT = Path(__file__).parent.parent
 TUNING_SEED = 100  # of the runs that choose a learning rate, and of no row

@@ -17,8 +17,8 @@ import tyro
 
 from cmbjax import formats, runtime
 from cmbjax.camera import ITOP_CAMERA
-from cmbjax.frames import files_of, read_frame
-from cmbjax.predictor import Predictor
+from cmbjax.depth.images import files_of, read_frame
+from cmbjax.predict.predictor import Predictor
 from datasets.mannequin.frames import make_frame
 
 STAGES = ("read", "find", "crop", "network", "decode")

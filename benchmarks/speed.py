@@ -26,7 +26,7 @@ import tyro
 
 from benchmarks.harness import markdown
 from cmbjax import deploy, formats, runtime, training
-from cmbjax.checkpoints import write_json, write_text
+from cmbjax.files import write_json, write_text
 from cmbjax.models import MODELS
 from cmbjax.pipeline import Preparation, training_batches
 
@@ -457,7 +457,7 @@ def input_pipeline(config: SpeedConfig, steps: list[Row]) -> list[Row]:
         steps: See `training_steps`; the fastest of a side is compared with.
     """
     import datasets
-    from cmbjax.augment import Augmentation
+    from cmbjax.data.augment import Augmentation
 
     frames = datasets.load(config.dataset, None, config.tfds_dir, split="train")
     rows = []

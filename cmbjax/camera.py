@@ -5,7 +5,6 @@ down, z forward, metres. A camera is [fx, fy, cx, cy] in pixels, NaN where unkno
 """
 
 import numpy as np
-from jaxtyping import Float
 
 # ITOP (both views) projects with X = (u - 160) z 0.0035 for 0-based pixel indices u;
 # our pixel coordinates are half a pixel larger.
@@ -14,10 +13,8 @@ ITOP_CAMERA = np.array([1 / 0.0035, 1 / 0.0035, 160.5, 120.5], np.float32)
 # Of the height, where nothing is known; Kinect v1 has 1.19, v2 0.86.
 DEFAULT_FOCAL = 1.07
 
-FloatArray = np.ndarray
 
-
-def default_camera(shape: tuple[int, ...]) -> Float[FloatArray, "fx_fy_cx_cy=4"]:
+def default_camera(shape: tuple[int, ...]) -> np.ndarray:
     """Returns [fx, fy, cx, cy] to assume of an image of shape [height, width]."""
     height, width = shape
     focal = DEFAULT_FOCAL * height
@@ -25,10 +22,10 @@ def default_camera(shape: tuple[int, ...]) -> Float[FloatArray, "fx_fy_cx_cy=4"]
 
 
 def pixels_to_camera(
-    joints_px: Float[FloatArray, "*batch xy=2"],
-    depth_m: Float[FloatArray, "*batch"],
-    camera: Float[FloatArray, "fx_fy_cx_cy=4"],
-) -> Float[FloatArray, "*batch xyz=3"]:
+    joints_px: np.ndarray,
+    depth_m: np.ndarray,
+    camera: np.ndarray,
+) -> np.ndarray:
     """Back-projects pixels whose distance along the optical axis is known.
 
     Args:
@@ -44,9 +41,9 @@ def pixels_to_camera(
 
 
 def camera_to_pixels(
-    joints_m: Float[FloatArray, "*batch xyz=3"],
-    camera: Float[FloatArray, "fx_fy_cx_cy=4"],
-) -> Float[FloatArray, "*batch xy=2"]:
+    joints_m: np.ndarray,
+    camera: np.ndarray,
+) -> np.ndarray:
     """Projects points in front of the camera.
 
     Args:

@@ -1,152 +1,162 @@
-"""Joints <-> heat maps.
+"""Heat maps -> joints, in NumPy: what training, evaluation and prediction share.
 
 A heat map's cell (row, column) has its centre at the image's pixel
-(stride * (column + 0.5), stride * (row + 0.5)). Rows and columns appear only here.
+(stride * (column + 0.5), stride * (row + 0.5)). The way from joints to heat maps is in
+`models/losses.py`.
 """
 
-import functools
+from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
 
 from cmbjax.registry import pick
 
-AnyArray = jax.Array | np.ndarray
+
+class Decoded(NamedTuple):
+    """Where a network has the joints of a batch.
+
+    Attributes:
+        joints_px: [batch, joints, 2] pixels of the input.
+        scores: [batch, joints] how sure it is: of a heat map the height of its peak.
+        joints: [batch, joints, 3] x and y as fractions of the input from its centre, z
+            in normalised depth; None where the network gives no depth.
+    """
+
+    joints_px: np.ndarray
+    scores: np.ndarray
+    joints: np.ndarray | None
 
 
-def joints_to_heatmaps(
-    joints_px: Float[AnyArray, "batch joints xy=2"],
-    visible: Bool[AnyArray, "batch joints"],
+def decode_maps(
+    heatmaps: np.ndarray,
     *,
+    depth_maps: np.ndarray | None = None,
+    joints: np.ndarray | None = None,
     side: int,
     stride: int,
-    sigma: float,
-) -> Float[Array, "batch {side} {side} joints"]:
-    """Draws a Gaussian of height 1 around each joint.
+    decode: str,
+) -> Decoded:
+    """Returns the joints in heat maps, with the depth that a 3-D head gives.
 
     Args:
-        joints_px: Pixels of the network's input; may lie outside it.
-        visible: An invisible joint's map is zero.
-        side: Cells along each side of a map.
+        heatmaps: [batch, cells, cells, joints].
+        depth_maps: Likewise; each joint's normalised depth.
+        joints: [batch, joints, 3] of a head that regresses joints.
+        side: Of the network's input, pixels.
         stride: Input pixels per cell.
-        sigma: Standard deviation, in cells.
-
-    Returns:
-        exp(-d^2 / (2 sigma^2)) for the distance d, in cells, to each cell's centre.
+        decode: A name in `DECODES`.
     """
-    cells = jnp.where(visible[..., None], joints_px / stride, jnp.inf)
-    centres = jnp.arange(side)[None, :, None, None] + 0.5
-    offsets = centres - cells[:, None]
-    columns, rows = jnp.moveaxis(jnp.exp(-(offsets**2) / (2 * sigma**2)), -1, 0)
-    return rows[:, :, None] * columns[:, None]
+    joints_px, scores = heatmaps_to_joints(heatmaps, stride=stride, decode=decode)
+    if depth_maps is not None:
+        depths = read_maps(depth_maps, heatmaps)
+        joints = np.concatenate([joints_px / side - 0.5, depths[..., None]], axis=-1)
+    return Decoded(joints_px, scores, joints)
 
 
-@functools.partial(jax.jit, static_argnames=("stride", "decode"))
 def heatmaps_to_joints(
-    heatmaps: Float[AnyArray, "batch height width joints"],
-    *,
-    stride: int,
-    decode: str = "argmax",
-) -> tuple[Float[Array, "batch joints xy=2"], Float[Array, "batch joints"]]:
+    heatmaps: np.ndarray, *, stride: int, decode: str = "argmax"
+) -> tuple[np.ndarray, np.ndarray]:
     """Finds the peak of each heat map.
 
     Args:
-        heatmaps: One map a joint.
+        heatmaps: [batch, height, width, joints], one map a joint.
         stride: Input pixels per cell.
         decode: A name in `DECODES`: how to place the joint within its cell.
 
     Returns:
-        Pixels, and the peaks' heights. A map without a peak gives its first cell.
+        [batch, joints, 2] pixels, and [batch, joints] heights of the peaks. A map
+        without a peak gives its first cell.
 
     Raises:
         ValueError: No such decode.
     """
     place = pick(DECODES, "decode", decode)
     if decode == "upsampled":
-        heatmaps, stride = upsample(jnp.asarray(heatmaps), stride), 1
+        heatmaps, stride = upsample(heatmaps, stride), 1
     _, height, width, _ = heatmaps.shape
     row, column = _peaks(heatmaps)
-    patch = _around(jnp.asarray(heatmaps), row, column)
-    inside = (row > 0) & (row < height - 1) & (column > 0) & (column < width - 1)
-    offset = jnp.where(inside[..., None], place(patch), 0.0)
-    centre = jnp.stack([column, row], axis=-1) + 0.5
-    return stride * (centre + offset), patch[..., 1, 1]
+    patch = _around(heatmaps, row, column)
+    is_inside = (row > 0) & (row < height - 1) & (column > 0) & (column < width - 1)
+    offset = np.where(is_inside[..., None], place(patch), 0)
+    centre = np.stack([column, row], axis=-1) + np.float32(0.5)
+    joints_px = stride * (centre + offset)
+    return joints_px.astype(np.float32), patch[..., 1, 1].astype(np.float32)
 
 
-@functools.partial(jax.jit, static_argnames=("side", "stride", "sigma", "decode"))
-def quantise(
-    joints_px: Float[AnyArray, "batch joints xy=2"],
-    visible: Bool[AnyArray, "batch joints"],
-    *,
-    side: int,
-    stride: int,
-    sigma: float,
-    decode: str = "argmax",
-) -> Float[Array, "batch joints xy=2"]:
-    """Returns what a perfect network's heat maps decode to: a result's ceiling.
-
-    The arguments are those of `joints_to_heatmaps` and `heatmaps_to_joints`.
-    """
-    heatmaps = joints_to_heatmaps(
-        joints_px, visible, side=side, stride=stride, sigma=sigma
-    )
-    return heatmaps_to_joints(heatmaps, stride=stride, decode=decode)[0]
-
-
-@jax.jit
-def read_maps(
-    maps: Float[AnyArray, "batch height width joints"],
-    heatmaps: Float[AnyArray, "batch height width joints"],
-) -> Float[Array, "batch joints"]:
-    """Returns what each map says where its heat map has its peak.
+def read_maps(maps: np.ndarray, heatmaps: np.ndarray) -> np.ndarray:
+    """Returns [batch, joints]: what each map says where its heat map has its peak.
 
     The mean over the 3x3 cells around the peak, weighed by the heat map.
+
+    Args:
+        maps: [batch, height, width, joints].
+        heatmaps: Likewise.
     """
     _, height, width, _ = heatmaps.shape
     row, column = _peaks(heatmaps)
-    row = jnp.clip(row, 1, height - 2)
-    column = jnp.clip(column, 1, width - 2)
-    weights = jnp.maximum(_around(jnp.asarray(heatmaps), row, column), 1e-6)
-    values = _around(jnp.asarray(maps), row, column)
-    return jnp.sum(weights * values, (-2, -1)) / jnp.sum(weights, (-2, -1))
+    row, column = row.clip(1, height - 2), column.clip(1, width - 2)
+    weights = np.maximum(_around(heatmaps, row, column), 1e-6)
+    values = _around(maps, row, column)
+    return (weights * values).sum((-2, -1)) / weights.sum((-2, -1))
 
 
-def _peaks(heatmaps: AnyArray) -> tuple[Array, Array]:
+def upsample(heatmaps: np.ndarray, stride: int) -> np.ndarray:
+    """Returns the maps at the input's size, by cubic interpolation.
+
+    Args:
+        heatmaps: [batch, height, width, joints].
+        stride: By how much each side grows.
+    """
+    rows, columns = (_cubic(size, stride) for size in heatmaps.shape[1:3])
+    maps = np.einsum("ih,bhwj->biwj", rows, heatmaps, optimize=True)
+    return np.einsum("kw,biwj->bikj", columns, maps, optimize=True)
+
+
+def _cubic(size: int, stride: int) -> np.ndarray:
+    """Returns [stride * size, size] weights of Keys' cubic, which add up to 1."""
+    places = (np.arange(size * stride) + 0.5) / stride - 0.5
+    t = np.abs(places[:, None] - np.arange(size))
+    near = ((1.5 * t - 2.5) * t) * t + 1
+    far = ((-0.5 * t + 2.5) * t - 4) * t + 2
+    weights = np.where(t <= 1, near, np.where(t < 2, far, 0))
+    return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def _peaks(heatmaps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The row and the column of each map's largest cell, [batch, joints]."""
     batch, height, width, joints = heatmaps.shape
-    cells = jnp.reshape(heatmaps, (batch, height * width, joints))
-    return jnp.divmod(jnp.argmax(cells, axis=1), width)
+    cells = heatmaps.reshape(batch, height * width, joints)
+    return np.divmod(cells.argmax(axis=1), width)
 
 
-def _around(
-    heatmaps: Float[Array, "batch height width joints"], row, column
-) -> Float[Array, "batch joints 3 3"]:
-    """The cells around each map's cell (row, column); wrong at the border."""
-    batch, _, _, joints = heatmaps.shape
-    steps = jnp.arange(-1, 2)
-    return heatmaps[
-        jnp.arange(batch)[:, None, None, None],
-        row[..., None, None] + steps[None, None, :, None],
-        column[..., None, None] + steps[None, None, None, :],
-        jnp.arange(joints)[None, :, None, None],
+def _around(maps: np.ndarray, row: np.ndarray, column: np.ndarray) -> np.ndarray:
+    """The cells around each map's (row, column), [batch, joints, 3, 3].
+
+    Beyond the border are those at the border.
+    """
+    batch, height, width, joints = maps.shape
+    steps = np.arange(-1, 2)
+    return maps[
+        np.arange(batch)[:, None, None, None],
+        (row[..., None, None] + steps[:, None]).clip(0, height - 1),
+        (column[..., None, None] + steps).clip(0, width - 1),
+        np.arange(joints)[:, None, None],
     ]
 
 
-def _argmax(patch: Float[Array, "*maps 3 3"]) -> Float[Array, "*maps xy=2"]:
+def _argmax(patch: np.ndarray) -> np.ndarray:
     """The peak's cell."""
-    return jnp.zeros((*patch.shape[:-2], 2), patch.dtype)
+    return np.zeros((*patch.shape[:-2], 2), patch.dtype)
 
 
-def _quarter(patch: Float[Array, "*maps 3 3"]) -> Float[Array, "*maps xy=2"]:
+def _quarter(patch: np.ndarray) -> np.ndarray:
     """A quarter cell towards the larger neighbour (Newell et al., ECCV 2016)."""
     slope_x = patch[..., 1, 2] - patch[..., 1, 0]
     slope_y = patch[..., 2, 1] - patch[..., 0, 1]
-    return 0.25 * jnp.sign(jnp.stack([slope_x, slope_y], axis=-1))
+    return 0.25 * np.sign(np.stack([slope_x, slope_y], axis=-1))
 
 
-def _dark(patch: Float[Array, "*maps 3 3"]) -> Float[Array, "*maps xy=2"]:
+def _dark(patch: np.ndarray) -> np.ndarray:
     """The maximum of the log map's Taylor expansion (Zhang et al., CVPR 2020).
 
     Exact for a Gaussian. Where the expansion has no maximum, the peak's cell. The
@@ -154,8 +164,9 @@ def _dark(patch: Float[Array, "*maps 3 3"]) -> Float[Array, "*maps xy=2"]:
     is independent from cell to cell, and costs accuracy where noise is as smooth as
     the map.
     """
-    floor = jnp.maximum(1e-6 * patch[..., 1, 1], jnp.finfo(patch.dtype).tiny)
-    log = jnp.log(jnp.maximum(patch, floor[..., None, None]))
+    patch = patch.astype(np.float32)
+    floor = np.maximum(1e-6 * patch[..., 1, 1], np.finfo(np.float32).tiny)
+    log = np.log(np.maximum(patch, floor[..., None, None]))
     dx = (log[..., 1, 2] - log[..., 1, 0]) / 2
     dy = (log[..., 2, 1] - log[..., 0, 1]) / 2
     dxx = log[..., 1, 2] - 2 * log[..., 1, 1] + log[..., 1, 0]
@@ -163,19 +174,10 @@ def _dark(patch: Float[Array, "*maps 3 3"]) -> Float[Array, "*maps xy=2"]:
     dxy = (log[..., 2, 2] - log[..., 2, 0] - log[..., 0, 2] + log[..., 0, 0]) / 4
     determinant = dxx * dyy - dxy**2
     is_maximum = (determinant > 1e-6) & (dxx < 0)
-    divisor = jnp.where(is_maximum, determinant, 1.0)
-    newton = jnp.stack([dxy * dy - dyy * dx, dxy * dx - dxx * dy], axis=-1)
-    offset = jnp.clip(newton / divisor[..., None], -1, 1)
-    return jnp.where(is_maximum[..., None], offset, 0.0)
-
-
-def upsample(
-    heatmaps: Float[Array, "batch height width joints"], stride: int
-) -> Float[Array, "batch rows columns joints"]:
-    """Returns the maps at the input's size, by cubic interpolation."""
-    batch, height, width, joints = heatmaps.shape
-    shape = (batch, stride * height, stride * width, joints)
-    return jax.image.resize(heatmaps, shape, "cubic")
+    divisor = np.where(is_maximum, determinant, 1)
+    newton = np.stack([dxy * dy - dyy * dx, dxy * dx - dxx * dy], axis=-1)
+    offset = np.clip(newton / divisor[..., None], -1, 1)
+    return np.where(is_maximum[..., None], offset, 0)
 
 
 # Upsampled: the peak of the map at the input's size (Wei et al., CVPR 2016).

@@ -333,10 +333,19 @@ def _hits(hit, counted) -> Tally:
     return Tally((hit & counted).sum(axis=0), counted.sum(axis=0))
 
 
+def overall_row(skeleton: Skeleton) -> str:
+    """Returns the row of the skeleton's table that averages over all joints."""
+    rows_of_all = (
+        row
+        for row, joints in skeleton.rows.items()
+        if len(joints) == skeleton.num_joints
+    )
+    return next(rows_of_all, "All joints")
+
+
 def _row_joints(skeleton: Skeleton) -> dict[str, list[int]]:
     by_row = {row: list(joints) for row, joints in skeleton.rows.items()}
-    if not any(len(joints) == skeleton.num_joints for joints in by_row.values()):
-        by_row["All joints"] = list(range(skeleton.num_joints))
+    by_row[overall_row(skeleton)] = list(range(skeleton.num_joints))
     return by_row
 
 

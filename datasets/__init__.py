@@ -9,18 +9,18 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from cmbjax.pipeline import DepthFrames, Example
+from cmbjax.data.examples import DepthFrames, Example
 from cmbjax.registry import pick
 from cmbjax.skeletons import SKELETONS
 from datasets.astar.astar import Astar, astar_config
-from datasets.builder import SOURCE_FILE
+from datasets.builder import SOURCE_FILE, DescribedFrames
 from datasets.folder.folder import Folder
 from datasets.itop.itop import Itop
 from datasets.k2hpd.k2hpd import K2hpd
 from datasets.mannequin.mannequin import Mannequin
 from datasets.people.people import People
 
-DATASETS: dict[str, type[tfds.core.DatasetBuilder]] = {
+DATASETS: dict[str, type[DescribedFrames]] = {
     "mannequin": Mannequin,
     "people": People,
     "k2hpd": K2hpd,
@@ -28,9 +28,6 @@ DATASETS: dict[str, type[tfds.core.DatasetBuilder]] = {
     "astar": Astar,
     "folder": Folder,
 }
-
-REACH_FROM_ABOVE_MM = 2000.0  # from the head down to the feet
-EIGHT_BIT_RANGE = 128.0  # half of what K2HPD's images can hold
 
 
 def load(
@@ -67,7 +64,7 @@ def load(
     if name == "folder":
         if data_dir is None:
             raise ValueError("--dataset=folder needs --data_dir, the folder of frames")
-        builder: tfds.core.DatasetBuilder = Folder(source_dir=data_dir, **options)
+        builder: DescribedFrames = Folder(source_dir=data_dir, **options)
     else:
         if name == "astar" and config:
             options["config"] = astar_config(config)
@@ -91,19 +88,13 @@ def load(
     made_of = f" of {record.read_text()}" if record.exists() else ""
     skeleton = SKELETONS[builder.info.metadata["skeleton"]]
     metric = builder.info.metadata["depth_unit"] == "mm"
-    from_above = (name, config) == ("itop", "top")
-    depth_range: float | None
-    if metric:
-        depth_range = REACH_FROM_ABOVE_MM if from_above else 1000 * skeleton.reach_m
-    else:
-        depth_range = EIGHT_BIT_RANGE if name == "k2hpd" else None
     frames = DepthFrames(
         source=source,
         skeleton=skeleton,
         metric=metric,
         name=f"{builder.info.full_name}{made_of}, {split}",
-        depth_range=depth_range,
-        detectable=skeleton.head is not None and not from_above,
+        depth_range=builder.depth_range,
+        findable=builder.findable,
     )
     return _thin(frames, limit)
 
@@ -114,7 +105,7 @@ def _mix(parts: Sequence[DepthFrames]) -> DepthFrames:
     Raises:
         ValueError: Joints or depth are not of one kind.
     """
-    alike = ("skeleton", "metric", "depth_range", "detectable")
+    alike = ("skeleton", "metric", "depth_range", "findable")
     for field in alike:
         values = {getattr(part, field) for part in parts}
         if len(values) > 1:

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 import datasets
 from cmbjax import plots
-from cmbjax.pipeline import Example, decode_depth, frame_name
+from cmbjax.data.examples import Example, decode_depth, frame_name
 
 PAGE = """<!doctype html>
 <meta charset="utf-8">

@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
-from cmbjax.skeletons import Skeleton
+from cmbjax.skeletons import SKELETONS, Skeleton
 from datasets import schema
 
 SOURCE_FILE = "source.txt"  # beside a prepared data set: what it was made of
@@ -29,7 +29,30 @@ Item = Any  # what finds one example in its source
 Fact = tuple[str, float, float | None, float]
 
 
-class FrameBuilder(tfds.core.ShardBasedBuilder):
+class DescribedFrames(tfds.core.DatasetBuilder):
+    """Depth frames that say what a network is to know of them."""
+
+    @property
+    def depth_range(self) -> float | None:
+        """How far before and behind the whole its parts may be, millimetres or raw.
+
+        None where that is not known.
+        """
+        if self.info.metadata["depth_unit"] != "mm":
+            return None
+        return 1000 * self._labelled.reach_m
+
+    @property
+    def findable(self) -> bool:
+        """Whether these are people whom `depth.finder` serves."""
+        return self._labelled.head is not None
+
+    @property
+    def _labelled(self) -> Skeleton:
+        return SKELETONS[self.info.metadata["skeleton"]]
+
+
+class FrameBuilder(DescribedFrames, tfds.core.ShardBasedBuilder):
     """Prepares labelled depth frames from files that the user supplies.
 
     A `GeneratorBasedBuilder` sorts a whole split in memory and needs TensorFlow

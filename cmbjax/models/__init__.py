@@ -3,37 +3,38 @@
 import functools
 from collections.abc import Callable
 
+from cmbjax.models import ablations, recurrent
 from cmbjax.models.cmb import CMB, ConvolutionalMemoryBlock
-from cmbjax.models.cnn3d import CNN3D
-from cmbjax.models.cpm import ConvolutionalPoseMachine
-from cmbjax.models.hourglass import StackedHourglass
-from cmbjax.models.ief import IEF
-from cmbjax.models.ieml import IEML
-from cmbjax.models.network import Network
-from cmbjax.models.phr import PartHeatmapRegression
+from cmbjax.models.compared.cnn3d import CNN3D
+from cmbjax.models.compared.cpm import ConvolutionalPoseMachine
+from cmbjax.models.compared.hourglass import StackedHourglass
+from cmbjax.models.compared.ief import IEF
+from cmbjax.models.compared.ieml import IEML
+from cmbjax.models.compared.phr import PartHeatmapRegression
+from cmbjax.models.compared.vi import ViewpointInvariant
+from cmbjax.models.network import Network, Outputs
 from cmbjax.models.posenet import PoseNet
-from cmbjax.models.vi import ViewpointInvariant
 
-__all__ = ["CMB", "MODELS", "ConvolutionalMemoryBlock", "PoseNet"]
+__all__ = ["CMB", "MODELS", "ConvolutionalMemoryBlock", "Network", "Outputs", "PoseNet"]
 
 MODELS: dict[str, Callable[..., Network]] = {
     "cmb": PoseNet,
-    "cmb_none": functools.partial(PoseNet, blocks=False),
-    # Sec. 5.3: x in place of M_{t-1}; Eqs. 3 and 4 stand, so every weight is used.
-    "cmb_convs": functools.partial(PoseNet, duplicate_input=("input", "memory")),
-    # To the letter: x also in place of M_t, which leaves two controllers without use.
-    "cmb_convs_literal": functools.partial(
-        PoseNet, duplicate_input=("input", "memory", "output")
+    # Table 6 and Sec. 5.3.
+    "cmb_none": ablations.WithoutBlocks,
+    "cmb_half": functools.partial(PoseNet, block=ablations.HalfMemory),
+    "cmb_double": functools.partial(PoseNet, block=ablations.DoubleMemory),
+    "cmb_sequence": ablations.InOrder,
+    "convgru": functools.partial(
+        recurrent.RecurrentPoseNet, recurrence=recurrent.ConvGRU
     ),
+    "convlstm": functools.partial(
+        recurrent.RecurrentPoseNet, recurrence=recurrent.ConvLSTM
+    ),
+    "cmb_convs": functools.partial(PoseNet, block=ablations.InputForMemory),
+    "cmb_convs_literal": functools.partial(PoseNet, block=ablations.InputForAll),
     # Controls that the paper lacks: what does state across samples add?
-    "memory_constant": functools.partial(PoseNet, memory_constant=True),
-    "memory_ema": functools.partial(PoseNet, memory_rate=0.01),
-    "cmb_half": functools.partial(PoseNet, capacity=0.5),
-    "cmb_double": functools.partial(PoseNet, capacity=2.0),
-    # On frames in the order of their recording.
-    "cmb_sequence": functools.partial(PoseNet, in_order=True),
-    "convgru": functools.partial(PoseNet, recurrence="gru"),
-    "convlstm": functools.partial(PoseNet, recurrence="lstm"),
+    "memory_constant": functools.partial(PoseNet, block=ablations.ConstantMemory),
+    "memory_ema": functools.partial(PoseNet, block=ablations.RunningMean),
     # Compared networks.
     "sh1": functools.partial(StackedHourglass, stacks=1),
     "sh2": functools.partial(StackedHourglass, stacks=2),

@@ -2,39 +2,64 @@
 
 from typing import Any, ClassVar, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from cmbjax import heatmaps
-from cmbjax.losses import DEPTH_WEIGHT, depth_maps_loss, heatmap_loss, joints_loss
+from cmbjax.heatmaps import Decoded, decode_maps
+from cmbjax.models.losses import (
+    DEPTH_WEIGHT,
+    Batch,
+    depth_maps_loss,
+    heatmap_loss,
+    joints_loss,
+)
 
-Batch = dict[str, Array]
 
-
-class Decoded(NamedTuple):
-    """What a network says of a batch.
+class Outputs(NamedTuple):
+    """What a network gives for a batch; None is what it does not have.
 
     Attributes:
-        joints_px: [batch, joints, 2] pixels of the input.
-        scores: [batch, joints] how sure it is: of a heat map the height of its peak.
-        joints: [batch, joints, 3] x and y as fractions of the input from its centre, z
-            in normalised depth; None where the network gives no depth.
+        heatmaps: [batch, cells, cells, joints], a peak where each joint is.
+        depth_maps: [batch, cells, cells, joints] each joint's normalised depth, to be
+            read at the peak of its heat map.
+        joints: [batch, joints, 2 or 3] x and y as fractions of the input from its
+            centre, z in normalised depth.
+        scores: [batch, joints] how sure the network is of `joints`.
     """
 
-    joints_px: np.ndarray
-    scores: np.ndarray
-    joints: np.ndarray | None
+    heatmaps: Any = None
+    depth_maps: Any = None
+    joints: Any = None
+    scores: Any = None
+
+    def mirrored(self, mirror: tuple[int, ...]) -> "Outputs":
+        """Returns what was said of the mirrored image, told of the image itself.
+
+        Args:
+            mirror: For each joint, the one that takes its place in a mirrored image.
+        """
+        order = np.array(mirror)
+
+        def flipped(maps: Array | None) -> Array | None:
+            return None if maps is None else maps[:, :, ::-1, order]
+
+        joints, scores = self.joints, self.scores
+        if joints is not None:
+            joints = joints[..., order, :].at[..., 0].multiply(-1)
+        return Outputs(
+            heatmaps=flipped(self.heatmaps),
+            depth_maps=flipped(self.depth_maps),
+            joints=joints,
+            scores=None if scores is None else scores[:, order],
+        )
 
 
 class Network(nn.Module, kw_only=True):
     """A network from depth to joints; by default by way of heat maps.
 
-    It is called with normalised depth, [batch, side, side, clip], with `train` and with
-    r of Eq. 2, which all but ours ignore; and returns what `decode` understands: heat
-    maps, or heat maps and what gives the joints' depth, or joints.
+    A class implements `outputs`, in `nn.compact`. What is the same for all is here.
 
     Attributes:
         num_joints: Joints K.
@@ -43,16 +68,14 @@ class Network(nn.Module, kw_only=True):
         dtype: Of the computation; outputs, parameters, memory and statistics are
             float32.
 
-    What its class says:
+    Class attributes:
         heads3d: Names that `head3d` may have.
         stride: Input pixels per heat-map cell; None where there are no heat maps.
         divisor: The input's side must be a multiple of it.
-        clip: Frames that are seen at once, the last of the channels; odd.
-        sequential: Whether frames come in the order of their recording, and not
-            shuffled, in training and in evaluation.
-        restarts: Whether the memory, one a sample, starts from zero with a sequence.
-        flips: Whether predictions are averaged with those of the mirrored image.
-        own_decode: The decode that the method itself has, a name in `DECODES`.
+        num_frames: Frames that are seen at once, the last axis of the input; odd.
+        averages_mirrored: Whether the method averages its predictions with those of
+            the mirrored image.
+        default_decode: The decode that the method has, a name in `heatmaps.DECODES`.
     """
 
     num_joints: int
@@ -63,19 +86,50 @@ class Network(nn.Module, kw_only=True):
     heads3d: ClassVar[tuple[str, ...]] = ("none",)
     stride: ClassVar[int | None] = 2
     divisor: ClassVar[int] = 8
-    clip: ClassVar[int] = 1
-    flips: ClassVar[bool] = False
-    own_decode: ClassVar[str] = "dark"
+    num_frames: ClassVar[int] = 1
+    averages_mirrored: ClassVar[bool] = False
+    default_decode: ClassVar[str] = "dark"
 
     @property
     def sequential(self) -> bool:
-        """See above."""
+        """Whether frames come in the order of their recording, and not shuffled."""
         return False
 
     @property
-    def restarts(self) -> bool:
-        """See above."""
+    def resets_memory(self) -> bool:
+        """Whether the memory, one a sample, starts from zero with a recording."""
         return False
+
+    def __call__(
+        self,
+        depth: Float[Array, "batch side side frames"],
+        *,
+        train: bool,
+        r: float | Float[Array, ""] = 1.0,
+    ) -> Float[Array, "batch cells cells joints"] | Outputs:
+        """Returns the heat maps; all `Outputs` where there is more than these.
+
+        Args:
+            depth: Normalised depth, in [-1, 1].
+            train: Whether BN uses and updates with the statistics of the batch.
+            r: Bound of Eq. 2, at least 1; networks without memory ignore it.
+
+        Raises:
+            ValueError: See `check`.
+        """
+        outputs = self.outputs(depth, train=train, r=r)
+        heatmaps, *others = outputs
+        return heatmaps if all(other is None for other in others) else outputs
+
+    def outputs(
+        self,
+        depth: Float[Array, "batch side side frames"],
+        *,
+        train: bool,
+        r: float | Float[Array, ""],
+    ) -> Outputs:
+        """Returns what the network gives; the arguments are those of a call."""
+        raise NotImplementedError
 
     def sigma(self, side: int) -> float:
         """Returns the deviation of the method's own target heat maps, in cells."""
@@ -89,83 +143,76 @@ class Network(nn.Module, kw_only=True):
                 head, or no such number of frames.
         """
         if self.head3d not in self.heads3d:
-            known = ", ".join(self.heads3d)
-            raise ValueError(f"head3d must be one of {known}, got {self.head3d!r}")
+            heads = ", ".join(self.heads3d)
+            raise ValueError(f"head3d must be one of {heads}, got {self.head3d!r}")
         side, frames = depth.shape[1], depth.shape[3]
         if side % self.divisor or depth.shape[1] != depth.shape[2]:
             raise ValueError(
                 f"depth must be square with a side that is a multiple of "
                 f"{self.divisor}, got {list(depth.shape)}"
             )
-        if frames not in {1, self.clip}:
+        if frames not in {1, self.num_frames}:
             raise ValueError(
-                f"depth must have {self.clip} frames, got {list(depth.shape)}"
+                f"depth must have {self.num_frames} frames, got {list(depth.shape)}"
             )
 
     def scaled(self, features: int) -> int:
         """Returns a channel count, multiplied by the width."""
         return max(1, round(features * self.width))
 
-    def loss(self, batch: Batch, *, r: float, sigma: float) -> Float[Array, ""]:
+    def loss(
+        self, batch: Batch, *, r: float | Float[Array, ""], sigma: float
+    ) -> Float[Array, ""]:
         """Returns the loss of a batch; called by `apply` with method="loss".
 
         Args:
-            batch: See `pipeline.prepare_training`.
+            batch: See `data.views.training_view`.
             r: Of Eq. 2.
             sigma: Of the target heat maps' Gaussians, in cells.
         """
-        outputs = self(batch["depth"], train=True, r=r)
-        maps, *heads = outputs if isinstance(outputs, tuple) else (outputs,)
-        stride = self.stride
+        outputs, stride = self.outputs(batch["depth"], train=True, r=r), self.stride
         assert stride is not None, "a network without heat maps has its own loss"
         loss = heatmap_loss(
-            maps, batch["joints_px"], batch["visible"], stride=stride, sigma=sigma
+            outputs.heatmaps,
+            batch["joints_px"],
+            batch["visible"],
+            stride=stride,
+            sigma=sigma,
         )
-        for head in heads:
-            if head.ndim == 4:
-                depth_loss = depth_maps_loss(head, batch, stride=stride, sigma=sigma)
-                loss += DEPTH_WEIGHT * depth_loss
-            else:
-                loss += joints_loss(head, batch)
+        if outputs.depth_maps is not None:
+            depth_loss = depth_maps_loss(
+                outputs.depth_maps, batch, stride=stride, sigma=sigma
+            )
+            loss += DEPTH_WEIGHT * depth_loss
+        if outputs.joints is not None:
+            loss += joints_loss(outputs.joints, batch)
         return loss
 
-    def decode(self, outputs: Any, *, side: int, decode: str) -> Decoded:
-        """Returns the joints in what the network returned.
+    def decode(self, outputs: Outputs, *, side: int, decode: str) -> Decoded:
+        """Returns the joints in what the network gave.
 
         Args:
-            outputs: Heat maps; with a 3-D head a sequence of them and what that gives.
+            outputs: Of `outputs`, as arrays of JAX or NumPy.
             side: Of the network's input, pixels.
             decode: A name in `heatmaps.DECODES`.
         """
-        maps, *heads = outputs if isinstance(outputs, tuple | list) else (outputs,)
-        maps = jnp.asarray(maps)
-        assert self.stride is not None, "a network without heat maps has its own decode"
-        found = heatmaps.heatmaps_to_joints(maps, stride=self.stride, decode=decode)
-        joints_px, scores = map(np.asarray, found)
-        if not heads:
-            return Decoded(joints_px, scores, None)
-        if heads[0].ndim == 3:
-            return Decoded(joints_px, scores, np.asarray(heads[0]))
-        depths = np.asarray(heatmaps.read_maps(jnp.asarray(heads[0]), maps))
-        joints = np.concatenate([joints_px / side - 0.5, depths[..., None]], axis=-1)
-        return Decoded(joints_px, scores, joints)
+        if outputs.heatmaps is None:
+            joints = np.asarray(outputs.joints)
+            scores = np.ones(joints.shape[:2], np.float32)
+            if outputs.scores is not None:
+                scores = np.asarray(outputs.scores)
+            joints_px = (joints[..., :2] + 0.5) * side
+            return Decoded(joints_px, scores, joints if joints.shape[2] == 3 else None)
+        assert self.stride is not None, "there are heat maps"
+        return decode_maps(
+            np.asarray(outputs.heatmaps),
+            depth_maps=_as_numpy(outputs.depth_maps),
+            joints=_as_numpy(outputs.joints),
+            side=side,
+            stride=self.stride,
+            decode=decode,
+        )
 
 
-def mirrored(outputs: Any, mirror: tuple[int, ...]) -> Any:
-    """Returns what a network says of the mirrored image, told of the image itself.
-
-    Args:
-        outputs: Heat maps, depth maps, joints [batch, joints, xyz] or scores [batch,
-            joints].
-        mirror: For each joint, the one that takes its place in a mirrored image.
-    """
-    order = np.array(mirror)
-
-    def back(value: Array) -> Array:
-        if value.ndim == 4:
-            return value[:, :, ::-1, order]
-        if value.ndim == 2:
-            return value[:, order]
-        return value[:, order] * jnp.array([[[-1.0, *(1.0,) * (value.shape[2] - 1)]]])
-
-    return jax.tree.map(back, outputs)
+def _as_numpy(values: Any) -> np.ndarray | None:
+    return None if values is None else np.asarray(values)

@@ -3,7 +3,7 @@
 Each sample of the batch is a stream of frames of its own: its state is what its last
 frame left. No gradient flows into it. A call that does not write the memory sees each
 frame as the first of a sequence, its state zero. Whoever feeds the streams sets the
-state to zero where a sequence begins: `training.restart`.
+state to zero where a sequence begins: `memory.reset`.
 """
 
 from typing import Any
@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
+
+from cmbjax.models.posenet import PoseNet
 
 
 class _Recurrence(nn.Module, kw_only=True):
@@ -117,3 +119,29 @@ class ConvLSTM(_Recurrence, kw_only=True):
         self._write(hidden, h)
         self._write(cell, c)
         return jnp.concatenate([x, h.astype(x.dtype)], axis=-1)
+
+
+class RecurrentPoseNet(PoseNet, kw_only=True):
+    """The network with recurrences in the blocks' place; sees frames in their order.
+
+    Attributes:
+        recurrence: `ConvGRU` or `ConvLSTM`.
+    """
+
+    recurrence: type[_Recurrence] = ConvGRU
+
+    @property
+    def sequential(self) -> bool:
+        """Whether frames come in the order of their recording."""
+        return True
+
+    @property
+    def resets_memory(self) -> bool:
+        """Whether the memory, one a sample, starts from zero with a recording."""
+        return True
+
+    def enhance(
+        self, name: str, x: Array, *, train: bool, r: float | Float[Array, ""]
+    ) -> Array:
+        """Returns x with what a recurrence adds to it."""
+        return self.recurrence(features=x.shape[-1], dtype=self.dtype, name=name)(x)

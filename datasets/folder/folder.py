@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from cmbjax.frames import read_png
+from cmbjax.depth.images import read_png
 from cmbjax.skeletons import BODY15, Skeleton
 from datasets import schema
 from datasets.builder import Fact, FrameBuilder

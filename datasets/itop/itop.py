@@ -53,6 +53,16 @@ class Itop(FrameBuilder):
     skeleton = BODY15
     parts = True
 
+    @property
+    def depth_range(self) -> float:
+        """Millimetres; from above as far as from the head down to the feet."""
+        return 1000 * self.skeleton.reach_m if self.findable else 2000.0
+
+    @property
+    def findable(self) -> bool:
+        """Whether people are seen from the side."""
+        return self.builder_config.name == "side"
+
     def files(self) -> list[str]:
         """Returns what the source folder holds for this view."""
         return [

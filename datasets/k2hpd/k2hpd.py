@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cmbjax.frames import read_png
+from cmbjax.depth.images import read_png
 from cmbjax.skeletons import BODY19
 from datasets import schema
 from datasets.builder import Fact, FrameBuilder, held_out_blocks, outside_share
@@ -31,6 +31,7 @@ class K2hpd(FrameBuilder):
     MANUAL_DOWNLOAD_INSTRUCTIONS = "See datasets/k2hpd/README.md."
     skeleton = BODY19
     depth_unit = "raw"
+    depth_range = 128.0  # half of what the 8-bit images can hold
 
     def files(self) -> list[str]:
         """Returns what the source folder holds."""

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from cmbjax.camera import ITOP_CAMERA
 from cmbjax.skeletons import BODY15
 from datasets import schema
-from datasets.builder import executor
+from datasets.builder import DescribedFrames, executor
 from datasets.mannequin import frames, recordings
 from datasets.mannequin.frames import SPLITS
 
@@ -41,7 +41,7 @@ class MannequinConfig(tfds.core.BuilderConfig):
     workers: int = 0
 
 
-class Mannequin(tfds.core.GeneratorBasedBuilder):
+class Mannequin(DescribedFrames, tfds.core.GeneratorBasedBuilder):
     """People in MuJoCo, seen by a depth camera of ITOP's geometry."""
 
     VERSION = tfds.core.Version("1.3.0")

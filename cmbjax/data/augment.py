@@ -1,0 +1,80 @@
+"""Random views and sensor noise of training frames (Sec. 5: flipping, rotation)."""
+
+import dataclasses
+
+import cv2
+import numpy as np
+from jaxtyping import Float, UInt16
+
+from cmbjax.depth import crops
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Augmentation:
+    """How far a training frame may be changed.
+
+    Attributes:
+        flip: Whether half of the frames are mirrored, joints swapped with them.
+        rotation_deg: Largest turn in the image plane, degrees.
+        scale: Largest relative change of the crop's side.
+        shift: Largest move of the crop, in sides of the crop.
+        reference: Deviation of the person's depth, in parts of the depth range.
+        noise: Deviation of each reading, in parts of the depth range.
+        holes: Largest number of holes.
+    """
+
+    flip: bool = True
+    rotation_deg: float = 20.0
+    scale: float = 0.15
+    shift: float = 0.06
+    reference: float = 0.05
+    noise: float = 0.01
+    holes: int = 3
+
+    def __post_init__(self) -> None:
+        for name, value in dataclasses.asdict(self).items():
+            if value < 0:
+                raise ValueError(f"augmentation {name} must be at least 0, got {value}")
+        if self.scale >= 1:
+            raise ValueError(f"augmentation scale must be below 1, got {self.scale}")
+
+
+def random_transform(
+    rng: np.random.Generator,
+    box: Float[np.ndarray, "box=4"],
+    side: int,
+    augmentation: Augmentation,
+) -> tuple[Float[np.ndarray, "2 3"], bool]:
+    """Returns a random crop around a box, and whether it is mirrored."""
+    flip = bool(augmentation.flip and rng.random() < 0.5)
+    angle = rng.uniform(-1, 1) * augmentation.rotation_deg
+    shift = rng.uniform(-1, 1, 2) * augmentation.shift
+    margin = crops.MARGIN * (1 + rng.uniform(-1, 1) * augmentation.scale)
+    transform = crops.crop_transform(
+        box, side, margin=margin, shift=tuple(shift), angle_deg=angle, flip=flip
+    )
+    return transform, flip
+
+
+def sensor_noise(
+    rng: np.random.Generator,
+    crop: UInt16[np.ndarray, "side side"],
+    depth_range: float,
+    augmentation: Augmentation,
+) -> UInt16[np.ndarray, "side side"]:
+    """Returns a crop with noisy readings and elliptic holes.
+
+    Args:
+        rng: Draws the noise.
+        crop: Millimetres or raw, 0 = no reading.
+        depth_range: Unit of `augmentation.noise`, in the unit of `crop`.
+        augmentation: How much.
+    """
+    noise = rng.normal(0, augmentation.noise * depth_range, crop.shape)
+    noisy = np.clip(np.rint(crop + noise), 1, np.iinfo(np.uint16).max)
+    noisy = np.where(crop > 0, noisy, 0).astype(np.uint16)
+    for _ in range(rng.integers(augmentation.holes + 1)):
+        centre = rng.integers(len(crop), size=2).tolist()
+        axes = np.rint(rng.uniform(0.01, 0.07, 2) * len(crop)).astype(int).tolist()
+        cv2.ellipse(noisy, centre, axes, rng.uniform(0, 180), 0, 360, 0, -1)
+    return noisy

@@ -1,0 +1,155 @@
+"""Batches of views, in an order that a checkpoint can go on with."""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import grain
+import numpy as np
+
+from cmbjax.data.augment import Augmentation
+from cmbjax.data.examples import DepthFrames, Example, decode_depth
+from cmbjax.data.recordings import Streams, clips, pieces, recordings
+from cmbjax.data.views import Preparation, View, evaluation_view, training_view
+
+PREFETCHED_BATCHES = 8
+READING_THREADS = 2
+UNSHARED = grain.sharding.NoSharding()
+
+
+def training_batches(
+    frames: DepthFrames,
+    *,
+    preparation: Preparation,
+    augmentation: Augmentation,
+    batch_size: int,
+    seed: int,
+    share: float = 1.0,
+    sequential: bool = False,
+    processes: grain.sharding.ShardOptions = UNSHARED,
+) -> grain.DatasetIterator:
+    """Returns an endless, shuffled iterator whose position a checkpoint can hold.
+
+    The position counts batches and the order is that of the batches, so both are the
+    same for any number of processes.
+
+    Args:
+        frames: The training split.
+        preparation: How a frame becomes an input.
+        augmentation: How it may be changed.
+        batch_size: Frames a batch; the last ones of an epoch join the next epoch's.
+        seed: Of the order and of every random view.
+        share: Part of the frames to use, the same ones for the same seed; where they
+            are sequential or clips, of whole recordings, or of pieces as long as a
+            stream, if a recording is longer than all that is asked for.
+        sequential: Whether frames come in the order of their recordings: see
+            `recordings.Streams`. Batches then say `starts`, where a sequence begins.
+        processes: How many share a batch, and which this is: it gets its part of every
+            batch, in order, and reads no other frame.
+
+    Raises:
+        ValueError: There are no frames, or the processes cannot share a batch equally.
+    """
+    if not len(frames.source):
+        raise ValueError("the training split has no frames")
+    size, rest = divmod(batch_size, processes.shard_count)
+    if rest:
+        raise ValueError(
+            "--batch_size must be a multiple of the number of processes, "
+            f"{processes.shard_count}, got {batch_size}"
+        )
+    if sequential or preparation.num_frames > 1:
+        units = recordings(frames.source)
+        asked = round(share * len(frames))
+        if max(map(len, units)) > asked:
+            units = pieces(units, max(1, asked // batch_size))
+    else:
+        units = [[i] for i in range(len(frames))]
+    number = max(1, round(share * len(units)))
+    chosen = np.random.default_rng(seed).permutation(len(units))[:number]
+    sequences = [units[i] for i in chosen]
+    clip_of: dict[int, list[int]] = {}
+    if preparation.num_frames > 1:
+        clip_of = clips(sequences, preparation.num_frames)
+
+    def load(frame: tuple[int, bool], rng: np.random.Generator) -> View:
+        index, starts = frame
+        view = training_view(
+            frames.source[index],
+            rng,
+            preparation=preparation,
+            augmentation=augmentation,
+            skeleton=frames.skeleton,
+            clip=[frames.source[i] for i in clip_of.get(index, ())],
+        )
+        return view | ({"starts": np.array(starts)} if sequential else {})
+
+    if sequential:
+        order = grain.MapDataset.source(Streams(sequences, batch_size, seed)).seed(seed)
+    else:
+        single = [(i, False) for sequence in sequences for i in sequence]
+        order = grain.MapDataset.source(single).seed(seed).shuffle().repeat()
+    parts = order.random_map(load).batch(size)
+    batches = parts[processes.shard_index :: processes.shard_count]
+    return iter(_prefetched(batches))
+
+
+class LoadedBatch(NamedTuple):
+    """Frames of a split to predict.
+
+    Attributes:
+        indices: Of the frames in the split.
+        examples: The frames.
+        depths: [height, width] uint16 each, as they are in the frames.
+        views: See `views.evaluation_view`; stacked.
+    """
+
+    indices: Sequence[int]
+    examples: list[Example]
+    depths: list[np.ndarray]
+    views: View
+
+
+def evaluation_batches(
+    frames: DepthFrames,
+    *,
+    preparation: Preparation,
+    batches: Sequence[Sequence[int]],
+) -> Iterator[LoadedBatch]:
+    """Yields batches as they are to be predicted.
+
+    Args:
+        frames: The split.
+        preparation: How a frame becomes an input.
+        batches: Frames of each, as indices.
+    """
+    clip_of: dict[int, list[int]] = {}
+    if preparation.num_frames > 1:
+        clip_of = clips(recordings(frames.source), preparation.num_frames)
+
+    def load(index: int) -> tuple[Example, np.ndarray, View]:
+        example = frames.source[index]
+        depth = decode_depth(example)
+        view = evaluation_view(
+            example,
+            depth,
+            preparation=preparation,
+            metric=frames.metric,
+            clip=[decode_depth(frames.source[i]) for i in clip_of.get(index, ())],
+        )
+        return example, depth, view
+
+    indices = [index for batch in batches for index in batch]
+    loaded = iter(_prefetched(grain.MapDataset.source(indices).map(load)))
+    for batch in batches:
+        of_batch = itertools.islice(loaded, len(batch))
+        examples, depths, views = map(list, zip(*of_batch, strict=True))
+        stacked = {name: np.stack([view[name] for view in views]) for name in views[0]}
+        yield LoadedBatch(batch, examples, depths, stacked)
+
+
+def _prefetched(dataset: grain.MapDataset) -> grain.IterDataset:
+    options = grain.ReadOptions(
+        num_threads=READING_THREADS, prefetch_buffer_size=PREFETCHED_BATCHES
+    )
+    return dataset.to_iter_dataset(options)

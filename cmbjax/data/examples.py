@@ -1,0 +1,62 @@
+"""Labelled frames of a data set: one split, and what an example of it holds."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+
+from cmbjax.skeletons import Skeleton
+
+Example = Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class DepthFrames:
+    """One split of a data set.
+
+    Attributes:
+        source: Random access to the examples of datasets/schema.py, images as PNG.
+        skeleton: The labelled joints.
+        metric: Whether depth is in millimetres.
+        name: Tells this data set, in this version and state, from all others.
+        depth_range: How far before and behind the whole its parts may be, millimetres
+            or raw; None where that is not known.
+        findable: Whether these are people whom `depth.finder` serves, and not hands, or
+            people seen from above.
+    """
+
+    source: Sequence[Example]
+    skeleton: Skeleton
+    metric: bool
+    name: str
+    depth_range: float | None
+    findable: bool
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+
+def decode_depth(example: Example) -> np.ndarray:
+    """Returns the depth image [height, width] uint16 of an example.
+
+    Raises:
+        ValueError: The PNG is truncated or of another type; names the frame.
+    """
+    depth = cv2.imdecode(
+        np.frombuffer(example["depth"], np.uint8), cv2.IMREAD_UNCHANGED
+    )
+    if depth is None or depth.dtype != np.uint16 or depth.ndim != 2:
+        came = "no image" if depth is None else f"{list(depth.shape)} {depth.dtype}"
+        raise ValueError(
+            f"frame {frame_name(example)}: the depth must be a [height, width] 16-bit "
+            f"PNG, got {came}"
+        )
+    return depth
+
+
+def frame_name(example: Example) -> str:
+    """Returns the name that finds a frame in its source."""
+    name = example["frame"]
+    return name.decode() if isinstance(name, bytes) else str(name)

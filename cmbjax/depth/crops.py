@@ -1,0 +1,170 @@
+"""Which square of a frame the network sees, how its depth is scaled, and the way back.
+
+A box is [x0, y0, x1, y1] in pixels. A transform is a [2, 3] affine matrix between
+frame pixels and crop pixels; both count the centre of the top-left pixel (0.5, 0.5).
+"""
+
+from typing import Literal, NamedTuple
+
+import cv2
+import numpy as np
+
+CropMode = Literal["full", "person", "label_box"]
+
+# Joints lie inside the body: the outline is this much of the joints' box further out.
+OUTLINE = 0.08
+# A crop's side as a multiple of the longer side of the body's box.
+MARGIN = 1.15
+REFERENCE_SIDE = 64  # pixels; enough to tell a person's depth from
+
+
+def body_box(joints_px: np.ndarray, visible: np.ndarray) -> np.ndarray:
+    """Returns the box of the visible joints, grown to the outline of the body.
+
+    Raises:
+        ValueError: No joint is visible.
+    """
+    if not visible.any():
+        raise ValueError("a box needs at least one visible joint, got none")
+    low, high = joints_px[visible].min(axis=0), joints_px[visible].max(axis=0)
+    pad = OUTLINE * max(*(high - low), 1.0)
+    return np.concatenate([low - pad, high + pad]).astype(np.float32)
+
+
+def crop_transform(
+    box: np.ndarray,
+    side: int,
+    *,
+    margin: float = MARGIN,
+    shift: tuple[float, float] = (0.0, 0.0),
+    angle_deg: float = 0.0,
+    flip: bool = False,
+) -> np.ndarray:
+    """Maps frame pixels to the pixels of a square crop around a box.
+
+    Args:
+        box: What the crop is to show.
+        side: The crop's side, pixels.
+        margin: The square's side as a multiple of the longer side of the box.
+        shift: Moves the square's centre, in sides of the square.
+        angle_deg: Turns what is seen, clockwise on the screen.
+        flip: Mirrors the crop's columns, after the turn.
+    """
+    extent = margin * max(box[2] - box[0], box[3] - box[1])
+    centre = (box[:2] + box[2:]) / 2 + np.multiply(shift, extent)
+    angle = np.deg2rad(angle_deg)
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    mirror = np.diag([-1.0 if flip else 1.0, 1.0])
+    linear = side / extent * mirror @ turn
+    offset = side / 2 - linear @ centre
+    return np.column_stack([linear, offset]).astype(np.float32)
+
+
+def invert(transform: np.ndarray) -> np.ndarray:
+    """Returns the transform that leads back."""
+    linear = np.linalg.inv(transform[:, :2].astype(np.float64))
+    offset = -linear @ transform[:, 2]
+    return np.column_stack([linear, offset]).astype(np.float32)
+
+
+def transform_points(transform: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Applies a transform to pixels."""
+    return points @ transform[:, :2].T + transform[:, 2]
+
+
+def cut(
+    depth: np.ndarray,
+    transform: np.ndarray,
+    side: int,
+) -> np.ndarray:
+    """Samples a crop by nearest neighbour, 0 outside the frame.
+
+    Nearest, because a mean of a near and a far surface is a depth where nothing is.
+    """
+    back = invert(transform).astype(np.float64)
+    back[:, 2] += 0.5 * back[:, :2].sum(axis=1) - 0.5  # OpenCV's centres are integers
+    flags = cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
+    return cv2.warpAffine(depth, back, (side, side), flags=flags, borderValue=0)
+
+
+def person_depth(crop: np.ndarray, reach: float) -> float:
+    """Returns the depth of whoever stands in the middle of a crop, 0 if all is holes.
+
+    The nearest quarter of the middle finds the person, the median around it the depth.
+    Neither asks for a label, so that training and prediction agree.
+
+    Args:
+        crop: Millimetres or raw, 0 = no reading.
+        reach: How far around the first guess the median goes, in the same unit.
+    """
+    side = len(crop)
+    middle = crop[side // 4 : side - side // 4, side * 3 // 8 : side - side * 3 // 8]
+    valid = middle[middle > 0]
+    if not valid.size:
+        valid = crop[crop > 0]
+    if not valid.size:
+        return 0.0
+    first = float(np.percentile(valid, 25, method="nearest"))
+    return float(np.median(valid[np.abs(valid - first) <= reach]))
+
+
+def normalise(crop: np.ndarray, reference: float, depth_range: float) -> np.ndarray:
+    """Returns depth relative to the person's own, in [-1, 1].
+
+    Args:
+        crop: Depth, millimetres or raw, 0 where there is no reading.
+        reference: The person's depth, in the same unit.
+        depth_range: What becomes 1, in the same unit. What lies farther is clipped,
+            and holes count as far: Kinect loses the background first.
+    """
+    relative = (crop.astype(np.float32) - reference) / depth_range
+    return np.where(crop > 0, np.clip(relative, -1, 1), 1.0).astype(np.float32)[
+        ..., None
+    ]
+
+
+class Crop(NamedTuple):
+    """What the network sees of a depth image.
+
+    Attributes:
+        depth: [side, side, 1] normalised.
+        frame_from_crop: [2, 3] transform.
+        reference: The person's depth, millimetres or raw.
+    """
+
+    depth: np.ndarray
+    frame_from_crop: np.ndarray
+    reference: float
+
+
+def look(
+    depth: np.ndarray,
+    box: np.ndarray,
+    *,
+    side: int,
+    depth_range: float,
+    around: np.ndarray | None = None,
+) -> Crop:
+    """Returns what the network sees of a depth image, without augmentation.
+
+    Args:
+        depth: [height, width], millimetres or raw, 0 = no reading.
+        box: What to show, pixels.
+        side: Of the crop, pixels.
+        depth_range: See `normalise`.
+        around: The box of the person whose depth is the reference; by default `box`.
+    """
+    transform = crop_transform(box, side)
+    crop = cut(depth, transform, side)
+    reference = (
+        person_depth(crop, depth_range / 2)
+        if around is None
+        else reference_depth(depth, around, depth_range)
+    )
+    return Crop(normalise(crop, reference, depth_range), invert(transform), reference)
+
+
+def reference_depth(depth: np.ndarray, box: np.ndarray, depth_range: float) -> float:
+    """Returns the depth of the person in a box of a frame; see `person_depth`."""
+    transform = crop_transform(box, REFERENCE_SIDE)
+    return person_depth(cut(depth, transform, REFERENCE_SIDE), depth_range / 2)

@@ -1,0 +1,114 @@
+"""2-D joints and the depth image they were found in -> 3-D joints."""
+
+import numpy as np
+
+from cmbjax.camera import pixels_to_camera
+from cmbjax.depth import crops
+
+# Of the readings around a joint: near the front, as a limb's edge shows what is behind.
+PERCENTILE = 25
+
+
+def surface_depth(
+    depth_mm: np.ndarray,
+    joints_px: np.ndarray,
+    reference_mm: float,
+    focal_px: float,
+    *,
+    reach_mm: float,
+    limb_m: float,
+) -> np.ndarray:
+    """Returns how far the visible surface is at each joint, metres.
+
+    Args:
+        depth_mm: 0 = no reading.
+        joints_px: Pixels; may lie outside the image.
+        reference_mm: The person's own depth; stands in where there is no reading.
+        focal_px: Focal length, pixels.
+        reach_mm: Readings further from the person belong to something else.
+        limb_m: The surface at a joint is looked for this far around it.
+    """
+    height, width = depth_mm.shape
+    radius = max(1.0, limb_m * focal_px * 1000 / max(reference_mm, 1.0))
+    surface = np.full(len(joints_px), reference_mm / 1000, np.float32)
+    centres = np.nan_to_num(joints_px, nan=-np.inf)  # a joint nowhere has no reading
+    corners = np.floor(np.stack([centres - radius, centres + radius], axis=1))
+    limits = np.array([width, height])
+    for joint, (low, high) in enumerate(np.clip(corners, -1, limits).astype(int)):
+        low = np.maximum(low, 0)
+        patch = depth_mm[low[1] : high[1] + 1, low[0] : high[0] + 1].astype(np.float32)
+        near = patch[(patch > 0) & (np.abs(patch - reference_mm) <= reach_mm)]
+        if near.size:
+            surface[joint] = np.percentile(near, PERCENTILE) / 1000
+    return surface
+
+
+def lift(
+    depth_mm: np.ndarray,
+    joints_px: np.ndarray,
+    reference_mm: float,
+    camera: np.ndarray,
+    offsets_m: np.ndarray,
+    *,
+    reach_mm: float,
+    limb_m: float,
+) -> np.ndarray:
+    """Back-projects joints from the surface, and moves each behind it.
+
+    Args:
+        depth_mm: 0 = no reading.
+        joints_px: Pixels.
+        reference_mm: The person's own depth.
+        camera: [fx, fy, cx, cy], pixels.
+        offsets_m: How far each joint lies behind the surface; see `offsets`.
+        reach_mm: See `surface_depth`.
+        limb_m: See `surface_depth`.
+
+    Returns:
+        Metres, camera frame.
+    """
+    surface = surface_depth(
+        depth_mm,
+        joints_px,
+        reference_mm,
+        float(camera[0]),
+        reach_mm=reach_mm,
+        limb_m=limb_m,
+    )
+    return pixels_to_camera(joints_px, surface + offsets_m, camera)
+
+
+def regressed_to_camera(
+    joints: np.ndarray,
+    frame_from_crop: np.ndarray,
+    reference_mm: float,
+    camera: np.ndarray,
+    *,
+    side: int,
+    depth_range: float,
+) -> np.ndarray:
+    """Returns the joints [joints, 3] of a 3-D head in metres, camera frame.
+
+    Args:
+        joints: [joints, 3] x and y as fractions of the crop from its centre, z in
+            normalised depth.
+        frame_from_crop: [2, 3] transform.
+        reference_mm: The person's depth.
+        camera: [fx, fy, cx, cy], pixels.
+        side: Of the crop, pixels.
+        depth_range: See `crops.normalise`, millimetres.
+    """
+    inside = (joints[:, :2] + 0.5) * side
+    joints_px = crops.transform_points(frame_from_crop, inside)
+    depth_m = (reference_mm + joints[:, 2] * depth_range) / 1000
+    return pixels_to_camera(joints_px, depth_m, camera)
+
+
+def offsets(
+    joints_z_m: np.ndarray,
+    surfaces_m: np.ndarray,
+) -> np.ndarray:
+    """Returns the median distance of each joint behind the surface, 0 if unlabelled."""
+    behind = joints_z_m - surfaces_m
+    unlabelled = np.isnan(behind).all(axis=0)
+    return np.nanmedian(np.where(unlabelled, 0, behind), axis=0).astype(np.float32)

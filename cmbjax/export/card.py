@@ -1,0 +1,314 @@
+"""What a user must know of an exported network: one record, and the text made of it."""
+
+import hashlib
+import importlib.metadata
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+
+import cmbjax
+from cmbjax import crops
+from cmbjax.files import read_json
+from cmbjax.config import TrainConfig
+from cmbjax.export.formats import MEMORY_FILE, ONNX_FILE, ONNX_PACKAGES, STABLEHLO_FILE
+from cmbjax.models.network import Network
+from cmbjax.pipeline import Preparation
+
+CARD_FILE = "card.json"
+TEXT_FILE = "README.md"
+WEIGHTS_FILE = "weights.npz"
+FILES = (
+    WEIGHTS_FILE,
+    STABLEHLO_FILE,
+    ONNX_FILE,
+    MEMORY_FILE,
+    CARD_FILE,
+    TEXT_FILE,
+)
+
+Card = dict[str, Any]
+
+
+def of_files(paths: Sequence[Path]) -> Card:
+    """Returns size and checksum of each file, by name."""
+    return {
+        path.name: {
+            "bytes": path.stat().st_size,
+            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        }
+        for path in paths
+    }
+
+
+def of_run(run: TrainConfig) -> Card:
+    """Returns a run's flags but for its folders, which mean nothing elsewhere."""
+    folders = ("run_dir", "data_dir", "tfds_dir")
+    return run.to_json() | dict.fromkeys(folders)
+
+
+def command(run: TrainConfig) -> str:
+    """Returns the command line of a run, without folders of data."""
+    given, default = of_run(run), of_run(TrainConfig())
+    given["run_dir"] = run.run_dir
+    for fields in (given, default):
+        nested = fields.pop("augmentation")
+        fields |= {f"augmentation.{name}": value for name, value in nested.items()}
+    flags = []
+    for name, value in given.items():
+        if value != default[name]:
+            flag = f"--{name}={value}"
+            if isinstance(value, bool):
+                before, dot, last = name.rpartition(".")
+                flag = f"--{before}{dot}{'' if value else 'no_'}{last}"
+            flags.append(flag)
+    return " ".join(["python train.py", *flags])
+
+
+def of_evaluations(run_dir: Path, step: int) -> list[Card]:
+    """Returns what evaluate.py measured of a run after a step, over all joints."""
+    found = []
+    for path in sorted(run_dir.glob("evaluations/*/results.json")):
+        results = read_json(path)
+        if results["step"] != step or results["network"] != "checkpoint":
+            continue
+        # The rows end with all joints, floor and ceiling.
+        metrics = {
+            title: round(list(column.values())[-3], 1)
+            for title, column in results["table"].items()
+        }
+        keys = ("frames", "num_frames", "crop", "memory", "decode", "person_found")
+        found.append({key: results[key] for key in keys} | {"metrics": metrics})
+    return found
+
+
+def save_weights(path: Path, variables: Mapping[str, Any]) -> None:
+    """Writes parameters, memory and statistics as arrays named by their place."""
+    flat = traverse_util.flatten_dict(variables, sep="/")
+    arrays: dict[str, Any] = {name: np.asarray(x) for name, x in flat.items()}
+    np.savez_compressed(path, **arrays)
+
+
+def load_weights(folder: Path, card: Card) -> tuple[Network, dict[str, Any]]:
+    """Returns the network in an exported folder, and its variables.
+
+    Raises:
+        FileNotFoundError: There are no weights.
+        ValueError: The file is damaged, or of another network than the card says.
+    """
+    path = folder / WEIGHTS_FILE
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is not there (export.py --format=weights)")
+    known = card["files"][WEIGHTS_FILE]["sha256"]
+    if hashlib.sha256(path.read_bytes()).hexdigest() != known:
+        raise ValueError(f"{path} is damaged: its checksum is not that of {CARD_FILE}")
+    with np.load(path) as stored:
+        arrays = {name: jnp.asarray(value) for name, value in stored.items()}
+    variables = traverse_util.unflatten_dict(arrays, sep="/")
+    collections: dict[str, Any] = {"params": {}, "memory": {}, "batch_stats": {}}
+    model = TrainConfig.from_json(card["config"]).make_model(len(card["joints"]))
+    return model, collections | variables
+
+
+def of_preparation(
+    preparation: Preparation, *, stride: int | None, metric: bool
+) -> Card:
+    """Returns how a frame becomes an input, and a heat map's cell a pixel of it."""
+    return {
+        "side": preparation.side,
+        "crop": preparation.crop,
+        "crop_margin": 1.0 if preparation.crop == "full" else crops.MARGIN,
+        "depth_range": preparation.depth_range,
+        "depth_unit": "mm" if metric else "raw",
+        "stride": stride,
+    }
+
+
+def versions(*, onnx: bool) -> dict[str, str]:
+    """Returns the versions of the packages that an export was made and checked with."""
+    packages = ("jax", "jaxlib", "flax", *(ONNX_PACKAGES if onnx else ()))
+    found = {name: importlib.metadata.version(name) for name in packages}
+    return {"cmbjax": cmbjax.__version__, **found}
+
+
+def markdown(card: Card) -> str:
+    """Returns a card as text, with the code that runs each of its files."""
+    shape = ", ".join(map(str, card["inputs"]["depth"]))
+    facts = {
+        "network": f"{card['model']}, {card['parameters']:,} parameters, {card['run']}",
+        "trained for": f"{card['step']} steps, r = {card['r']:g}",
+        "memory": f"{card['memory']} ({card['memory_mode']})",
+        "inputs": _shapes(card["inputs"]),
+        "outputs": _shapes(card["outputs"]),
+        "joints": ", ".join(card["joints"]),
+        "versions": ", ".join(f"{k} {v}" for k, v in card["versions"].items()),
+    }
+    unit = {"mm": "millimetres", "raw": "the camera's own values"}[card["depth_unit"]]
+    stride, extent = card["stride"], f"{card['depth_range']:g}"
+    lines = [
+        f"# {card['model']}, {len(card['joints'])} joints, {card['side']} pixels",
+        "",
+        "| | |",
+        "| --- | --- |",
+        *(f"| {name} | {fact} |" for name, fact in facts.items()),
+        "",
+        "## Training",
+        "",
+        f"On {card['trained_on']}:",
+        "",
+        "```sh",
+        card["command"],
+        "```",
+        *_measured(card["evaluations"]),
+        "",
+        "## Input",
+        "",
+        f"`depth` is [{shape}] float32. Of a depth image ({unit}, 0 = no reading):",
+        "",
+        f"- crop: a square around {_CROPS[card['crop']]}, its side "
+        f"{card['crop_margin']:g} times the longer side of that, 0 outside the image, "
+        f"resized to {card['side']} pixels by nearest neighbour;",
+        "- reference: the person's median depth, as `crops.person_depth` takes it;",
+        f"- `clip((crop - reference) / {extent}, -1, 1)`, and 1 where there is no "
+        "reading.",
+        "",
+        "## Output",
+        "",
+        f"`heatmaps`: the cell (row, column) has its centre at the crop's pixel x = "
+        f"{stride} (column + 0.5), y = {stride} (row + 0.5). The top-left pixel's "
+        "centre is (0.5, 0.5).",
+    ]
+    if "depth_maps" in card["outputs"]:
+        lines += [
+            "",
+            f"`depth_maps`: each joint's depth in units of {extent} from the "
+            "reference, to be read at the peak of its heat map.",
+        ]
+    if "joints" in card["outputs"]:
+        lines += [
+            "",
+            "`joints`: x and y as fractions of the crop from its centre, and depth in "
+            f"units of {extent} from the reference.",
+        ]
+    for file, codes in _CODES.items():
+        if file in card["files"]:
+            for title, code in codes.items():
+                lines += ["", f"## {title}", "", "```python", *code(card), "```"]
+    lines += [
+        "",
+        "## Measured",
+        "",
+        f"Largest difference from the trained network in JAX, in parts of the outputs' "
+        f"range, over {card['frames']['number']} frames of {card['frames']['name']}:",
+        "",
+        "| | difference |",
+        "| --- | ---: |",
+        *(f"| {name} | {value:.1e} |" for name, value in card["differences"].items()),
+        "",
+        "| file | bytes | sha256 |",
+        "| --- | ---: | --- |",
+        *(
+            f"| {name} | {facts['bytes']:,} | {facts['sha256']} |"
+            for name, facts in card["files"].items()
+        ),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+_CROPS = {
+    "full": "the whole image",
+    "person": "the person's box, as `detection.find_people` finds it",
+    "label_box": f"the joints' box, grown by {crops.OUTLINE:g} of its longer side",
+}
+
+
+def _measured(evaluations: Sequence[Card]) -> list[str]:
+    """Returns a table of evaluations, over all joints; nothing of none."""
+    if not evaluations:
+        return []
+    titles = list(
+        dict.fromkeys(title for one in evaluations for title in one["metrics"])
+    )
+    lines = [
+        "",
+        "| frames | crop, memory, decode | found | " + " | ".join(titles) + " |",
+    ]
+    lines.append("| --- | --- | --- |" + " ---: |" * len(titles))
+    for one in evaluations:
+        how = f"{one['crop']}, {one['memory']}, {one['decode']}"
+        values = [f"{one['metrics'].get(title, float('nan')):.1f}" for title in titles]
+        cells = [one["frames"], how, one["person_found"], *values]
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def _shapes(values: dict[str, list[int]]) -> str:
+    return ", ".join(f"{name} {shape}" for name, shape in values.items())
+
+
+def _unpacked(card: Card, memory: str) -> str:
+    """Names what a network returns, as the left side of an assignment."""
+    names = [name for name in card["outputs"] if not name.startswith("new_")]
+    return ", ".join([*names, memory] if card["memory"] == "rolling" else names)
+
+
+def _weights_code(card: Card) -> list[str]:
+    return [
+        "import cmbjax",
+        "",
+        'predictor = cmbjax.Predictor("this folder")',
+        'poses = predictor("frame.png")',
+    ]
+
+
+def _stablehlo_code(card: Card) -> list[str]:
+    rolling = card["memory"] == "rolling"
+    load = f'export.deserialize(Path("{STABLEHLO_FILE}").read_bytes())'
+    return [
+        "import jax",
+        *(["import numpy as np"] if rolling else []),
+        "from jax import export",
+        "from pathlib import Path",
+        "",
+        f"network = jax.jit({load}.call)",
+        *([f'memory = np.load("{MEMORY_FILE}").values()'] if rolling else []),
+        f"{_unpacked(card, '*memory')} = network(depth{', *memory' * rolling})",
+    ]
+
+
+def _onnxruntime_code(card: Card) -> list[str]:
+    rolling = card["memory"] == "rolling"
+    call = 'session.run(None, {"depth": depth' + ", **memory" * rolling + "})"
+    return [
+        *(["import numpy as np"] if rolling else []),
+        "import onnxruntime",
+        "",
+        f'session = onnxruntime.InferenceSession("{ONNX_FILE}")',
+        *([f'memory = dict(np.load("{MEMORY_FILE}"))'] if rolling else []),
+        f"[{_unpacked(card, '*new')}] = {call}",
+        *(["memory = dict(zip(memory, new))"] if rolling else []),
+    ]
+
+
+def _openvino_code(card: Card) -> list[str]:
+    rolling = card["memory"] == "rolling"
+    return [
+        *(["import numpy as np"] if rolling else []),
+        "import openvino",
+        "",
+        'hint = {"INFERENCE_PRECISION_HINT": "f32"}  # or bf16, see below',
+        f'network = openvino.Core().compile_model("{ONNX_FILE}", "CPU", hint)',
+        *([f'memory = np.load("{MEMORY_FILE}").values()'] if rolling else []),
+        f"[{_unpacked(card, '*memory')}] = "
+        f"network([depth{', *memory' * rolling}]).values()",
+    ]
+
+
+_CODES = {
+    WEIGHTS_FILE: {"cmbjax": _weights_code},
+    STABLEHLO_FILE: {"JAX": _stablehlo_code},
+    ONNX_FILE: {"ONNX Runtime": _onnxruntime_code, "OpenVINO": _openvino_code},
+}

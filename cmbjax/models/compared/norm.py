@@ -1,0 +1,16 @@
+"""BN as all compared networks have it."""
+
+import functools
+from typing import Any
+
+from flax import linen as nn
+from jaxtyping import Array
+
+from cmbjax.models.layers import EPSILON, MOMENTUM
+
+BatchNorm = functools.partial(nn.BatchNorm, momentum=MOMENTUM, epsilon=EPSILON)
+
+
+def norm_relu(x: Array, *, train: bool, dtype: Any, name: str | None = None) -> Array:
+    """Returns relu(BN(x))."""
+    return nn.relu(BatchNorm(use_running_average=not train, dtype=dtype, name=name)(x))

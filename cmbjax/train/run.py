@@ -1,0 +1,192 @@
+"""The folder of a run, which this module owns: who makes it, and who opens it.
+
+config.json       every flag of the run
+statistics.json   mean pose and surface offsets of the training split
+metrics.jsonl     one record a logged step or validation; tensorboard/ has the same
+checkpoints/N     state after step N and the position in the data
+figures/          augmented views, validations, the loss
+evaluations/      one folder each: table, joints, pictures
+export/           one folder each: the network as files
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from pathlib import Path
+
+from cmbjax.data.examples import DepthFrames
+from cmbjax.data.flags import RunFlags
+from cmbjax.files import read_json, write_json
+from cmbjax.models.network import Network
+from cmbjax.train import step
+from cmbjax.train.checkpoints import Checkpoints
+from cmbjax.train.config import TrainConfig
+from cmbjax.train.statistics import Statistics, training_statistics
+
+RUNS = Path("runs")
+CONFIG_FILE = "config.json"
+STATISTICS_FILE = "statistics.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A run's folder.
+
+    Attributes:
+        folder: Its path.
+        config: Every flag of the run.
+    """
+
+    folder: Path
+    config: TrainConfig
+
+    @classmethod
+    def claim(cls, config: TrainConfig) -> "Run":
+        """Returns the run of a config, its folder made, or found to be of this config.
+
+        Raises:
+            ValueError: The folder holds another run, or something else.
+        """
+        run = cls.of(config)
+        path = run.folder / CONFIG_FILE
+        if path.exists():
+            if differences := read_config(run.folder).differences(config):
+                raise ValueError(
+                    f"--run_dir={run.folder} holds a run of another config; choose "
+                    "another folder, or the same flags. " + "; ".join(differences)
+                )
+        elif run.folder.exists() and any(run.folder.iterdir()):
+            raise ValueError(
+                f"--run_dir={run.folder} is not empty and holds no {CONFIG_FILE}: it "
+                "is not the folder of a run"
+            )
+        else:
+            run.figures.mkdir(parents=True)
+            run.save_config()
+        return run
+
+    @classmethod
+    def of(cls, config: TrainConfig) -> "Run":
+        """Returns the run of a config, wherever its folder is."""
+        default = RUNS / f"{config.dataset.replace('/', '_')}_{config.model}"
+        return cls((config.run_dir or default).expanduser(), config)
+
+    @classmethod
+    def open(cls, folder: Path) -> "Run":
+        """Returns the run in a folder.
+
+        Raises:
+            ValueError: The folder is not one of a run of this version.
+        """
+        return cls(folder, read_config(folder))
+
+    @classmethod
+    def newest(cls) -> "Run":
+        """Returns the run in runs/ that was trained last.
+
+        Raises:
+            ValueError: There is none.
+        """
+        folders = [path.parent for path in RUNS.glob(f"*/{CONFIG_FILE}")]
+        if not folders:
+            raise ValueError(f"no run in {RUNS}/: train one, or name it with --run_dir")
+        newest = max(folders, key=lambda path: (path / CONFIG_FILE).stat().st_mtime)
+        return cls.open(newest)
+
+    @property
+    def figures(self) -> Path:
+        """Folder of the pictures."""
+        return self.folder / "figures"
+
+    @property
+    def evaluations(self) -> Path:
+        """Folder of the evaluations' folders."""
+        return self.folder / "evaluations"
+
+    @property
+    def exports(self) -> Path:
+        """Folder of the exports' folders."""
+        return self.folder / "export"
+
+    def save_config(self) -> None:
+        """Writes config.json, once it is clear that the run can go on with it."""
+        write_json(self.folder / CONFIG_FILE, self.config.to_json())
+
+    @functools.cached_property
+    def statistics(self) -> Statistics:
+        """What was taken from the training split."""
+        return Statistics.from_json(read_json(self.folder / STATISTICS_FILE))
+
+    def take_statistics(self, frames: DepthFrames) -> Statistics:
+        """Returns the statistics, taken from the training split the first time.
+
+        Raises:
+            ValueError: They are those of other frames.
+        """
+        path = self.folder / STATISTICS_FILE
+        if not path.exists():
+            write_json(path, training_statistics(frames).to_json())
+        if self.statistics.frames != frames.name:
+            raise ValueError(
+                f"--run_dir={self.folder} holds a run on {self.statistics.frames}, but "
+                f"the data set is now {frames.name}; choose another folder"
+            )
+        return self.statistics
+
+    def restore(self, num_joints: int) -> tuple[Network, step.TrainState]:
+        """Returns the network and what the latest checkpoint holds.
+
+        Raises:
+            ValueError: There is none, or it is of another network.
+        """
+        model = self.config.make_model(num_joints)
+        like = step.abstract_state(
+            model,
+            self.config.make_optimizer(),
+            side=self.config.side,
+            batch_size=self.config.batch_size,
+        )
+        checkpoints = Checkpoints(self.folder)
+        state = checkpoints.restore(like)
+        checkpoints.close()
+        return model, state
+
+
+def read_config(folder: Path) -> TrainConfig:
+    """Returns the config of the run in a folder.
+
+    Raises:
+        ValueError: The folder is not one of a run of this version.
+    """
+    return TrainConfig.from_json(read_json(folder / CONFIG_FILE))
+
+
+def open_run(
+    flags: RunFlags, load: Callable[..., DepthFrames]
+) -> tuple[Run, DepthFrames]:
+    """Returns the run that flags name, and the frames to see it on.
+
+    Args:
+        flags: Of the command line.
+        load: `datasets.load`.
+
+    Raises:
+        ValueError: There is no such run, or the frames have other joints than it.
+    """
+    folder = flags.run_dir
+    run = Run.newest() if folder is None else Run.open(folder.expanduser())
+    config = run.config
+    dataset = flags.dataset or config.dataset
+    same = dataset == config.dataset
+    frames = load(
+        dataset,
+        flags.data_dir or (config.data_dir if same else None),
+        flags.tfds_dir or config.tfds_dir,
+        split=flags.split,
+    )
+    if frames.skeleton.name != run.statistics.skeleton:
+        raise ValueError(
+            f"--dataset={dataset} has the joints {frames.skeleton.name}, but the run "
+            f"{run.folder} was trained on {run.statistics.skeleton}"
+        )
+    return run, frames

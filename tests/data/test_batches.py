@@ -1,0 +1,359 @@
+import dataclasses
+
+import cv2
+import numpy as np
+import pytest
+
+from cmbjax import crops, pipeline
+from cmbjax.data.augment import Augmentation
+from cmbjax.pipeline import DepthFrames, Preparation
+from cmbjax.skeletons import BODY15
+from tests.test_augment import STILL
+
+CAMERA = np.array([200, 200, 80, 60], np.float32)
+PREPARATION = Preparation(side=32, crop="label_box", depth_range=1000.0)
+
+
+def make_example(index, **changes):
+    """A figure at 2.0 m + 1 cm a frame in front of a wall at 4 m, 120 x 160."""
+    rng = np.random.default_rng(index)
+    depth = np.full((120, 160), 4000, np.uint16)
+    depth[20:110, 60:100] = 2000 + 10 * index
+    joints_px = rng.uniform([62, 25], [98, 105], (15, 2)).astype(np.float32)
+    joints_px[0], joints_px[14] = (80, 25), (80, 105)
+    z = np.full((15, 1), 2.05 + 0.01 * index)
+    joints_m = np.concatenate([(joints_px - CAMERA[2:]) / CAMERA[:2] * z, z], axis=1)
+    example = {
+        "depth": cv2.imencode(".png", depth)[1].tobytes(),
+        "joints_px": joints_px,
+        "joints_m": joints_m.astype(np.float32),
+        "visible": np.arange(15) != 4,
+        "camera": CAMERA,
+        "frame": f"frame {index}".encode(),
+        "subject": b"",
+    }
+    return {**example, **changes}
+
+
+def make_frames(source, **changes):
+    options = {
+        "skeleton": BODY15,
+        "metric": True,
+        "name": "figures",
+        "depth_range": 1000.0,
+        "detectable": True,
+    }
+    return DepthFrames(source=source, **{**options, **changes})
+
+
+FRAMES = make_frames([make_example(i) for i in range(7)])
+
+
+def batches(frames=FRAMES, seed=0, augmentation=None, **options):
+    return pipeline.training_batches(
+        frames,
+        preparation=PREPARATION,
+        augmentation=augmentation or Augmentation(),
+        batch_size=3,
+        seed=seed,
+        **options,
+    )
+
+
+def test_training_view_by_hand():
+    view = pipeline.prepare_training(
+        make_example(5),
+        np.random.default_rng(0),
+        preparation=PREPARATION,
+        augmentation=STILL,
+        skeleton=BODY15,
+    )
+    # The person is at 2.05 m, the joints 5 cm behind, the wall out of the range.
+    assert set(np.unique(view["depth"])) == {0.0, 1.0}
+    np.testing.assert_allclose(view["joints_z"], 0.05, atol=1e-3)
+    # Head and foot are 80 px apart; the body's box is 16 % longer, the crop 15 % more.
+    scale = 32 / (80 * 1.16 * 1.15)
+    np.testing.assert_allclose(
+        view["joints_px"][14] - view["joints_px"][0], [0, 80 * scale], atol=1e-3
+    )
+    # Where the figure is, the joints are.
+    columns, rows = np.floor(view["joints_px"]).astype(int).T
+    assert (view["depth"][rows, columns, 0] == 0).all()
+
+
+def test_mirrored_view_swaps_left_and_right():
+    flips = Augmentation(
+        rotation_deg=0, scale=0, shift=0, reference=0, noise=0, holes=0
+    )
+
+    def view(seed, augmentation):
+        rng = np.random.default_rng(seed)
+        return pipeline.prepare_training(
+            make_example(1),
+            rng,
+            preparation=PREPARATION,
+            augmentation=augmentation,
+            skeleton=BODY15,
+        )
+
+    plain = view(0, STILL)
+    views = [view(seed, flips) for seed in range(8)]
+    mirrored = [v for v in views if (v["joints_px"] != plain["joints_px"]).any()]
+    assert 0 < len(mirrored) < 8
+    order = list(BODY15.mirror)
+    expected = plain["joints_px"][order] * [-1, 1] + [32, 0]
+    np.testing.assert_allclose(mirrored[0]["joints_px"], expected, atol=1e-3)
+    # Joint 4, the right elbow, is not visible; mirrored it is the left one.
+    assert np.flatnonzero(~mirrored[0]["visible"]).tolist() == [5]
+    np.testing.assert_array_equal(mirrored[0]["depth"], plain["depth"][:, ::-1])
+
+
+def recorded(lengths=(4, 3), shuffled=(5, 0, 6, 2, 1, 4, 3)):
+    """Frames of two subjects, which lie in the source in another order."""
+    subjects = [b"a"] * lengths[0] + [b"b"] * lengths[1]
+    source = [make_example(i, subject=s) for i, s in enumerate(subjects)]
+    return make_frames([source[i] for i in shuffled])
+
+
+def test_recordings_are_a_subjects_frames_by_name():
+    frames = recorded()
+    names = [
+        [pipeline.frame_name(frames.source[i]) for i in sequence]
+        for sequence in pipeline.recordings(frames.source)
+    ]
+    assert names == [
+        [f"frame {i}" for i in range(4)],
+        [f"frame {i}" for i in (4, 5, 6)],
+    ]
+
+
+def test_clips_repeat_the_first_and_the_last_frame_by_hand():
+    around = pipeline.clips([[7, 3, 5], [1]], 5)
+    assert around == {
+        7: [7, 7, 7, 3, 5],
+        3: [7, 7, 3, 5, 5],
+        5: [7, 3, 5, 5, 5],
+        1: [1, 1, 1, 1, 1],
+    }
+
+
+def test_streams_go_on_from_batch_to_batch():
+    sequences = [
+        list(range(10 * k, 10 * k + length)) for k, length in enumerate([4, 5, 3])
+    ]
+    streams = pipeline.Streams(sequences, batch_size=2, seed=0)
+    epoch = [[streams[2 * t + b] for t in range(6)] for b in range(2)]
+    for stream in epoch:
+        assert stream[0][1]
+        for (before, _), (frame, starts) in zip(stream, stream[1:], strict=False):
+            assert starts == (frame % 10 == 0)
+            assert starts or frame == before + 1
+    assert sorted(frame for stream in epoch for frame, _ in stream) == sorted(
+        frame for sequence in sequences for frame in sequence
+    )
+    # The next epoch has another order, the same seed the same one.
+    again = pipeline.Streams(sequences, batch_size=2, seed=0)
+    orders = {tuple(again[12 * epoch + i][0] for i in range(12)) for epoch in range(6)}
+    assert len(orders) > 1 and [again[i] for i in range(12)] == [
+        streams[i] for i in range(12)
+    ]
+    with pytest.raises(ValueError, match="--batch_size must be at most 12, .* got 13"):
+        pipeline.Streams(sequences, batch_size=13, seed=0)
+
+
+def test_recordings_are_dealt_out_whole_by_hand():
+    batches, first = pipeline.in_streams([[1, 2], [3, 4, 5], [6], [7, 8]], 2)
+    # Longest first, each to the stream that is shortest: 3 4 5 6 and 1 2 7 8.
+    assert batches == [[3, 1], [4, 2], [5, 7], [6, 8]]
+    assert first == {1, 3, 6, 7}
+    # A stream that ends early, and an empty one.
+    assert pipeline.in_streams([[1, 2], [4]], 2) == ([[1, 4], [2]], {1, 4})
+    assert pipeline.in_streams([[1]], 2) == ([[1]], {1})
+
+
+def test_a_recording_longer_than_a_stream_is_cut_by_hand():
+    batches, first = pipeline.in_streams([list(range(8))], 3)
+    # 8 frames in 3 streams: none is longer than 3.
+    assert batches == [[0, 3, 6], [1, 4, 7], [2, 5]]
+    assert first == {0, 3, 6}
+
+
+@pytest.mark.parametrize("clip", [1, 3])
+def test_a_share_of_one_long_recording_is_of_its_pieces(clip):
+    frames = recorded(lengths=(40, 0), shuffled=range(40))
+    data = pipeline.training_batches(
+        frames,
+        preparation=dataclasses.replace(PREPARATION, clip=clip),
+        augmentation=STILL,
+        batch_size=4,
+        seed=0,
+        share=0.2,
+        sequential=clip == 1,
+    )
+    # No two figures have their second joint at the same place.
+    seen = np.concatenate([next(data)["joints_px"][:, 1] for _ in range(12)])
+    assert len(np.unique(seen, axis=0)) == 8
+
+
+def test_sequential_batches_say_where_sequences_start_and_can_be_resumed():
+    frames = recorded()
+    data = batches(frames, sequential=True, augmentation=STILL)
+    first, second = next(data), next(data)
+    position = data.get_state()
+    third = next(data)
+    assert first["starts"].all() and not second["starts"].all()
+    data = batches(frames, sequential=True, augmentation=STILL)
+    data.set_state(position)
+    np.testing.assert_array_equal(next(data)["joints_px"], third["joints_px"])
+
+
+def test_clip_is_seen_as_its_middle_frame_is():
+    preparation = dataclasses.replace(PREPARATION, clip=3)
+    frames = recorded()
+    data = pipeline.training_batches(
+        frames, preparation=preparation, augmentation=STILL, batch_size=7, seed=0
+    )
+    batch = next(data)
+    assert batch["depth"].shape == (7, 32, 32, 3)
+    np.testing.assert_array_equal(batch["clip_joints_px"][:, 1], batch["joints_px"])
+    np.testing.assert_array_equal(batch["clip_visible"][:, 1], batch["visible"])
+    # A frame is 1 cm further away than the one before, and depth is in metres.
+    person = np.array(
+        [[np.min(one[..., i]) for i in range(3)] for one in batch["depth"]]
+    )
+    steps = np.rint(100 * np.diff(person, axis=1)).astype(int)
+    whole, starts, ends = [1, 1], [0, 1], [1, 0]
+    assert sorted(steps.tolist()) == sorted(
+        [starts, whole, whole, ends, starts, whole, ends]
+    )
+    ((_, views),) = pipeline.evaluation_batches(
+        frames, preparation=preparation, batches=[[0, 1]]
+    )
+    assert views["depth"].shape == (2, 32, 32, 3)
+    # Frame 5 is between 4 and 6, frame 0 the first one.
+    for view, expected in zip(
+        views["depth"], ([-0.01, 0, 0.01], [0, 0, 0.01]), strict=True
+    ):
+        np.testing.assert_allclose(view.min(axis=(0, 1)), expected, atol=1e-4)
+
+
+def test_order_and_views_depend_on_the_seed_alone():
+    def first(seed):
+        return next(batches(seed=seed))
+
+    for key, value in first(0).items():
+        np.testing.assert_array_equal(value, first(0)[key])
+    assert (first(0)["joints_px"] != first(1)["joints_px"]).any()
+
+
+def test_every_epoch_shows_every_frame_once_in_another_order():
+    def frames_of(iterator, count):
+        steps = []
+        for _ in range(count):
+            z = next(iterator)["joints_z"]  # wants the frame's own number
+            steps.append(z)
+        return steps
+
+    source = [
+        make_example(i, joints_m=np.full((15, 3), i, np.float32)) for i in range(6)
+    ]
+    frames = make_frames(source)
+    z = np.concatenate(frames_of(batches(frames, augmentation=STILL), 6))[:, 0]
+    # Normalised: 1000 * number - 2000 - 10 * number, over 1000.
+    numbers = np.rint((z + 2) / 0.99).astype(int)
+    epochs = numbers.reshape(3, 6)
+    assert (np.sort(epochs, axis=1) == np.arange(6)).all()
+    assert len({tuple(epoch) for epoch in epochs}) > 1
+
+
+def test_resumed_iterator_gives_the_very_next_batches():
+    iterator = batches()
+    for _ in range(4):
+        next(iterator)
+    position = iterator.get_state()
+    expected = [next(iterator) for _ in range(3)]
+    resumed = batches()
+    resumed.set_state(position)
+    for batch in expected:
+        for key, value in next(resumed).items():
+            np.testing.assert_array_equal(value, batch[key])
+
+
+def test_share_uses_that_part_of_the_frames_and_always_the_same():
+    source = [
+        make_example(i, joints_m=np.full((15, 3), i, np.float32)) for i in range(7)
+    ]
+    frames = make_frames(source)
+
+    def numbers(seed):
+        iterator = batches(frames, seed=seed, augmentation=STILL, share=0.3)
+        z = np.concatenate([next(iterator)["joints_z"] for _ in range(4)])[:, 0]
+        return set(np.rint((z + 2) / 0.99).astype(int).tolist())
+
+    assert len(numbers(0)) == 2
+    assert numbers(0) == numbers(0)
+
+
+def test_evaluation_shows_every_frame_once_and_in_order():
+    seen = list(
+        pipeline.evaluation_batches(
+            FRAMES, preparation=PREPARATION, batches=[[0, 1, 2], [3, 4, 5], [6]]
+        )
+    )
+    assert [len(examples) for examples, _ in seen] == [3, 3, 1]
+    names = [pipeline.frame_name(e) for examples, _ in seen for e in examples]
+    assert names == [f"frame {i}" for i in range(7)]
+    references = np.concatenate([batch["reference"] for _, batch in seen])
+    np.testing.assert_array_equal(references, 2000 + 10 * np.arange(7))
+
+
+@pytest.mark.parametrize("crop", ["full", "label_box", "person"])
+def test_crop_pixels_lead_back_to_the_frame(crop):
+    preparation = Preparation(side=64, crop=crop, depth_range=1000.0)
+    example = make_example(2)
+    view = pipeline.prepare_evaluation(example, preparation=preparation, metric=True)
+    corner = (
+        np.argwhere(view["depth"][..., 0] == 0).min(axis=0)[::-1].astype(np.float32)
+    )
+    found = crops.transform_points(view["frame_from_crop"], corner[None])
+    scale = np.abs(view["frame_from_crop"][0, 0])
+    np.testing.assert_allclose(found[0], [60, 20], atol=scale)
+
+
+def test_full_crop_is_the_letterboxed_frame():
+    preparation = Preparation(side=16, crop="full", depth_range=1000.0)
+    view = pipeline.prepare_evaluation(
+        make_example(0), preparation=preparation, metric=True
+    )
+    # 160 px become 16; the 120 rows are centred, 2 rows of holes above and below.
+    corners = np.array([[0, 2], [16, 14]], np.float32)
+    frame = crops.transform_points(view["frame_from_crop"], corners)
+    np.testing.assert_allclose(frame, [[0, 0], [160, 120]], atol=1e-3)
+
+
+def test_frame_without_a_person_is_looked_at_as_a_whole_and_said_so():
+    wall = cv2.imencode(".png", np.full((120, 160), 4000, np.uint16))[1].tobytes()
+    preparation = Preparation(side=16, crop="person", depth_range=1000.0)
+    view = pipeline.prepare_evaluation(
+        make_example(0, depth=wall), preparation=preparation, metric=True
+    )
+    assert not view["found"]
+    np.testing.assert_allclose(np.diag(view["frame_from_crop"]), [10, 10], rtol=1e-5)
+
+
+def test_truncated_png_names_the_frame():
+    example = make_example(3)
+    broken = {**example, "depth": example["depth"][:50]}
+    with pytest.raises(ValueError, match=r"frame 3: the depth must be .* got no image"):
+        pipeline.decode_depth(broken)
+
+
+def test_eight_bit_png_names_the_frame_and_what_came():
+    png = cv2.imencode(".png", np.zeros((4, 6), np.uint8))[1].tobytes()
+    with pytest.raises(ValueError, match=r"frame 3: .* got \[4, 6\] uint8"):
+        pipeline.decode_depth(make_example(3, depth=png))
+
+
+def test_empty_split_is_refused():
+    with pytest.raises(ValueError, match="training split has no frames"):
+        batches(make_frames([]))

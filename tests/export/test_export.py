@@ -1,0 +1,379 @@
+"""export.py from end to end: files that run without cmbjax, and give what it gives."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import datasets
+import evaluate
+import export
+import train
+from cmbjax import card, deploy, evaluation, formats, training
+from cmbjax.data.augment import Augmentation
+from cmbjax.train.checkpoints import Checkpoints
+from cmbjax.config import EvalConfig, ExportConfig, TrainConfig
+from tests import fabricate
+
+ROOT = Path(__file__).parent.parent
+NETWORK = {"side": 32, "width": 0.125, "head3d": "dense", "r_switch_step": 0}
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("export")
+    fabricate.itop(folder / "source")
+    source = {"data_dir": folder / "source", "tfds_dir": folder / "tfds"}
+    train.main(
+        TrainConfig(
+            dataset="itop",
+            run_dir=folder / "run",
+            batch_size=2,
+            num_steps=2,
+            **source,
+            **NETWORK,
+        )
+    )
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def trained(run_dir):
+    """The network, its variables, and two batches: a frame, and the frame mirrored."""
+    run = TrainConfig.load(run_dir)
+    model = run.make_model(15)
+    checkpoints = Checkpoints(run_dir)
+    state = checkpoints.restore(
+        training.abstract_state(model, run.make_optimizer(), side=32, batch_size=2)
+    )
+    checkpoints.close()
+    frames = datasets.load("itop", run.data_dir, run.tfds_dir, split="test")
+    (depth,) = export.depth_batches(frames, run.make_preparation(frames), 1, 1)
+    return model, state.variables, np.stack([depth, depth[:, :, ::-1]])
+
+
+@pytest.fixture(scope="module", params=["frozen", "rolling"])
+def exported(request, run_dir):
+    for package in ("jax2onnx", "onnx", "onnxruntime"):
+        pytest.importorskip(package)
+    return export.main(ExportConfig(run_dir=run_dir, memory=request.param))
+
+
+def code_for(folder, title):
+    """The lines that the card gives for a runtime."""
+    text = (folder / "README.md").read_text()
+    return re.search(rf"## {title}\n\n```python\n(.*?)```", text, re.DOTALL)[1]
+
+
+def expected_of(network, trained, folder):
+    """What a function of the depth, or of depth and memory, gives for two batches."""
+    _, variables, batches = trained
+    if folder.name.startswith("frozen"):
+        return [network(depth) for depth in batches]
+    memory, found = variables["memory"], []
+    for depth in batches:
+        outputs, memory = network(depth, memory)
+        found.append((*outputs, *jax.tree.leaves(memory)))
+    return found
+
+
+def apply(trained, folder):
+    model, variables, _ = trained
+
+    def frozen(depth):
+        return model.apply(variables, depth, train=False, r=3.0)
+
+    def rolling(depth, memory):
+        known = {**variables, "memory": memory}
+        outputs, new = model.apply(known, depth, train=False, r=3.0, mutable=["memory"])
+        return outputs, new["memory"]
+
+    return jax.jit(frozen if folder.name.startswith("frozen") else rolling)
+
+
+def assert_close(found, expected):
+    for one, other in zip(found, expected, strict=True):
+        assert np.abs(one - other).max() <= 1e-4 * np.ptp(other)
+
+
+def test_stablehlo_runs_with_jax_alone_and_is_equal_bit_for_bit(
+    exported, trained, tmp_path
+):
+    code = code_for(exported, "JAX")
+    last = code.splitlines()[-1]
+    rolling = "memory" in last
+    np.save(tmp_path / "batches.npy", trained[2])
+    found = "[heatmaps, joints" + ", *memory" * rolling + "]"
+    script = f"""
+import sys
+import numpy as np
+depth, second = np.load({str(tmp_path / "batches.npy")!r})
+{code}
+first = {found}
+depth = second
+{last}
+np.savez({str(tmp_path / "found.npz")!r}, *first, *{found})
+assert not {{"cmbjax", "flax"}} & set(sys.modules)
+"""
+    environment = {"JAX_PLATFORMS": "cpu", "PATH": os.environ["PATH"]}
+    subprocess.run(
+        [sys.executable, "-c", script], cwd=exported, env=environment, check=True
+    )
+    with np.load(tmp_path / "found.npz") as file:
+        found = list(file.values())
+    model, variables, _ = trained
+    make = deploy.rolling if rolling else deploy.freeze
+    folded = jax.jit(make(model, variables, r=3.0))
+    equal = [x for step in expected_of(folded, trained, exported) for x in step]
+    assert len(found) == len(equal) == (10 if rolling else 4)
+    for one, other in zip(found, equal, strict=True):
+        np.testing.assert_array_equal(one, other)
+    close = expected_of(apply(trained, exported), trained, exported)
+    assert_close(found, [x for step in close for x in step])
+
+
+@pytest.mark.parametrize("title", ["ONNX Runtime", "OpenVINO"])
+def test_onnx_runs_as_the_card_says(exported, trained, title, monkeypatch):
+    if title == "OpenVINO":
+        monkeypatch.setitem(sys.modules, "openvino_telemetry", None)
+        pytest.importorskip("openvino")
+    monkeypatch.chdir(exported)
+    code = code_for(exported, title)
+    first, second = expected_of(apply(trained, exported), trained, exported)
+    names = {"depth": trained[2][0]}
+    exec(code, names)
+    assert_close([names["heatmaps"], names["joints"]], first[:2])
+    if "memory" in code:
+        names["depth"] = trained[2][1]
+        lines = code.splitlines()
+        (call,) = (i for i, line in enumerate(lines) if "heatmaps" in line)
+        exec("\n".join(lines[call:]), names)
+        assert_close([names["heatmaps"], names["joints"]], second[:2])
+
+
+def test_onnx_is_standard_and_does_not_transpose_around_each_convolution(exported):
+    onnx = pytest.importorskip("onnx")
+    model = onnx.load(exported / "network.onnx")
+    assert [x.domain for x in model.opset_import] == [""]
+    kinds = [node.op_type for node in model.graph.node]
+    assert kinds.count("ConvTranspose") == 2 and kinds.count("MaxPool") == 3
+    assert not {"Einsum", "MatMul", "Resize", "BatchNormalization"} & set(kinds)
+    # The input, the heat maps, the 3-D head's pooling; the memory of each of 3 blocks.
+    rolling = exported.name.startswith("rolling")
+    assert kinds.count("Transpose") <= 4 + 15 * rolling < kinds.count("Conv")
+
+
+@pytest.mark.parametrize("file", [formats.ONNX_FILE, formats.STABLEHLO_FILE])
+def test_evaluation_asks_a_frozen_network_in_a_file(
+    exported, run_dir, tmp_path, monkeypatch, file
+):
+    asked = EvalConfig(
+        run_dir=run_dir,
+        metric="joint_error",
+        crop="label_box",
+        out_dir=tmp_path / "asked",
+    )
+    in_file = dataclasses.replace(asked, network=exported / file)
+    if exported.name.startswith("rolling"):
+        with pytest.raises(ValueError, match="is a rolling network of .* expected a f"):
+            evaluate.main(in_file)
+        return
+    expected = evaluate.main(asked)["mean error mm"]["Full Body"]
+    monkeypatch.setattr(evaluation, "eval_step", None)
+    found = evaluate.main(in_file)["mean error mm"]["Full Body"]
+    np.testing.assert_allclose(found, expected, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "message"),
+    [
+        ("absent.onnx", FileNotFoundError, "absent.onnx is not there; export.py"),
+        ("network.bin", ValueError, "neither a network.onnx nor a network.stablehlo"),
+    ],
+)
+def test_file_that_is_no_network_is_refused(tmp_path, name, error, message):
+    (tmp_path / "network.bin").touch()
+    with pytest.raises(error, match=message):
+        formats.run_file(tmp_path / name)
+
+
+def test_card_has_the_numbers_that_were_measured_of_this_step(tmp_path):
+    table = {"PCKh@0.5": {"Head": 1.0, "Full Body": 93.75, "floor": 2.0, "ceiling": 3}}
+    keys = dict.fromkeys(("frames", "crop", "memory", "decode", "person_found"), "x")
+    for name, step, network in (
+        ("this", 7, "checkpoint"),
+        ("older", 6, "checkpoint"),
+        ("exported", 7, "network.onnx"),
+    ):
+        results = {"step": step, "network": network, "num_frames": 9, "table": table}
+        folder = tmp_path / "evaluations" / name
+        folder.mkdir(parents=True)
+        (folder / "results.json").write_text(json.dumps(results | keys))
+    (one,) = card.of_evaluations(tmp_path, 7)
+    assert one == keys | {"num_frames": 9, "metrics": {"PCKh@0.5": 93.8}}
+
+
+def test_command_names_what_differs_from_the_defaults():
+    run = TrainConfig(
+        run_dir=Path("runs/x"),
+        trunk_norm=False,
+        learning_rate=0.002,
+        augmentation=Augmentation(flip=False, holes=0),
+        data_dir=Path("/somewhere"),
+    )
+    assert card.command(run) == (
+        "python train.py --run_dir=runs/x --no_trunk_norm --learning_rate=0.002 "
+        "--augmentation.no_flip --augmentation.holes=0"
+    )
+
+
+def test_network_in_a_file_does_not_roll(tmp_path):
+    with pytest.raises(ValueError, match="--network is frozen, got --memory=rolling"):
+        EvalConfig(network=tmp_path / formats.ONNX_FILE, memory="rolling")
+
+
+def test_card_says_what_a_user_must_know(exported, run_dir):
+    about = json.loads((exported / "card.json").read_text())
+    assert about["joints"][:2] == ["head", "neck"] and about["r"] == 3
+    assert (about["side"], about["stride"], about["dtype"]) == (32, 2, "float32")
+    assert (about["crop"], about["depth_range"]) == ("person", 1000)
+    assert about["frames"]["number"] == 3  # all that the validation split has
+    assert about["inputs"]["depth"] == [1, 32, 32, 1]
+    assert about["outputs"]["heatmaps"] == [1, 16, 16, 15]
+    stored = evaluation.Statistics.load(run_dir)
+    np.testing.assert_allclose(about["offsets_m"], stored.offsets_m)
+    memory = {"memory.npz"} if about["memory"] == "rolling" else set()
+    written = {"weights.npz", "network.stablehlo", "network.onnx"}
+    assert set(about["files"]) == written | memory
+    assert about["command"] == (
+        f"python train.py --dataset=itop --run_dir={run_dir} --width=0.125 "
+        "--head3d=dense --side=32 --batch_size=2 --num_steps=2 --r_switch_step=0"
+    )
+    assert about["config"]["data_dir"] is about["config"]["run_dir"] is None
+    assert about["trained_on"] == stored.frames
+    for name, facts in about["files"].items():
+        content = (exported / name).read_bytes()
+        assert facts["sha256"] == hashlib.sha256(content).hexdigest()
+        assert facts["bytes"] == len(content)
+    assert max(about["differences"][x] for x in ("StableHLO", "ONNX Runtime")) < 1e-5
+    assert set(memory) | {"card.json", "README.md", *about["files"]} == {
+        path.name for path in exported.iterdir()
+    }
+
+
+def test_export_that_disagrees_leaves_nothing(run_dir, tmp_path, monkeypatch):
+    config = ExportConfig(
+        run_dir=run_dir, format="stablehlo", num_frames=2, out_dir=tmp_path / "out"
+    )
+    export.main(config)
+    before = (tmp_path / "out/card.json").read_text()
+    monkeypatch.setattr(formats, "TOLERANCE", 0.0)
+    with pytest.raises(ValueError, match="StableHLO differs from the trained network"):
+        export.main(config)
+    run = formats.run_stablehlo
+
+    def slightly_wrong(path):
+        return lambda depth: [np.nextafter(x, 9) for x in run(path)(depth)]
+
+    monkeypatch.setattr(formats, "run_stablehlo", slightly_wrong)
+    with pytest.raises(ValueError, match="StableHLO must equal .* bit for bit"):
+        export.main(config)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert (tmp_path / "out/card.json").read_text() == before
+
+
+def test_folder_that_is_not_an_export_is_not_replaced(run_dir, tmp_path):
+    (tmp_path / "thesis.tex").write_text("")
+    with pytest.raises(ValueError, match="earlier export, but holds thesis.tex"):
+        export.main(ExportConfig(run_dir=run_dir, out_dir=tmp_path, format="stablehlo"))
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_missing_install_is_named_before_anything_is_done(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "jax2onnx", None)
+    with pytest.raises(ValueError, match="needs jax2onnx, .*requirements-export.txt"):
+        export.main(ExportConfig(run_dir=tmp_path))
+    with pytest.raises(ValueError, match="config.json is missing"):
+        export.main(ExportConfig(run_dir=tmp_path, format="stablehlo"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"format": "tflite"}, "--format must be all, or of weights.* got 'tflite'"),
+        ({"split": "all"}, "--split must be train, validation or test, got 'all'"),
+        ({"batch_size": 0}, "--batch_size must be at least 1, got 0"),
+        ({"num_frames": 0}, "--num_frames must be at least 1, got 0"),
+    ],
+)
+def test_bad_flag_is_refused(flags, message):
+    with pytest.raises(ValueError, match=message):
+        ExportConfig(**flags)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"memory_mode": "per_sample"}, "needs --batch_size=2, a frame for each slot"),
+        ({"model": "cmb_none"}, "--memory=rolling: cmb_none has no memory"),
+    ],
+)
+def test_memory_that_cannot_roll_is_refused(run_dir, tmp_path, fields, message):
+    for name in ("config.json", "statistics.json"):
+        shutil.copy(run_dir / name, tmp_path / name)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, **fields}))
+    with pytest.raises(ValueError, match=message):
+        export.main(
+            ExportConfig(run_dir=tmp_path, memory="rolling", format="stablehlo")
+        )
+
+
+def test_frames_with_other_joints_are_refused(run_dir, tmp_path):
+    fabricate.k2hpd(tmp_path / "source")
+    config = ExportConfig(
+        run_dir=run_dir,
+        dataset="k2hpd",
+        data_dir=tmp_path / "source",
+        tfds_dir=tmp_path / "tfds",
+        format="stablehlo",
+    )
+    with pytest.raises(ValueError, match="has the joints body19, .* trained on body15"):
+        export.main(config)
+
+
+def test_split_without_frames_is_refused(run_dir):
+    run = TrainConfig.load(run_dir)
+    frames = datasets.load("itop", run.data_dir, run.tfds_dir, split="test")
+    empty = dataclasses.replace(frames, source=[])
+    with pytest.raises(ValueError, match="itop/side.* has no frames to check with"):
+        export.depth_batches(empty, run.make_preparation(frames), 2, 1)
+
+
+def test_outputs_that_are_no_numbers_do_not_agree():
+    reference = [np.array([0.0, 4.0]), np.array([0.0, 1.0])]
+    assert formats.difference([np.array([0.0, 5.0]), reference[1]], reference) == 0.25
+    for other in (np.array([np.nan, 1.0]), np.array([0.5, 1.0])):
+        with pytest.raises(ValueError, match="it differs from the trained network by"):
+            formats.check("it", formats.difference([reference[0], other], reference))
+
+
+def test_script_says_what_is_wrong_in_one_line(tmp_path):
+    done = subprocess.run(
+        [sys.executable, ROOT / "export.py", "--format=stablehlo"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "PATH": "/usr/bin:/bin"},
+    )
+    assert done.returncode != 0
+    assert done.stderr.startswith("export.py: no run in runs/")

@@ -1,0 +1,148 @@
+import json
+
+import numpy as np
+import pytest
+
+from cmbjax.data.augment import Augmentation
+from cmbjax.config import EvalConfig, TrainConfig
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("batch_size", 0, "--batch_size must be at least 1, got 0"),
+        ("memory_lr", -1.0, "--memory_lr must be at least 0, got -1.0"),
+        ("sigma", 0.0, "--sigma must be above 0, got 0.0"),
+        ("learning_rate", float("nan"), "--learning_rate must be above 0, got nan"),
+        ("train_share", 1.5, "--train_share must be at most 1, got 1.5"),
+        ("side", 100, "--side must be a multiple of 8 of at least 16, got 100"),
+        ("memory_steps", 3, "--memory_steps must divide --batch_size=16, got 3"),
+        ("model", "hourglass", r"unknown model 'hourglass'; choose from: cmb, "),
+    ],
+)
+def test_bad_training_flag_is_refused(field, value, message):
+    with pytest.raises(ValueError, match=message):
+        TrainConfig(**{field: value})
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (
+            {"model": "sh8", "side": 96},
+            "--side must be a multiple of 64 for --model=sh8",
+        ),
+        ({"model": "sh8", "head3d": "maps"}, "--head3d must be one of none for"),
+        (
+            {"model": "phr", "trunk_norm": False},
+            "--trunk_norm: --model=phr has nothing",
+        ),
+        (
+            {"model": "cpm", "memory_mode": "per_sample"},
+            "--memory_mode: --model=cpm has",
+        ),
+        (
+            {"memory_steps": 2, "memory_lr": 1.0},
+            "goes with .* --memory_lr=0, got shared",
+        ),
+        (
+            {"model": "convgru", "memory_steps": 2},
+            "--memory_steps=1 for --model=convgru",
+        ),
+    ],
+)
+def test_flag_that_a_network_does_not_have_is_refused(flags, message):
+    with pytest.raises(ValueError, match=message):
+        TrainConfig(**flags)
+
+
+def test_sigma_is_the_networks_own_unless_given():
+    def sigma(**flags):
+        config = TrainConfig(**flags)
+        return config.make_sigma(config.make_model(15))
+
+    assert sigma() == 1.5 and sigma(model="sh8") == 1.75 and sigma(sigma=3.0) == 3.0
+    assert sigma(model="phr", side=256) == 5.0
+
+
+def test_config_of_an_earlier_version_is_read_as_it_was(tmp_path):
+    config = TrainConfig(run_dir=tmp_path / "run", sigma=1.5)
+    fields = config.to_json()
+    del fields["memory_steps"], fields["memory_gradient"]
+    assert TrainConfig.from_json(fields) == config
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("metric", "pck", "unknown metric 'pck'; choose from: joint_error, map_10cm"),
+        ("decode", "max", "unknown decode 'max'; choose from: argmax, dark, quarter"),
+        ("split", "dev", "--split must be train, validation or test, got 'dev'"),
+        ("batch_size", 0, "--batch_size must be at least 1, got 0"),
+    ],
+)
+def test_bad_evaluation_flag_is_refused(field, value, message):
+    with pytest.raises(ValueError, match=message):
+        EvalConfig(**{field: value})
+
+
+def test_config_survives_its_file(tmp_path):
+    config = TrainConfig(
+        run_dir=tmp_path / "run",
+        data_dir=tmp_path,
+        augmentation=Augmentation(rotation_deg=5.0),
+        sigma=2.0,
+    )
+    assert TrainConfig.load(config.claim_folder()) == config
+
+
+def test_another_config_in_the_folder_is_refused_with_the_fields_named(tmp_path):
+    run_dir = tmp_path / "run"
+    TrainConfig(run_dir=run_dir, sigma=2.0).claim_folder()
+    before = (run_dir / "config.json").read_text()
+    other = TrainConfig(
+        run_dir=run_dir, sigma=1.0, augmentation=Augmentation(flip=False)
+    )
+    with pytest.raises(ValueError, match=r"sigma: 2\.0 there, 1\.0 here") as error:
+        other.claim_folder()
+    assert "augmentation" in str(error.value) and "seed" not in str(error.value)
+    assert (run_dir / "config.json").read_text() == before
+
+
+def test_a_run_may_be_made_longer_unless_its_schedule_ends_with_it(tmp_path):
+    run_dir = tmp_path / "run"
+    TrainConfig(run_dir=run_dir, num_steps=10).claim_folder()
+    TrainConfig(run_dir=run_dir, num_steps=20, log_every=7).claim_folder()
+    cosine = tmp_path / "cosine"
+    TrainConfig(run_dir=cosine, num_steps=10, schedule="cosine").claim_folder()
+    with pytest.raises(ValueError, match="num_steps: 10 there, 20 here"):
+        TrainConfig(run_dir=cosine, num_steps=20, schedule="cosine").claim_folder()
+
+
+def test_folder_that_is_not_a_run_is_left_alone(tmp_path):
+    (tmp_path / "thesis.txt").write_text("do not lose me")
+    with pytest.raises(ValueError, match="is not empty and holds no config.json"):
+        TrainConfig(run_dir=tmp_path).claim_folder()
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_config_of_another_version_is_refused(tmp_path):
+    fields = TrainConfig().to_json()
+    del fields["sigma"]
+    (tmp_path / "config.json").write_text(json.dumps({**fields, "old": 1}))
+    with pytest.raises(ValueError, match="other fields than this version: old, sigma"):
+        TrainConfig.load(tmp_path)
+
+
+def test_learning_rate_falls_as_in_the_paper():
+    # x 0.95 every 1000 steps. Adam's first step has the size of the learning rate.
+    import jax.numpy as jnp
+
+    optimizer = TrainConfig().make_optimizer()
+    state = optimizer.init(jnp.zeros(()))
+    first, state = optimizer.update(jnp.ones(()), state)
+    np.testing.assert_allclose(first, -2.5e-4, rtol=1e-4)
+    adam, schedule = state
+    later = schedule._replace(count=jnp.asarray(2500))
+    step, _ = optimizer.update(jnp.ones(()), (adam, later))
+    np.testing.assert_allclose(step, -2.5e-4 * 0.95**2, rtol=1e-3)
