@@ -1,15 +1,19 @@
-"""Heat maps -> joints, in NumPy: what training, evaluation and prediction share.
+"""Heat maps -> joints: what training, evaluation and prediction share.
+
+Maps are arrays of NumPy or of JAX, under `jit` too, and so are the joints.
 
 A heat map's cell (row, column) has its centre at the image's pixel
 (stride * (column + 0.5), stride * (row + 0.5)). The way from joints to heat maps is in
 `models/losses.py`.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from cmbjax.registry import pick
+
+Array = Any  # of NumPy or JAX
 
 
 class Decoded(NamedTuple):
@@ -28,10 +32,10 @@ class Decoded(NamedTuple):
 
 
 def decode_maps(
-    heatmaps: np.ndarray,
+    heatmaps: Array,
     *,
-    depth_maps: np.ndarray | None = None,
-    joints: np.ndarray | None = None,
+    depth_maps: Array | None = None,
+    joints: Array | None = None,
     side: int,
     stride: int,
     decode: str,
@@ -49,13 +53,14 @@ def decode_maps(
     joints_px, scores = heatmaps_to_joints(heatmaps, stride=stride, decode=decode)
     if depth_maps is not None:
         depths = read_maps(depth_maps, heatmaps)
-        joints = np.concatenate([joints_px / side - 0.5, depths[..., None]], axis=-1)
+        xp = joints_px.__array_namespace__()
+        joints = xp.concatenate([joints_px / side - 0.5, depths[..., None]], axis=-1)
     return Decoded(joints_px, scores, joints)
 
 
 def heatmaps_to_joints(
-    heatmaps: np.ndarray, *, stride: int, decode: str = "argmax"
-) -> tuple[np.ndarray, np.ndarray]:
+    heatmaps: Array, *, stride: int, decode: str = "argmax"
+) -> tuple[Array, Array]:
     """Finds the peak of each heat map.
 
     Args:
@@ -74,16 +79,16 @@ def heatmaps_to_joints(
     if decode == "upsampled":
         heatmaps, stride = upsample(heatmaps, stride), 1
     _, height, width, _ = heatmaps.shape
+    xp = heatmaps.__array_namespace__()
     row, column = _peaks(heatmaps)
-    patch = _around(heatmaps, row, column)
+    patch = _around(heatmaps, row, column).astype(np.float32)
     is_inside = (row > 0) & (row < height - 1) & (column > 0) & (column < width - 1)
-    offset = np.where(is_inside[..., None], place(patch), 0)
-    centre = np.stack([column, row], axis=-1) + np.float32(0.5)
-    joints_px = stride * (centre + offset)
-    return joints_px.astype(np.float32), patch[..., 1, 1].astype(np.float32)
+    offset = xp.where(is_inside[..., None], place(patch), 0)
+    centre = xp.stack([column, row], axis=-1).astype(np.float32) + 0.5
+    return stride * (centre + offset), patch[..., 1, 1]
 
 
-def read_maps(maps: np.ndarray, heatmaps: np.ndarray) -> np.ndarray:
+def read_maps(maps: Array, heatmaps: Array) -> Array:
     """Returns [batch, joints]: what each map says where its heat map has its peak.
 
     The mean over the 3x3 cells around the peak, weighed by the heat map.
@@ -95,12 +100,13 @@ def read_maps(maps: np.ndarray, heatmaps: np.ndarray) -> np.ndarray:
     _, height, width, _ = heatmaps.shape
     row, column = _peaks(heatmaps)
     row, column = row.clip(1, height - 2), column.clip(1, width - 2)
-    weights = np.maximum(_around(heatmaps, row, column), 1e-6)
+    xp = heatmaps.__array_namespace__()
+    weights = xp.maximum(_around(heatmaps, row, column), 1e-6)
     values = _around(maps, row, column)
     return (weights * values).sum((-2, -1)) / weights.sum((-2, -1))
 
 
-def upsample(heatmaps: np.ndarray, stride: int) -> np.ndarray:
+def upsample(heatmaps: Array, stride: int) -> Array:
     """Returns the maps at the input's size, by cubic interpolation.
 
     Args:
@@ -108,8 +114,9 @@ def upsample(heatmaps: np.ndarray, stride: int) -> np.ndarray:
         stride: By how much each side grows.
     """
     rows, columns = (_cubic(size, stride) for size in heatmaps.shape[1:3])
-    maps = np.einsum("ih,bhwj->biwj", rows, heatmaps, optimize=True)
-    return np.einsum("kw,biwj->bikj", columns, maps, optimize=True)
+    xp = heatmaps.__array_namespace__()
+    maps = xp.einsum("ih,bhwj->biwj", rows, heatmaps)
+    return xp.einsum("kw,biwj->bikj", columns, maps)
 
 
 def _cubic(size: int, stride: int) -> np.ndarray:
@@ -122,41 +129,44 @@ def _cubic(size: int, stride: int) -> np.ndarray:
     return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
-def _peaks(heatmaps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _peaks(heatmaps: Array) -> tuple[Array, Array]:
     """The row and the column of each map's largest cell, [batch, joints]."""
     batch, height, width, joints = heatmaps.shape
-    cells = heatmaps.reshape(batch, height * width, joints)
-    return np.divmod(cells.argmax(axis=1), width)
+    cells = heatmaps.reshape(batch, height * width, joints).argmax(axis=1)
+    return cells // width, cells % width
 
 
-def _around(maps: np.ndarray, row: np.ndarray, column: np.ndarray) -> np.ndarray:
+def _around(maps: Array, row: Array, column: Array) -> Array:
     """The cells around each map's (row, column), [batch, joints, 3, 3].
 
     Beyond the border are those at the border.
     """
     batch, height, width, joints = maps.shape
     steps = np.arange(-1, 2)
+    rows = row[..., None, None] + steps.reshape(1, 1, 3, 1)
+    columns = column[..., None, None] + steps.reshape(1, 1, 1, 3)
     return maps[
-        np.arange(batch)[:, None, None, None],
-        (row[..., None, None] + steps[:, None]).clip(0, height - 1),
-        (column[..., None, None] + steps).clip(0, width - 1),
-        np.arange(joints)[:, None, None],
+        np.arange(batch).reshape(-1, 1, 1, 1),
+        rows.clip(0, height - 1),
+        columns.clip(0, width - 1),
+        np.arange(joints).reshape(1, -1, 1, 1),
     ]
 
 
-def _argmax(patch: np.ndarray) -> np.ndarray:
+def _argmax(patch: Array) -> Array:
     """The peak's cell."""
-    return np.zeros((*patch.shape[:-2], 2), patch.dtype)
+    return patch.__array_namespace__().zeros_like(patch[..., 0, :2])
 
 
-def _quarter(patch: np.ndarray) -> np.ndarray:
+def _quarter(patch: Array) -> Array:
     """A quarter cell towards the larger neighbour (Newell et al., ECCV 2016)."""
     slope_x = patch[..., 1, 2] - patch[..., 1, 0]
     slope_y = patch[..., 2, 1] - patch[..., 0, 1]
-    return 0.25 * np.sign(np.stack([slope_x, slope_y], axis=-1))
+    xp = patch.__array_namespace__()
+    return 0.25 * xp.sign(xp.stack([slope_x, slope_y], axis=-1))
 
 
-def _dark(patch: np.ndarray) -> np.ndarray:
+def _dark(patch: Array) -> Array:
     """The maximum of the log map's Taylor expansion (Zhang et al., CVPR 2020).
 
     Exact for a Gaussian. Where the expansion has no maximum, the peak's cell. The
@@ -164,9 +174,9 @@ def _dark(patch: np.ndarray) -> np.ndarray:
     is independent from cell to cell, and costs accuracy where noise is as smooth as
     the map.
     """
-    patch = patch.astype(np.float32)
-    floor = np.maximum(1e-6 * patch[..., 1, 1], np.finfo(np.float32).tiny)
-    log = np.log(np.maximum(patch, floor[..., None, None]))
+    xp = patch.__array_namespace__()
+    floor = xp.maximum(1e-6 * patch[..., 1, 1], np.finfo(np.float32).tiny)
+    log = xp.log(xp.maximum(patch, floor[..., None, None]))
     dx = (log[..., 1, 2] - log[..., 1, 0]) / 2
     dy = (log[..., 2, 1] - log[..., 0, 1]) / 2
     dxx = log[..., 1, 2] - 2 * log[..., 1, 1] + log[..., 1, 0]
@@ -174,10 +184,10 @@ def _dark(patch: np.ndarray) -> np.ndarray:
     dxy = (log[..., 2, 2] - log[..., 2, 0] - log[..., 0, 2] + log[..., 0, 0]) / 4
     determinant = dxx * dyy - dxy**2
     is_maximum = (determinant > 1e-6) & (dxx < 0)
-    divisor = np.where(is_maximum, determinant, 1)
-    newton = np.stack([dxy * dy - dyy * dx, dxy * dx - dxx * dy], axis=-1)
-    offset = np.clip(newton / divisor[..., None], -1, 1)
-    return np.where(is_maximum[..., None], offset, 0)
+    divisor = xp.where(is_maximum, determinant, 1)
+    newton = xp.stack([dxy * dy - dyy * dx, dxy * dx - dxx * dy], axis=-1)
+    offset = xp.clip(newton / divisor[..., None], -1, 1)
+    return xp.where(is_maximum[..., None], offset, 0)
 
 
 # Upsampled: the peak of the map at the input's size (Wei et al., CVPR 2016).

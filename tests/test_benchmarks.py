@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cmbjax.pipeline import decode_depth, frame_name
 
 import datasets
 from benchmarks import (
@@ -26,7 +27,6 @@ from benchmarks import (
 from benchmarks.harness import Cell, Sweep
 from cmbjax import evaluation, plots, report
 from cmbjax.models import MODELS
-from cmbjax.pipeline import decode_depth, frame_name
 from datasets.mannequin.mannequin import make_example
 from tests.test_pipeline import make_frames
 

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from cmbjax import heatmaps
+from cmbjax.evaluate.predictions import quantise
+from cmbjax.models.losses import joints_to_heatmaps
 
 
 def gaussian(x, y, *, height, width, sigma):
@@ -22,7 +24,7 @@ def test_a_joint_at_a_cells_centre_has_height_one_there():
     # stride 4: cell (row 1, column 2) has its centre at x = 10, y = 6
     joints_px = jnp.array([[[10.0, 6.0], [2.0, 14.0], [10.0, 6.0]]])
     visible = jnp.array([[True, True, False]])
-    maps = heatmaps.joints_to_heatmaps(joints_px, visible, side=5, stride=4, sigma=0.5)
+    maps = joints_to_heatmaps(joints_px, visible, side=5, stride=4, sigma=0.5)
     assert maps.shape == (1, 5, 5, 3)
     assert maps[0, 1, 2, 0] == 1
     assert maps[0, 3, 0, 1] == 1
@@ -34,14 +36,14 @@ def test_a_joint_at_a_cells_centre_has_height_one_there():
 
 def test_an_invisible_joint_may_have_no_position():
     joints_px = jnp.full((2, 1, 2), jnp.nan)
-    maps = heatmaps.joints_to_heatmaps(
+    maps = joints_to_heatmaps(
         joints_px, jnp.zeros((2, 1), bool), side=3, stride=2, sigma=1.0
     )
     np.testing.assert_array_equal(maps, 0)
 
 
 def test_a_joint_outside_the_image_leaves_only_its_flank():
-    maps = heatmaps.joints_to_heatmaps(
+    maps = joints_to_heatmaps(
         jnp.array([[[-1.0, 3.0]]]), jnp.ones((1, 1), bool), side=4, stride=2, sigma=1.0
     )
     # the joint is one cell left of the centre of (row 1, column 0)
@@ -128,6 +130,17 @@ def test_decoding_under_jit_ignores_the_maps_scale(decode):
     scaled_px, scaled_scores = decoded(8 * maps)
     np.testing.assert_allclose(scaled_px, joints_px, atol=1e-3)
     np.testing.assert_array_equal(scaled_scores, 8 * scores)
+    # NumPy gives the same as JAX.
+    of_numpy, _ = heatmaps.heatmaps_to_joints(np.asarray(maps), stride=4, decode=decode)
+    assert isinstance(of_numpy, np.ndarray)
+    np.testing.assert_allclose(of_numpy, joints_px, atol=1e-3)
+
+
+def test_upsampling_is_that_of_jax():
+    # jax.image.resize of JAX 0.10: Keys' cubic, weights at the border renormalised.
+    maps = jax.random.uniform(jax.random.key(0), (2, 5, 7, 3))
+    expected = jax.image.resize(maps, (2, 15, 21, 3), "cubic")
+    np.testing.assert_allclose(heatmaps.upsample(maps, 3), expected, atol=1e-5)
 
 
 def test_maps_are_read_where_the_heat_maps_peak():
@@ -144,7 +157,7 @@ def test_maps_are_read_where_the_heat_maps_peak():
 def test_quantise_moves_every_joint_to_the_centre_of_its_cell():
     joints_px = jnp.array([[[0.1, 7.9], [5.0, 2.1], [3.0, 3.0]]])
     visible = jnp.array([[True, True, False]])
-    cells = heatmaps.quantise(joints_px, visible, side=4, stride=2, sigma=1.0)
+    cells = quantise(joints_px, visible, side=4, stride=2, sigma=1.0)
     np.testing.assert_array_equal(cells[0, :2], [[1, 7], [5, 3]])
 
 

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cmbjax import heatmaps, metrics
+from cmbjax import metrics
+from cmbjax.evaluate.predictions import quantise
 from cmbjax.skeletons import BODY15, BODY19, HAND20, Skeleton
 
 K2HPD = pathlib.Path(__file__).parents[2] / "shared/real/k2hpd_labels.npz"
@@ -313,9 +314,7 @@ def test_cell_centres_keep_the_pdj_that_cell_corners_lose():
 
     def pdj(side):
         crops_px = (joints_px - shift) / extent * side
-        centres = heatmaps.quantise(
-            crops_px, visible, side=side // 2, stride=2, sigma=1.0
-        )
+        centres = quantise(crops_px, visible, side=side // 2, stride=2, sigma=1.0)
         for decoded in (centres, centres - 1):  # a corner is half a cell up and left
             frame_px = decoded / side * extent + shift
             tally = metrics.pdj(frame_px, joints_px, visible, BODY19, 0.05)

@@ -14,7 +14,8 @@ import pytest
 import datasets
 import evaluate
 import train
-from cmbjax.config import EvalConfig, TrainConfig
+from cmbjax.train.config import TrainConfig
+from evaluate import EvalConfig
 from tests import fabricate
 
 ROOT = Path(__file__).parent.parent

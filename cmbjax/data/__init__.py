@@ -1,0 +1,1 @@
+"""Labelled frames as batches of what a network reads."""

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Bool, Float
 from tqdm import tqdm
 
 from cmbjax import heatmaps, metrics
@@ -24,6 +24,7 @@ from cmbjax.train.statistics import Statistics
 
 ORDERS = ("shuffled", "sorted", "reversed")
 Variables = dict[str, Any]
+AnyArray = jax.Array | np.ndarray
 
 
 class Result(NamedTuple):
@@ -61,7 +62,7 @@ class Predictions(NamedTuple):
 @functools.partial(jax.jit, static_argnames=("model", "r", "mirror"))
 def apply_frozen(
     variables: Variables,
-    depth: Float[Array, "batch side side frames"],
+    depth: Float[AnyArray, "batch side side frames"],
     *,
     model: Network,
     r: float,
@@ -90,13 +91,13 @@ def apply_frozen(
 @functools.partial(jax.jit, static_argnames=("model", "r"))
 def apply_rolling(
     variables: Variables,
-    depth: Float[Array, "batch side side frames"],
-    is_real: Bool[Array, " batch"],
+    depth: Float[AnyArray, "batch side side frames"],
+    is_real: Bool[AnyArray, " batch"],
     *,
     model: Network,
     r: float,
 ) -> tuple[Outputs, Variables]:
-    """Returns what the network gives for a batch, and the memory, written as in training.
+    """Returns what the network gives for a batch, and the memory after it.
 
     Args:
         variables: Parameters, memory and statistics.
@@ -364,7 +365,7 @@ def quantise(
     side: int,
     stride: int,
     sigma: float,
-    decode: str,
+    decode: str = "argmax",
 ) -> np.ndarray:
     """Returns what a perfect network's heat maps decode to: a result's ceiling.
 
@@ -377,9 +378,10 @@ def quantise(
         decode: A name in `heatmaps.DECODES`.
     """
     maps = _jitted_heatmaps(joints_px, visible, side=side, stride=stride, sigma=sigma)
-    return heatmaps.heatmaps_to_joints(np.asarray(maps), stride=stride, decode=decode)[
-        0
-    ]
+    decoded, _ = heatmaps.heatmaps_to_joints(
+        np.asarray(maps), stride=stride, decode=decode
+    )
+    return decoded
 
 
 _jitted_heatmaps = jax.jit(

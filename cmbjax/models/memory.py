@@ -8,12 +8,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
 Memory = Any  # a nested dict of values
+AnyArray = jax.Array | np.ndarray
 
 
-def is_per_sample(value: Array) -> bool:
+def is_per_sample(value: Any) -> bool:
     """Whether a value has a slot for each sample."""
     return value.ndim == 4
 
@@ -31,18 +33,18 @@ def frozen(memory: Memory) -> Memory:
     )
 
 
-def reset(memory: Memory, starts: Bool[Array, " batch"]) -> Memory:
+def reset(memory: Memory, starts: Bool[AnyArray, " batch"]) -> Memory:
     """Returns the memory with the slots at zero whose sample begins a sequence."""
     return jax.tree.map(lambda x: jnp.where(_along_slots(starts), 0, x), memory)
 
 
-def keep(old: Memory, new: Memory, is_real: Bool[Array, " batch"]) -> Memory:
+def keep(old: Memory, new: Memory, is_real: Bool[AnyArray, " batch"]) -> Memory:
     """Returns the new memory without what samples that only fill a batch up left.
 
     A shared memory is new if any sample is real.
     """
 
-    def choose(before: Array, after: Array) -> Array:
+    def choose(before: Any, after: Any) -> Array:
         real = _along_slots(is_real) if is_per_sample(before) else jnp.any(is_real)
         return jnp.where(real, after, before)
 
@@ -60,5 +62,5 @@ def batch_mean(
     return mean.reshape(x.shape[1:])
 
 
-def _along_slots(flags: Bool[Array, " batch"]) -> Bool[Array, "batch 1 1 1"]:
+def _along_slots(flags: Bool[AnyArray, " batch"]) -> Bool[AnyArray, "batch 1 1 1"]:
     return flags[:, None, None, None]

@@ -16,6 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, PRNGKeyArray
 
 from cmbjax.models.memory import is_per_sample
+from cmbjax.runtime import COMPILED_QUICKLY
 from cmbjax.train.step import TrainState
 
 T = TypeVar("T")
@@ -93,7 +94,10 @@ def create(
             lambda value: split if is_per_sample(value) else copied, state.memory
         )
     )
-    return jax.jit(make, out_shardings=layout)(key)
+    create = jax.jit(
+        make, out_shardings=layout, compiler_options=COMPILED_QUICKLY
+    )
+    return create(key)
 
 
 def share_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, Array]:

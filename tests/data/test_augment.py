@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from cmbjax import crops
 from cmbjax.data.augment import Augmentation, random_transform, sensor_noise
+from cmbjax.depth import crops
 
 BOX = np.array([20, 10, 60, 90], np.float32)
 STILL = Augmentation(

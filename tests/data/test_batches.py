@@ -4,11 +4,14 @@ import cv2
 import numpy as np
 import pytest
 
-from cmbjax import crops, pipeline
+from cmbjax.data import batches as batching
+from cmbjax.data import recordings, views
 from cmbjax.data.augment import Augmentation
-from cmbjax.pipeline import DepthFrames, Preparation
+from cmbjax.data.examples import DepthFrames, decode_depth, frame_name
+from cmbjax.data.views import Preparation
+from cmbjax.depth import crops
 from cmbjax.skeletons import BODY15
-from tests.test_augment import STILL
+from tests.data.test_augment import STILL
 
 CAMERA = np.array([200, 200, 80, 60], np.float32)
 PREPARATION = Preparation(side=32, crop="label_box", depth_range=1000.0)
@@ -41,7 +44,7 @@ def make_frames(source, **changes):
         "metric": True,
         "name": "figures",
         "depth_range": 1000.0,
-        "detectable": True,
+        "findable": True,
     }
     return DepthFrames(source=source, **{**options, **changes})
 
@@ -50,7 +53,7 @@ FRAMES = make_frames([make_example(i) for i in range(7)])
 
 
 def batches(frames=FRAMES, seed=0, augmentation=None, **options):
-    return pipeline.training_batches(
+    return batching.training_batches(
         frames,
         preparation=PREPARATION,
         augmentation=augmentation or Augmentation(),
@@ -61,7 +64,7 @@ def batches(frames=FRAMES, seed=0, augmentation=None, **options):
 
 
 def test_training_view_by_hand():
-    view = pipeline.prepare_training(
+    view = views.training_view(
         make_example(5),
         np.random.default_rng(0),
         preparation=PREPARATION,
@@ -88,7 +91,7 @@ def test_mirrored_view_swaps_left_and_right():
 
     def view(seed, augmentation):
         rng = np.random.default_rng(seed)
-        return pipeline.prepare_training(
+        return views.training_view(
             make_example(1),
             rng,
             preparation=PREPARATION,
@@ -97,8 +100,8 @@ def test_mirrored_view_swaps_left_and_right():
         )
 
     plain = view(0, STILL)
-    views = [view(seed, flips) for seed in range(8)]
-    mirrored = [v for v in views if (v["joints_px"] != plain["joints_px"]).any()]
+    flipped = [view(seed, flips) for seed in range(8)]
+    mirrored = [v for v in flipped if (v["joints_px"] != plain["joints_px"]).any()]
     assert 0 < len(mirrored) < 8
     order = list(BODY15.mirror)
     expected = plain["joints_px"][order] * [-1, 1] + [32, 0]
@@ -118,8 +121,8 @@ def recorded(lengths=(4, 3), shuffled=(5, 0, 6, 2, 1, 4, 3)):
 def test_recordings_are_a_subjects_frames_by_name():
     frames = recorded()
     names = [
-        [pipeline.frame_name(frames.source[i]) for i in sequence]
-        for sequence in pipeline.recordings(frames.source)
+        [frame_name(frames.source[i]) for i in sequence]
+        for sequence in recordings.recordings(frames.source)
     ]
     assert names == [
         [f"frame {i}" for i in range(4)],
@@ -128,7 +131,7 @@ def test_recordings_are_a_subjects_frames_by_name():
 
 
 def test_clips_repeat_the_first_and_the_last_frame_by_hand():
-    around = pipeline.clips([[7, 3, 5], [1]], 5)
+    around = recordings.clips([[7, 3, 5], [1]], 5)
     assert around == {
         7: [7, 7, 7, 3, 5],
         3: [7, 7, 3, 5, 5],
@@ -141,7 +144,7 @@ def test_streams_go_on_from_batch_to_batch():
     sequences = [
         list(range(10 * k, 10 * k + length)) for k, length in enumerate([4, 5, 3])
     ]
-    streams = pipeline.Streams(sequences, batch_size=2, seed=0)
+    streams = recordings.Streams(sequences, batch_size=2, seed=0)
     epoch = [[streams[2 * t + b] for t in range(6)] for b in range(2)]
     for stream in epoch:
         assert stream[0][1]
@@ -152,43 +155,43 @@ def test_streams_go_on_from_batch_to_batch():
         frame for sequence in sequences for frame in sequence
     )
     # The next epoch has another order, the same seed the same one.
-    again = pipeline.Streams(sequences, batch_size=2, seed=0)
+    again = recordings.Streams(sequences, batch_size=2, seed=0)
     orders = {tuple(again[12 * epoch + i][0] for i in range(12)) for epoch in range(6)}
     assert len(orders) > 1 and [again[i] for i in range(12)] == [
         streams[i] for i in range(12)
     ]
     with pytest.raises(ValueError, match="--batch_size must be at most 12, .* got 13"):
-        pipeline.Streams(sequences, batch_size=13, seed=0)
+        recordings.Streams(sequences, batch_size=13, seed=0)
 
 
 def test_recordings_are_dealt_out_whole_by_hand():
-    batches, first = pipeline.in_streams([[1, 2], [3, 4, 5], [6], [7, 8]], 2)
+    batches, first = recordings.in_streams([[1, 2], [3, 4, 5], [6], [7, 8]], 2)
     # Longest first, each to the stream that is shortest: 3 4 5 6 and 1 2 7 8.
     assert batches == [[3, 1], [4, 2], [5, 7], [6, 8]]
     assert first == {1, 3, 6, 7}
     # A stream that ends early, and an empty one.
-    assert pipeline.in_streams([[1, 2], [4]], 2) == ([[1, 4], [2]], {1, 4})
-    assert pipeline.in_streams([[1]], 2) == ([[1]], {1})
+    assert recordings.in_streams([[1, 2], [4]], 2) == ([[1, 4], [2]], {1, 4})
+    assert recordings.in_streams([[1]], 2) == ([[1]], {1})
 
 
 def test_a_recording_longer_than_a_stream_is_cut_by_hand():
-    batches, first = pipeline.in_streams([list(range(8))], 3)
+    batches, first = recordings.in_streams([list(range(8))], 3)
     # 8 frames in 3 streams: none is longer than 3.
     assert batches == [[0, 3, 6], [1, 4, 7], [2, 5]]
     assert first == {0, 3, 6}
 
 
-@pytest.mark.parametrize("clip", [1, 3])
-def test_a_share_of_one_long_recording_is_of_its_pieces(clip):
+@pytest.mark.parametrize("num_frames", [1, 3])
+def test_a_share_of_one_long_recording_is_of_its_pieces(num_frames):
     frames = recorded(lengths=(40, 0), shuffled=range(40))
-    data = pipeline.training_batches(
+    data = batching.training_batches(
         frames,
-        preparation=dataclasses.replace(PREPARATION, clip=clip),
+        preparation=dataclasses.replace(PREPARATION, num_frames=num_frames),
         augmentation=STILL,
         batch_size=4,
         seed=0,
         share=0.2,
-        sequential=clip == 1,
+        sequential=num_frames == 1,
     )
     # No two figures have their second joint at the same place.
     seen = np.concatenate([next(data)["joints_px"][:, 1] for _ in range(12)])
@@ -208,15 +211,15 @@ def test_sequential_batches_say_where_sequences_start_and_can_be_resumed():
 
 
 def test_clip_is_seen_as_its_middle_frame_is():
-    preparation = dataclasses.replace(PREPARATION, clip=3)
+    preparation = dataclasses.replace(PREPARATION, num_frames=3)
     frames = recorded()
-    data = pipeline.training_batches(
+    data = batching.training_batches(
         frames, preparation=preparation, augmentation=STILL, batch_size=7, seed=0
     )
     batch = next(data)
     assert batch["depth"].shape == (7, 32, 32, 3)
-    np.testing.assert_array_equal(batch["clip_joints_px"][:, 1], batch["joints_px"])
-    np.testing.assert_array_equal(batch["clip_visible"][:, 1], batch["visible"])
+    np.testing.assert_array_equal(batch["frames_joints_px"][:, 1], batch["joints_px"])
+    np.testing.assert_array_equal(batch["frames_visible"][:, 1], batch["visible"])
     # A frame is 1 cm further away than the one before, and depth is in metres.
     person = np.array(
         [[np.min(one[..., i]) for i in range(3)] for one in batch["depth"]]
@@ -226,13 +229,13 @@ def test_clip_is_seen_as_its_middle_frame_is():
     assert sorted(steps.tolist()) == sorted(
         [starts, whole, whole, ends, starts, whole, ends]
     )
-    ((_, views),) = pipeline.evaluation_batches(
+    (loaded,) = batching.evaluation_batches(
         frames, preparation=preparation, batches=[[0, 1]]
     )
-    assert views["depth"].shape == (2, 32, 32, 3)
+    assert loaded.views["depth"].shape == (2, 32, 32, 3)
     # Frame 5 is between 4 and 6, frame 0 the first one.
     for view, expected in zip(
-        views["depth"], ([-0.01, 0, 0.01], [0, 0, 0.01]), strict=True
+        loaded.views["depth"], ([-0.01, 0, 0.01], [0, 0, 0.01]), strict=True
     ):
         np.testing.assert_allclose(view.min(axis=(0, 1)), expected, atol=1e-4)
 
@@ -295,23 +298,32 @@ def test_share_uses_that_part_of_the_frames_and_always_the_same():
 
 
 def test_evaluation_shows_every_frame_once_and_in_order():
-    seen = list(
-        pipeline.evaluation_batches(
+    loaded = list(
+        batching.evaluation_batches(
             FRAMES, preparation=PREPARATION, batches=[[0, 1, 2], [3, 4, 5], [6]]
         )
     )
-    assert [len(examples) for examples, _ in seen] == [3, 3, 1]
-    names = [pipeline.frame_name(e) for examples, _ in seen for e in examples]
+    assert [len(batch.examples) for batch in loaded] == [3, 3, 1]
+    assert [batch.indices for batch in loaded] == [[0, 1, 2], [3, 4, 5], [6]]
+    names = [frame_name(e) for batch in loaded for e in batch.examples]
     assert names == [f"frame {i}" for i in range(7)]
-    references = np.concatenate([batch["reference"] for _, batch in seen])
+    references = np.concatenate([batch.views["reference"] for batch in loaded])
     np.testing.assert_array_equal(references, 2000 + 10 * np.arange(7))
+    assert [int(depth[50, 80]) for batch in loaded for depth in batch.depths] == [
+        2000 + 10 * i for i in range(7)
+    ]
+
+
+def evaluation_view(example, preparation):
+    depth = decode_depth(example)
+    return views.evaluation_view(example, depth, preparation=preparation, metric=True)
 
 
 @pytest.mark.parametrize("crop", ["full", "label_box", "person"])
 def test_crop_pixels_lead_back_to_the_frame(crop):
     preparation = Preparation(side=64, crop=crop, depth_range=1000.0)
     example = make_example(2)
-    view = pipeline.prepare_evaluation(example, preparation=preparation, metric=True)
+    view = evaluation_view(example, preparation)
     corner = (
         np.argwhere(view["depth"][..., 0] == 0).min(axis=0)[::-1].astype(np.float32)
     )
@@ -322,9 +334,7 @@ def test_crop_pixels_lead_back_to_the_frame(crop):
 
 def test_full_crop_is_the_letterboxed_frame():
     preparation = Preparation(side=16, crop="full", depth_range=1000.0)
-    view = pipeline.prepare_evaluation(
-        make_example(0), preparation=preparation, metric=True
-    )
+    view = evaluation_view(make_example(0), preparation)
     # 160 px become 16; the 120 rows are centred, 2 rows of holes above and below.
     corners = np.array([[0, 2], [16, 14]], np.float32)
     frame = crops.transform_points(view["frame_from_crop"], corners)
@@ -334,10 +344,8 @@ def test_full_crop_is_the_letterboxed_frame():
 def test_frame_without_a_person_is_looked_at_as_a_whole_and_said_so():
     wall = cv2.imencode(".png", np.full((120, 160), 4000, np.uint16))[1].tobytes()
     preparation = Preparation(side=16, crop="person", depth_range=1000.0)
-    view = pipeline.prepare_evaluation(
-        make_example(0, depth=wall), preparation=preparation, metric=True
-    )
-    assert not view["found"]
+    view = evaluation_view(make_example(0, depth=wall), preparation)
+    assert not view["is_found"]
     np.testing.assert_allclose(np.diag(view["frame_from_crop"]), [10, 10], rtol=1e-5)
 
 
@@ -345,13 +353,13 @@ def test_truncated_png_names_the_frame():
     example = make_example(3)
     broken = {**example, "depth": example["depth"][:50]}
     with pytest.raises(ValueError, match=r"frame 3: the depth must be .* got no image"):
-        pipeline.decode_depth(broken)
+        decode_depth(broken)
 
 
 def test_eight_bit_png_names_the_frame_and_what_came():
     png = cv2.imencode(".png", np.zeros((4, 6), np.uint8))[1].tobytes()
     with pytest.raises(ValueError, match=r"frame 3: .* got \[4, 6\] uint8"):
-        pipeline.decode_depth(make_example(3, depth=png))
+        decode_depth(make_example(3, depth=png))
 
 
 def test_empty_split_is_refused():

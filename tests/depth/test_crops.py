@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from cmbjax import crops
+from cmbjax.depth import crops
 
 BOX = np.array([30, 10, 50, 90], np.float32)  # 20 wide, 80 high, around (40, 50)
 

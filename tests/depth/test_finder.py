@@ -5,7 +5,7 @@ import cv2
 import numpy as np
 import pytest
 
-from cmbjax import detection
+from cmbjax.depth import finder
 
 CAMERA = np.array([200.0, 200.0, 160.0, 120.0], np.float32)
 REAL = pathlib.Path(__file__).parents[2] / "shared" / "real" / "itop_side_dev"
@@ -39,7 +39,7 @@ def add_person(room, x=160, depth_mm=2500):
 
 
 def find(room, camera=CAMERA):
-    return detection.find_people(np.round(room).astype(np.uint16), camera)
+    return finder.find_people(np.round(room).astype(np.uint16), camera)
 
 
 def test_a_person_in_a_room_is_boxed_to_two_pixels():
@@ -156,10 +156,10 @@ def test_raw_values_need_only_a_clean_background(background):
     raw[40:180, 100:140] = 90
     raw[50:60, 140:170] = 70  # an arm, nearer
     raw[5:7, 5:7] = 80  # speckle
-    (person,) = detection.find_people(raw, metric=False)
+    (person,) = finder.find_people(raw, metric=False)
     np.testing.assert_array_equal(person.box, [100, 40, 170, 180])
     assert person.depth_mm == 90
-    assert detection.find_people(np.full_like(raw, background), metric=False) == []
+    assert finder.find_people(np.full_like(raw, background), metric=False) == []
 
 
 @pytest.mark.parametrize(
@@ -176,12 +176,12 @@ def test_raw_values_need_only_a_clean_background(background):
 )
 def test_other_images_are_refused(depth, message):
     with pytest.raises(ValueError, match=message):
-        detection.find_people(depth)
+        finder.find_people(depth)
 
 
 def test_a_camera_has_four_numbers():
     with pytest.raises(ValueError, match=r"\[fx, fy, cx, cy\], got shape \(3,\)"):
-        detection.find_people(np.zeros((4, 5), np.uint16), [1, 2, 3])
+        finder.find_people(np.zeros((4, 5), np.uint16), [1, 2, 3])
 
 
 @pytest.mark.skipif(not REAL.exists(), reason="the real frames are not at hand")
@@ -191,7 +191,7 @@ def test_the_person_of_real_frames_is_found():
     overlaps, counts = [], []
     for image, label in zip(labels["images"], labels["annotations"], strict=True):
         depth_mm = cv2.imread(str(REAL / image["file_name"]), cv2.IMREAD_UNCHANGED)
-        people = detection.find_people(depth_mm, camera)
+        people = finder.find_people(depth_mm, camera)
         joints_px = np.reshape(label["keypoints"], (-1, 3))[:, :2]
         low, high = joints_px.min(0), joints_px.max(0)
         pad = 0.08 * (high - low)  # from the joints to the body's outline

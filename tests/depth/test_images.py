@@ -1,24 +1,24 @@
 import numpy as np
 import pytest
 
-from cmbjax import frames
+from cmbjax.depth import images
 from datasets import schema
 
 
 def test_millimetres_by_hand():
     stored = np.array([[0, 1500], [2001, 65535]], np.uint16)
-    np.testing.assert_array_equal(frames.to_millimetres(stored), stored)
+    np.testing.assert_array_equal(images.to_millimetres(stored), stored)
     # A quarter of a millimetre a unit.
-    fine = frames.to_millimetres(stored, depth_scale=0.00025)
+    fine = images.to_millimetres(stored, depth_scale=0.00025)
     np.testing.assert_array_equal(fine, [[0, 375], [500, 16384]])
     metres = np.array([[np.nan, 1.5], [np.inf, 2.0006]], np.float32)
-    np.testing.assert_array_equal(frames.to_millimetres(metres), [[0, 1500], [0, 2001]])
+    np.testing.assert_array_equal(images.to_millimetres(metres), [[0, 1500], [0, 2001]])
     # 70 m cannot be told in 16 bits, and is no person's distance.
     far = np.array([[1.0, 1.0, 70.0]])
-    np.testing.assert_array_equal(frames.to_millimetres(far), [[1000, 1000, 0]])
+    np.testing.assert_array_equal(images.to_millimetres(far), [[1000, 1000, 0]])
     column = metres[..., None]
     np.testing.assert_array_equal(
-        frames.to_millimetres(column), frames.to_millimetres(metres)
+        images.to_millimetres(column), images.to_millimetres(metres)
     )
 
 
@@ -39,7 +39,7 @@ def test_millimetres_by_hand():
 )
 def test_what_is_no_depth_image_is_refused(frame, says):
     with pytest.raises(ValueError, match=f"cam_7: .*{says}"):
-        frames.to_millimetres(frame, name="cam_7")
+        images.to_millimetres(frame, name="cam_7")
 
 
 def test_files_are_read_and_listed_by_name(tmp_path):
@@ -47,32 +47,32 @@ def test_files_are_read_and_listed_by_name(tmp_path):
     (tmp_path / "b.png").write_bytes(schema.encode_png(depth))
     np.save(tmp_path / "a.npy", depth / 1000)
     (tmp_path / "notes.txt").write_text("not a frame")
-    files = frames.files_of(tmp_path)
+    files = images.files_of(tmp_path)
     assert [path.name for path in files] == ["a.npy", "b.png"]
-    assert frames.files_of(files[1]) == [files[1]]
-    read = [frames.to_millimetres(frames.read_frame(path)) for path in files]
+    assert images.files_of(files[1]) == [files[1]]
+    read = [images.to_millimetres(images.read_frame(path)) for path in files]
     np.testing.assert_array_equal(read[0], depth)
     np.testing.assert_array_equal(read[1], depth)
 
 
 def test_bad_files_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere: no such file or folder"):
-        frames.files_of(tmp_path / "nowhere")
+        images.files_of(tmp_path / "nowhere")
     with pytest.raises(ValueError, match=r"no frames in it; expected \.png or \.npy"):
-        frames.files_of(tmp_path)
+        images.files_of(tmp_path)
     for name in ("x.npy", "x.png"):
         with pytest.raises(FileNotFoundError, match=name):
-            frames.read_frame(tmp_path / name)
+            images.read_frame(tmp_path / name)
     np.save(tmp_path / "x.npy", np.zeros((50, 50)))
     half = (tmp_path / "x.npy").read_bytes()[:900]
     (tmp_path / "x.npy").write_bytes(half)
     with pytest.raises(ValueError, match=r"x\.npy: not a whole \.npy array"):
-        frames.read_frame(tmp_path / "x.npy")
+        images.read_frame(tmp_path / "x.npy")
     np.save(tmp_path / "objects.npy", np.array([{}]), allow_pickle=True)
     with pytest.raises(ValueError, match=r"objects\.npy: not a whole \.npy array"):
-        frames.read_frame(tmp_path / "objects.npy")
+        images.read_frame(tmp_path / "objects.npy")
     (tmp_path / "x.bag").write_bytes(b"0")
     with pytest.raises(
         ValueError, match=r"expected a \.png or \.npy file, got '\.bag'"
     ):
-        frames.read_frame(tmp_path / "x.bag")
+        images.read_frame(tmp_path / "x.bag")

@@ -1,6 +1,6 @@
 import numpy as np
 
-from cmbjax import lifting
+from cmbjax.depth import lifting
 
 BODY = {"reach_mm": 1000.0, "limb_m": 0.03}
 CAMERA = np.array([100, 100, 30, 20], np.float32)

@@ -7,15 +7,18 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from cmbjax import evaluation, metrics, report
-from cmbjax.evaluation import Statistics
-from cmbjax.heatmaps import joints_to_heatmaps
+from cmbjax import metrics
+from cmbjax.data.views import Preparation
+from cmbjax.evaluate import predictions, report
+from cmbjax.evaluate.predictions import apply_frozen
 from cmbjax.models import MODELS
-from cmbjax.models.network import Network
-from cmbjax.pipeline import Preparation
+from cmbjax.models.losses import joints_to_heatmaps
+from cmbjax.models.network import Network, Outputs
 from cmbjax.skeletons import BODY15
-from cmbjax.training import eval_step
-from tests.test_pipeline import CAMERA, FRAMES, make_example, make_frames
+from cmbjax.train.config import TrainConfig
+from cmbjax.train.run import Run
+from cmbjax.train.statistics import Statistics, training_statistics
+from tests.data.test_batches import CAMERA, FRAMES, make_example, make_frames
 
 PREPARATION = Preparation(side=64, crop="label_box", depth_range=1000.0)
 
@@ -27,14 +30,15 @@ class Oracle(Network, kw_only=True):
     joints_px: tuple
 
     @nn.compact
-    def __call__(self, depth, *, train, r):
+    def outputs(self, depth, *, train, r):
         seen = self.variable("memory", "value", jnp.zeros, (1, 1, 1))
         if self.is_mutable_collection("memory"):
             seen.value += 1
         joints = jnp.broadcast_to(jnp.array(self.joints_px), (len(depth), 15, 2))
         visible = jnp.ones((len(depth), 15), bool)
         side = depth.shape[1] // 2
-        return joints_to_heatmaps(joints, visible, side=side, stride=2, sigma=1.5)
+        maps = joints_to_heatmaps(joints, visible, side=side, stride=2, sigma=1.5)
+        return Outputs(maps)
 
 
 STATISTICS = Statistics(
@@ -53,7 +57,7 @@ def evaluate(model, variables=None, **options):
     }
     frames = given.pop("frames", FRAMES)
     variables = variables or {"memory": {"value": jnp.zeros((1, 1, 1))}, "params": {}}
-    return evaluation.evaluate(variables, frames, STATISTICS, **given)
+    return predictions.evaluate(variables, frames, STATISTICS, **given)
 
 
 def test_predictions_floor_and_ceiling_by_hand():
@@ -88,7 +92,7 @@ def test_coarser_decode_lowers_the_ceiling():
 
 
 def test_training_statistics_by_hand():
-    statistics = evaluation.training_statistics(FRAMES)
+    statistics = training_statistics(FRAMES)
     assert statistics.skeleton == "body15"
     np.testing.assert_allclose(statistics.offsets_m, 0.05, atol=1e-3)
     # Joint 4 is never visible; the head is at the top of its box, a foot at the bottom.
@@ -97,15 +101,16 @@ def test_training_statistics_by_hand():
 
 
 def test_statistics_are_taken_once_and_stay_those_of_the_run(tmp_path):
-    first = evaluation.run_statistics(tmp_path, FRAMES)
+    config = TrainConfig(run_dir=tmp_path)
+    first = Run.of(config).take_statistics(FRAMES)
     other = [
         make_example(i, joints_m=np.full((15, 3), 9, np.float32)) for i in range(3)
     ]
-    again = evaluation.run_statistics(tmp_path, make_frames(other))
+    again = Run.of(config).take_statistics(make_frames(other))
     np.testing.assert_array_equal(first.offsets_m, again.offsets_m)
     np.testing.assert_array_equal(first.mean_pose, again.mean_pose)  # NaNs, too
     with pytest.raises(ValueError, match="holds a run on figures, but .* now others"):
-        evaluation.run_statistics(tmp_path, make_frames(other, name="others"))
+        Run.of(config).take_statistics(make_frames(other, name="others"))
 
 
 @pytest.mark.parametrize("memory_mode", ["shared", "per_sample"])
@@ -135,24 +140,19 @@ def test_mirrored_views_are_averaged():
         num_joints: int = 15
 
         @nn.compact
-        def __call__(self, depth, *, train, r):
+        def outputs(self, depth, *, train, r):
             self.variable("memory", "value", jnp.zeros, (1, 1, 1))
-            return jnp.broadcast_to(depth[:, ::2, ::2], (len(depth), 32, 32, 15))
+            maps = jnp.broadcast_to(depth[:, ::2, ::2], (len(depth), 32, 32, 15))
+            return Outputs(maps)
 
     depth = jax.random.normal(jax.random.key(0), (2, 64, 64, 1))
     variables = {"memory": {"value": jnp.zeros((1, 1, 1))}, "params": {}}
-    outputs, _ = eval_step(
-        variables,
-        depth,
-        np.ones(2, bool),
-        model=Mirror(),
-        r=1.0,
-        rolling=False,
-        mirror=BODY15.mirror,
-    )
+    maps = apply_frozen(
+        variables, depth, model=Mirror(), r=1.0, mirror=BODY15.mirror
+    ).heatmaps
     there, back = depth[:, ::2, ::2, 0], depth[:, ::2, ::-1][:, :, ::2, 0][:, :, ::-1]
     for joint in (0, 6, 7):  # all maps are alike, and so are left and right
-        np.testing.assert_allclose(outputs[..., joint], (there + back) / 2, rtol=1e-6)
+        np.testing.assert_allclose(maps[..., joint], (there + back) / 2, rtol=1e-6)
 
 
 def test_order_of_a_rolling_memory_is_the_one_asked_for():
@@ -162,7 +162,7 @@ def test_order_of_a_rolling_memory_is_the_one_asked_for():
     variables = model.init(jax.random.key(0), depth, train=True, r=1.0)
 
     def seen(**options):
-        batches = evaluation.predict(
+        batches = predictions.predict(
             variables,
             FRAMES,
             model=model,
@@ -172,7 +172,7 @@ def test_order_of_a_rolling_memory_is_the_one_asked_for():
             batch_size=3,
             **options,
         )
-        return [index for batch in batches for index in batch.indices]
+        return [index for batch in batches for index in batch.loaded.indices]
 
     assert seen(order="sorted") == list(range(7))
     assert seen(order="reversed") == list(range(6, -1, -1))

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cmbjax.models import CMB
+from cmbjax.models import CMB, ablations
 from cmbjax.models.cmb import similar_memory
 
 SHAPE = (4, 5, 7, 3)  # batch, height, width, channels
@@ -152,7 +152,7 @@ def test_a_rate_writes_part_of_the_step():
         ("shared", one, [5.0], [(23 + 48) / 2]),
         ("per_sample", each, [5.0, 0.1], [23, 4.2 + 2 * (12 + 4 / 3)]),
     ):
-        block = CMB(features=1, memory_mode=mode, memory_rate=0.25)
+        block = ablations.RunningMean(features=1, memory_mode=mode, rate=0.25)
         _, new = block.apply(variables, x, train=False, r=3.0, mutable=["memory"])
         expected = 0.75 * np.array(before) + 0.25 * np.array(after)
         written = new["memory"]["value"].reshape(-1)
@@ -160,7 +160,7 @@ def test_a_rate_writes_part_of_the_step():
 
 
 def test_a_constant_memory_is_a_parameter_that_nothing_writes(x):
-    block = CMB(features=3, memory_constant=True)
+    block = ablations.ConstantMemory(features=3)
     variables = initialise(block, x)
     constant = variables["params"]["constant"]
     assert constant.shape == (5, 7, 3) and "memory" not in variables
@@ -248,7 +248,9 @@ def test_no_gradient_flows_into_the_old_memory(block, x):
     np.testing.assert_array_equal(grad, 0.0)
 
 
-def test_perturbation_has_the_gradient_of_the_new_memory(block, x):
+@pytest.mark.parametrize("mode", ["shared", "per_sample"])
+def test_perturbation_has_the_gradient_of_the_new_memory(mode, x):
+    block = ablations.OptimizedMemory(features=3, memory_mode=mode)
     variables = initialise(block, x)
     zeros = jax.tree.map(jnp.zeros_like, variables["memory"])
     delta = jax.tree.map(lambda z: z.at[..., 2, 1].set(1e-2), zeros)
@@ -264,7 +266,11 @@ def test_perturbation_has_the_gradient_of_the_new_memory(block, x):
 
 
 def test_at_r_one_the_memory_reaches_only_the_input_controller(x):
-    block = CMB(features=3, duplicate_input=("input",))
+    class InputController(ablations.InputForMemory):
+        without_memory = ("input",)
+        read, write = CMB.read, CMB.write
+
+    block = InputController(features=3)
     variables = initialise(block, x)
     other = {**variables, "memory": {"value": 7 + variables["memory"]["value"]}}
     at = functools.partial(block.apply, train=False)

@@ -5,7 +5,7 @@ import pytest
 from flax import linen as nn
 from scipy.signal import correlate
 
-from cmbjax import training
+from cmbjax.models import memory as memories
 from cmbjax.models.recurrent import ConvGRU, ConvLSTM
 
 
@@ -89,7 +89,7 @@ def test_streams_do_not_see_one_another_and_restart_alone(make, key):
     block = make(features=2)
     variables = block.init(key, sequence[0])
     _, after = roll(block, variables, sequence[:1])
-    memory = training.restart(after, jnp.array([True, False]))
+    memory = memories.reset(after, jnp.array([True, False]))
     for before, cleared in zip(*map(jax.tree.leaves, (after, memory)), strict=True):
         assert (cleared[0] == 0).all() and (before[0] != 0).any()
         np.testing.assert_array_equal(cleared[1], before[1])

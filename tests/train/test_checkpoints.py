@@ -13,19 +13,21 @@ import numpy as np
 import optax
 import pytest
 
-from cmbjax import pipeline, training
 from cmbjax.data.augment import Augmentation
-from cmbjax.train.checkpoints import Checkpoints, read_json, write_json
+from cmbjax.data.batches import training_batches
+from cmbjax.files import read_json, write_json
 from cmbjax.models import MODELS
+from cmbjax.train import step as training
+from cmbjax.train.checkpoints import Checkpoints
 from tests import fabricate
-from tests.test_pipeline import FRAMES, PREPARATION
+from tests.data.test_batches import FRAMES, PREPARATION
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 OPTIMIZER = optax.adam(1e-3)
 
 
 def make_data():
-    return pipeline.training_batches(
+    return training_batches(
         FRAMES,
         preparation=PREPARATION,
         augmentation=Augmentation(),
@@ -59,12 +61,13 @@ def test_resumed_run_equals_an_unbroken_one_bit_for_bit(tmp_path, memory_mode):
         optimizer=OPTIMIZER,
         sigma=1.0,
     )
+    key = jax.random.key(0)
     data, state = make_data(), make_state(model)
     checkpoints = Checkpoints(tmp_path)
     for number in range(6):
         if number == 2:
             checkpoints.save(state, data)
-        state, _ = step(state, next(data), r=training.r_at(number, 3))
+        state, _ = step(state, next(data), key, r=training.r_at(number, 3))
     after = next(data)
 
     resumed_data = make_data()
@@ -72,7 +75,7 @@ def test_resumed_run_equals_an_unbroken_one_bit_for_bit(tmp_path, memory_mode):
     assert int(resumed.step) == 2
     for number in range(2, 6):
         r = training.r_at(number, 3)
-        resumed, _ = step(resumed, next(resumed_data), r=r)
+        resumed, _ = step(resumed, next(resumed_data), key, r=r)
     assert_same(state, resumed)
     for key, value in next(resumed_data).items():
         np.testing.assert_array_equal(value, after[key])

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from cmbjax.data.augment import Augmentation
-from cmbjax.config import EvalConfig, TrainConfig
+from cmbjax.train.config import TrainConfig
+from cmbjax.train.run import Run
+from evaluate import EvalConfig
 
 
 @pytest.mark.parametrize(
@@ -56,6 +58,19 @@ def test_flag_that_a_network_does_not_have_is_refused(flags, message):
         TrainConfig(**flags)
 
 
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"memory_lr": 1.0, "model": "cmb_none"},
+        {"memory_gradient": True, "model": "memory_constant"},
+        {"memory_gradient": True, "memory_lr": 1.0},
+    ],
+)
+def test_readings_of_the_memory_are_those_of_the_papers_block(flags):
+    with pytest.raises(ValueError, match="expected one of them, with --model=cmb"):
+        TrainConfig(**flags)
+
+
 def test_sigma_is_the_networks_own_unless_given():
     def sigma(**flags):
         config = TrainConfig(**flags)
@@ -68,7 +83,7 @@ def test_sigma_is_the_networks_own_unless_given():
 def test_config_of_an_earlier_version_is_read_as_it_was(tmp_path):
     config = TrainConfig(run_dir=tmp_path / "run", sigma=1.5)
     fields = config.to_json()
-    del fields["memory_steps"], fields["memory_gradient"]
+    del fields["memory_steps"], fields["memory_gradient"], fields["init_from"]
     assert TrainConfig.from_json(fields) == config
 
 
@@ -93,36 +108,36 @@ def test_config_survives_its_file(tmp_path):
         augmentation=Augmentation(rotation_deg=5.0),
         sigma=2.0,
     )
-    assert TrainConfig.load(config.claim_folder()) == config
+    assert Run.open(Run.claim(config).folder).config == config
 
 
 def test_another_config_in_the_folder_is_refused_with_the_fields_named(tmp_path):
     run_dir = tmp_path / "run"
-    TrainConfig(run_dir=run_dir, sigma=2.0).claim_folder()
+    Run.claim(TrainConfig(run_dir=run_dir, sigma=2.0))
     before = (run_dir / "config.json").read_text()
     other = TrainConfig(
         run_dir=run_dir, sigma=1.0, augmentation=Augmentation(flip=False)
     )
     with pytest.raises(ValueError, match=r"sigma: 2\.0 there, 1\.0 here") as error:
-        other.claim_folder()
+        Run.claim(other)
     assert "augmentation" in str(error.value) and "seed" not in str(error.value)
     assert (run_dir / "config.json").read_text() == before
 
 
 def test_a_run_may_be_made_longer_unless_its_schedule_ends_with_it(tmp_path):
     run_dir = tmp_path / "run"
-    TrainConfig(run_dir=run_dir, num_steps=10).claim_folder()
-    TrainConfig(run_dir=run_dir, num_steps=20, log_every=7).claim_folder()
+    Run.claim(TrainConfig(run_dir=run_dir, num_steps=10))
+    Run.claim(TrainConfig(run_dir=run_dir, num_steps=20, log_every=7))
     cosine = tmp_path / "cosine"
-    TrainConfig(run_dir=cosine, num_steps=10, schedule="cosine").claim_folder()
+    Run.claim(TrainConfig(run_dir=cosine, num_steps=10, schedule="cosine"))
     with pytest.raises(ValueError, match="num_steps: 10 there, 20 here"):
-        TrainConfig(run_dir=cosine, num_steps=20, schedule="cosine").claim_folder()
+        Run.claim(TrainConfig(run_dir=cosine, num_steps=20, schedule="cosine"))
 
 
 def test_folder_that_is_not_a_run_is_left_alone(tmp_path):
     (tmp_path / "thesis.txt").write_text("do not lose me")
     with pytest.raises(ValueError, match="is not empty and holds no config.json"):
-        TrainConfig(run_dir=tmp_path).claim_folder()
+        Run.claim(TrainConfig(run_dir=tmp_path))
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
@@ -131,7 +146,7 @@ def test_config_of_another_version_is_refused(tmp_path):
     del fields["sigma"]
     (tmp_path / "config.json").write_text(json.dumps({**fields, "old": 1}))
     with pytest.raises(ValueError, match="other fields than this version: old, sigma"):
-        TrainConfig.load(tmp_path)
+        Run.open(tmp_path)
 
 
 def test_learning_rate_falls_as_in_the_paper():

@@ -4,8 +4,8 @@ import json
 import jax.numpy as jnp
 import pytest
 
-from cmbjax import loop
-from cmbjax.training import TrainState
+from cmbjax.train import loop
+from cmbjax.train.step import TrainState
 
 BREAKS = 77  # a loss whose gradient is not finite
 

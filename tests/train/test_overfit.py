@@ -6,12 +6,15 @@ import jax
 import numpy as np
 import pytest
 
-from cmbjax import evaluation, metrics, training
-from cmbjax.config import TrainConfig
-from cmbjax.pipeline import training_batches
+from cmbjax import metrics
+from cmbjax.data.batches import training_batches
+from cmbjax.evaluate import predictions
+from cmbjax.train import step as training
+from cmbjax.train.config import TrainConfig
+from cmbjax.train.statistics import training_statistics
 from datasets.mannequin.mannequin import make_example
-from tests.test_augment import STILL
-from tests.test_pipeline import make_frames
+from tests.data.test_augment import STILL
+from tests.data.test_batches import make_frames
 
 FRAMES = 16
 # Without BN these need longer.
@@ -55,19 +58,19 @@ def test_network_learns_sixteen_frames_by_heart(name, tmp_path):
     losses = []
     for number in range(num_steps):
         r = training.r_at(number, config.r_switch_step)
-        state, loss = step(state, next(data), r=r)
+        state, loss = step(state, next(data), jax.random.key(0), r=r)
         losses.append(float(loss))
     assert np.isfinite(losses).all() and losses[-1] < 0.3 * losses[0]
-    result = evaluation.evaluate(
+    result = predictions.evaluate(
         state.variables,
         frames,
-        evaluation.training_statistics(frames),
+        training_statistics(frames),
         sigma=sigma,
         preparation=preparation,
         memory="rolling" if model.sequential else "frozen",
-        decode=model.own_decode,
+        decode=model.default_decode,
         model=model,
-        r=training.r_known(state, config.r_switch_step),
+        r=training.r_for_prediction(state, config.r_switch_step),
         batch_size=FRAMES,
     )
     tally = metrics.pckh(*result.poses[:3], frames.skeleton)

@@ -20,17 +20,21 @@ import pytest
 
 import evaluate
 import train
-from cmbjax import pipeline, scale, training
 from cmbjax.data.augment import Augmentation
-from cmbjax.train.checkpoints import Checkpoints, read_json, write_json
-from cmbjax.config import EvalConfig, TrainConfig
-from cmbjax.train.loop import read_records
+from cmbjax.data.batches import training_batches
+from cmbjax.files import read_json, write_json
 from cmbjax.models import MODELS
+from cmbjax.train import sharding
+from cmbjax.train import step as training
+from cmbjax.train.checkpoints import Checkpoints
+from cmbjax.train.config import TrainConfig
+from cmbjax.train.loop import read_records
+from evaluate import EvalConfig
 from tests import fabricate
-from tests.test_checkpoints import steps_on_disk, wait_for
-from tests.test_pipeline import PREPARATION, make_example, make_frames
+from tests.data.test_batches import PREPARATION, make_example, make_frames
+from tests.train.test_checkpoints import steps_on_disk, wait_for
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 MODES = ("shared", "per_sample")
 # Not yet within 1e-5 over 20 steps: see docs/scale.md.
 pytestmark = pytest.mark.slow
@@ -46,7 +50,7 @@ class Trained:
     """
 
     def __init__(self, mode):
-        self.mesh = scale.make_mesh(BATCH)
+        self.mesh = sharding.make_mesh(BATCH)
         model = MODELS["cmb"](
             num_joints=15,
             width=0.125,
@@ -61,8 +65,8 @@ class Trained:
             side=PREPARATION.side,
             batch_size=BATCH,
         )
-        self.state = scale.create(make, jax.random.key(0), self.mesh)
-        self.data = pipeline.training_batches(
+        self.state = sharding.create(make, jax.random.key(0), self.mesh)
+        self.data = training_batches(
             make_frames([make_example(i) for i in range(20)]),
             preparation=PREPARATION,
             augmentation=Augmentation(),
@@ -80,9 +84,9 @@ class Trained:
     def losses(self, number):
         losses = []
         for _ in range(number):
-            batch = scale.share_batch(next(self.data), self.mesh)
+            batch = sharding.share_batch(next(self.data), self.mesh)
             r = training.r_at(int(self.state.step), SAVED + 2)
-            self.state, loss = self.step(self.state, batch, r=r)
+            self.state, loss = self.step(self.state, batch, jax.random.key(0), r=r)
             losses.append(float(loss))
         return losses
 
@@ -108,10 +112,10 @@ def work(folder, before):
     losses = {
         mode: (whole_curve(folder, mode), rest_of_curve(before, mode)) for mode in MODES
     }
-    scale.on_first(write_json, folder / "losses.json", losses)
+    sharding.on_first(write_json, folder / "losses.json", losses)
     # Whatever the first one cannot do ends all.
     try:
-        scale.on_first(json.loads, "{")
+        sharding.on_first(json.loads, "{")
     except ValueError as error:
         print("raised", type(error).__name__)
     except ConnectionAbortedError as error:
@@ -259,7 +263,7 @@ def test_batch_that_the_devices_cannot_share_is_refused(monkeypatch):
     devices = [SimpleNamespace(process_index=i // 4, id=i) for i in range(8)]
     monkeypatch.setattr(jax, "devices", lambda: devices)
     with pytest.raises(ValueError, match="--batch_size must be .* 8 over .* got 12"):
-        scale.make_mesh(12)
+        sharding.make_mesh(12)
 
 
 def test_process_that_nobody_tells_its_place_says_which_flags_do():
@@ -272,5 +276,5 @@ def test_process_that_nobody_tells_its_place_says_which_flags_do():
 if __name__ == "__main__":
     folder, before, address, number, index = sys.argv[1:]
     if int(number) > 1:
-        scale.join(address, int(number), int(index))
+        sharding.join(address, int(number), int(index))
     work(Path(folder), Path(before))

@@ -5,9 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import linen as nn
 
-from cmbjax import losses, training
-from cmbjax.models import MODELS
+from cmbjax.evaluate import predictions
+from cmbjax.models import MODELS, ablations, losses
+from cmbjax.models.network import Network, Outputs
+from cmbjax.train import step as training
 
 SIDE, JOINTS, BATCH = 32, 3, 4
 # Whose steps take long to compile: their parts are in others, and tests/test_overfit.py
@@ -35,10 +38,15 @@ def make(name="cmb", **options):
         side=max(SIDE, model.divisor),
         batch_size=BATCH,
     )
-    step = functools.partial(
-        training.train_step, model=model, optimizer=OPTIMIZER, sigma=1.0
-    )
-    return model, state, functools.partial(step, r=1.0)
+    return model, state, bound(training.train_step, model)
+
+
+def bound(train_step, model):
+    def step(state, batch, **options):
+        given = {"model": model, "optimizer": OPTIMIZER, "sigma": 1.0, "r": 1.0}
+        return train_step(state, batch, jax.random.key(0), **(given | options))
+
+    return step
 
 
 def test_loss_by_hand():
@@ -96,7 +104,7 @@ def test_r_is_one_until_the_switch_and_three_from_there():
 def test_predictions_use_the_r_of_the_last_step_that_was_trained():
     _, state, _ = make()
     known = [
-        float(training.r_known(state._replace(step=jnp.int32(step)), 10))
+        float(training.r_for_prediction(state._replace(step=jnp.int32(step)), 10))
         for step in (0, 1, 10, 11)
     ]
     assert known == [1, 1, 1, 3]
@@ -107,7 +115,7 @@ def test_every_model_learns_one_batch(name):
     ours = name.startswith(("cmb", "conv", "memory"))
     model, state, step = make(name, **({"trunk_norm": True} if ours else {}))
     batch = make_batch(side=max(SIDE, model.divisor))
-    if model.restarts:
+    if model.resets_memory:
         batch["starts"] = np.ones(BATCH, bool)
     course = []
     for _ in range(40):
@@ -142,8 +150,9 @@ def test_memory_carries_over_from_batch_to_batch():
 
 
 def test_parts_of_a_batch_pass_through_the_memory_one_after_the_other():
-    model, state, step = make()
+    model, state, _ = make()
     batch = make_batch()
+    step = bound(training.train_step_of_study, model)
     frozen = functools.partial(step, optimizer=optax.sgd(0.0), r=3.0)
     state = state._replace(opt_state=optax.sgd(0.0).init(state.params))
     after, loss = frozen(jax.tree.map(jnp.copy, state), batch, memory_steps=2)
@@ -189,7 +198,7 @@ def test_gradient_reaches_the_part_before_where_it_may():
         return np.abs(jax.grad(loss)(batch["depth"]))
 
     assert gradient_of_depth()[0::2].max() == 0
-    assert gradient_of_depth(memory_gradient=True)[0::2].max() > 0
+    assert gradient_of_depth(block=ablations.AttachedMemory)[0::2].max() > 0
 
 
 def test_streams_of_a_recurrence_go_on_until_their_sequence_ends():
@@ -210,7 +219,8 @@ def test_streams_of_a_recurrence_go_on_until_their_sequence_ends():
 
 
 def test_memory_lr_moves_the_memory_against_its_gradient():
-    _, state, step = make()
+    model, state, _ = make(block=ablations.OptimizedMemory)
+    step = bound(training.train_step_of_study, model)
     after = {
         rate: step(jax.tree.map(jnp.copy, state), make_batch(), memory_lr=rate)[0]
         for rate in (0.0, 1e-3, 2e-3)
@@ -240,7 +250,7 @@ def test_rolling_prediction_ignores_what_fills_a_batch_up(mode):
     depth = make_batch(5)["depth"]
     real = np.array([True, True, True, False])
     rolling = functools.partial(
-        training.eval_step, state.variables, model=model, r=3.0, rolling=True
+        predictions.apply_rolling, state.variables, model=model, r=3.0
     )
     if mode == "shared":  # is not filled up: the mean is over the real ones
         _, memory = rolling(depth[:3], real[:3])
@@ -249,21 +259,36 @@ def test_rolling_prediction_ignores_what_fills_a_batch_up(mode):
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
         return
     outputs, memory = rolling(depth, real)
-    other, other_memory = rolling(np.where(real[:, None, None, None], depth, 9), real)
-    np.testing.assert_allclose(outputs[:3], other[:3], rtol=1e-5, atol=1e-6)
+    filled = np.where(real[:, None, None, None], depth, 9)
+    of_filled, memory_of_filled = rolling(filled, real)
+    np.testing.assert_allclose(
+        outputs.heatmaps[:3], of_filled.heatmaps[:3], rtol=1e-5, atol=1e-6
+    )
     old = jax.tree.leaves(state.memory)
-    leaves = zip(*map(jax.tree.leaves, (memory, other_memory)), old, strict=True)
+    leaves = zip(*map(jax.tree.leaves, (memory, memory_of_filled)), old, strict=True)
     for a, b, before in leaves:
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
         np.testing.assert_array_equal(a[3], before[3])
         assert (a[:3] != before[:3]).any()
 
 
-def test_frozen_prediction_returns_the_memory_it_was_given():
-    model, state, _ = make()
-    real = np.ones(BATCH, bool)
-    _, memory = training.eval_step(
-        state.variables, make_batch()["depth"], real, model=model, r=3.0, rolling=False
+def test_dropout_depends_on_the_key_of_the_run_and_on_the_step():
+    class Dropping(Network, kw_only=True):
+        @nn.compact
+        def outputs(self, depth, *, train, r):
+            x = nn.Dropout(0.5, deterministic=self.is_initializing())(depth)
+            return Outputs(nn.Conv(self.num_joints, (2, 2), strides=2)(x))
+
+    model = Dropping(num_joints=JOINTS)
+    state = training.create_state(
+        jax.random.key(0), model, OPTIMIZER, side=SIDE, batch_size=BATCH
     )
-    for a, b in zip(*map(jax.tree.leaves, (memory, state.memory)), strict=True):
-        np.testing.assert_array_equal(a, b)
+
+    def loss(key, step):
+        at_step = jax.tree.map(jnp.copy, state)._replace(step=jnp.int32(step))
+        given = {"model": model, "optimizer": OPTIMIZER, "sigma": 1.0, "r": 1.0}
+        key = jax.random.key(key)
+        return float(training.train_step(at_step, make_batch(), key, **given)[1])
+
+    assert loss(0, 0) == loss(0, 0)
+    assert len({loss(0, 0), loss(1, 0), loss(0, 1)}) == 3

@@ -114,11 +114,8 @@ def _backward(
     of_scale = inverse * (jnp.sum(gradient * wide, axis=(0, 1, 2)) - mean * of_shift)
     # scale inverse (gradient - mean of it - normalised x times mean of their product)
     slope = along_channels(inverse * of_scale / cells)
-    of_x = (
-        gradient
-        - (wide - along_channels(mean)) * slope
-        - along_channels(of_shift) / cells
-    )
+    centred = wide - along_channels(mean)
+    of_x = gradient - centred * slope - along_channels(of_shift / cells)
     return (along_channels(scale * inverse) * of_x).astype(x.dtype), of_scale, of_shift
 
 

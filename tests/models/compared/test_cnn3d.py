@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from cmbjax.models import MODELS
+from cmbjax.models import MODELS, Outputs
 
 SIDE = 32
 
@@ -59,7 +59,11 @@ def test_parameters_at_15_joints_and_a_side_of_128(norm, affine):
 
 def test_still_is_a_clip_that_stands_still_and_a_clip_is_not():
     (model, variables), depth = make(), noise(2, 5)
-    apply = jax.jit(functools.partial(model.apply, variables, train=False))
+    apply = jax.jit(
+        functools.partial(
+            model.apply, variables, train=False, method="joints_of_frames"
+        )
+    )
     still = apply(depth[..., 2:3])
     np.testing.assert_array_equal(still, apply(jnp.repeat(depth[..., 2:3], 5, axis=3)))
     assert np.abs(still - apply(depth)).max() > 1e-3
@@ -92,10 +96,10 @@ def test_loss_by_hand_where_all_joints_are_predicted_at_the_centre(
     batch = {"joints_px": joints_px, "joints_z": joints_z, "visible": visible}
     if clip:
         batch |= {
-            f"clip_{k}": jnp.repeat(v[:, None], 5, axis=1) for k, v in batch.items()
+            f"frames_{k}": jnp.repeat(v[:, None], 5, axis=1) for k, v in batch.items()
         }
-        batch["clip_visible"] = batch["clip_visible"].at[0, 3, 1].set(True)
-        batch["clip_joints_px"] = batch["clip_joints_px"].at[0, 1, 1].set(jnp.nan)
+        batch["frames_visible"] = batch["frames_visible"].at[0, 3, 1].set(True)
+        batch["frames_joints_px"] = batch["frames_joints_px"].at[0, 1, 1].set(jnp.nan)
 
     value, gradient = loss_and_gradient(model, variables, {"depth": depth, **batch})
     np.testing.assert_allclose(value, expected, rtol=1e-5)
@@ -123,15 +127,25 @@ def test_joint_that_is_met_exactly_has_a_gradient_of_zero():
 
 
 def test_frame_in_the_middle_is_decoded():
+    (model, variables), depth = make("dense"), noise(2, 5)
+    apply = functools.partial(model.apply, variables, depth, train=False)
+    outputs = apply()
+    frames = apply(method="joints_of_frames")
+    np.testing.assert_array_equal(outputs.joints, frames[:, 2])
+    assert np.abs(frames[:, 2] - frames[:, 3]).max() > 1e-3 and outputs.heatmaps is None
+
+
+def test_regressed_joints_are_decoded_to_pixels():
     model = MODELS["cnn3d"](num_joints=2)
-    outputs = np.full((1, 5, 2, 3), 9.0, np.float32)
-    outputs[0, 2] = [[0.25, -0.5, 0.1], [0.0, 0.5, -0.3]]
-    decoded = model.decode(outputs, side=32, decode="dark")
+    joints = np.array([[[0.25, -0.5, 0.1], [0.0, 0.5, -0.3]]], np.float32)
+    decoded = model.decode(Outputs(joints=joints), side=32, decode="dark")
     np.testing.assert_array_equal(decoded.joints_px, [[[24, 0], [16, 32]]])
-    np.testing.assert_array_equal(decoded.joints, outputs[:, 2])
-    flat = model.decode(jnp.asarray(outputs[..., :2]), side=32, decode="dark")
-    np.testing.assert_array_equal(flat.joints_px, decoded.joints_px)
-    assert flat.joints is None and flat.scores.shape == (1, 2)
+    np.testing.assert_array_equal(decoded.joints, joints)
+    assert (decoded.scores == 1).all()
+    flat = Outputs(joints=jnp.asarray(joints[..., :2]), scores=jnp.full((1, 2), 0.5))
+    decoded = model.decode(flat, side=32, decode="dark")
+    np.testing.assert_array_equal(decoded.joints_px, [[[24, 0], [16, 32]]])
+    assert decoded.joints is None and (decoded.scores == 0.5).all()
 
 
 def test_clip_is_learnt_by_heart(key):
@@ -140,9 +154,9 @@ def test_clip_is_learnt_by_heart(key):
     joints_px = jnp.array(rng.uniform(4, 28, (4, 5, 2, 2)), jnp.float32)
     batch = {
         "depth": noise(4, 5),
-        "clip_joints_px": joints_px,
-        "clip_joints_z": jnp.full((4, 5, 2), jnp.nan),
-        "clip_visible": jnp.ones((4, 5, 2), bool),
+        "frames_joints_px": joints_px,
+        "frames_joints_z": jnp.full((4, 5, 2), jnp.nan),
+        "frames_visible": jnp.ones((4, 5, 2), bool),
     }
     optimizer = optax.adam(3e-3)
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from benchmarks.table5 import multiply_adds
-from cmbjax.models.losses import heatmap_loss
 from cmbjax.models import MODELS
 from cmbjax.models.compared.cpm import centre_map
-from cmbjax.models.network import mirrored
+from cmbjax.models.losses import heatmap_loss
+from cmbjax.models.network import Outputs
 from cmbjax.skeletons import BODY15
 
 
@@ -169,15 +169,21 @@ def test_regressor_sees_what_the_detector_says(key):
 def test_mirroring_back_exchanges_sides_and_columns():
     maps = jnp.arange(2 * 4 * 4 * 15.0).reshape(2, 4, 4, 15)
     joints = jnp.arange(2 * 15 * 3.0).reshape(2, 15, 3)
-    back, points = mirrored((maps, joints), BODY15.mirror)
+    scores = jnp.arange(2 * 15.0).reshape(2, 15)
+    outputs = Outputs(maps, depth_maps=2 * maps, joints=joints, scores=scores)
+    mirrored = outputs.mirrored(BODY15.mirror)
+    back, points = mirrored.heatmaps, mirrored.joints
     right, left = BODY15.joints.index("right_hand"), BODY15.joints.index("left_hand")
     np.testing.assert_array_equal(back[:, :, 1, right], maps[:, :, 2, left])
     np.testing.assert_array_equal(back[:, :, 0, 0], maps[:, :, 3, 0])
     np.testing.assert_array_equal(points[:, right, 0], -joints[:, left, 0])
     np.testing.assert_array_equal(points[:, right, 1:], joints[:, left, 1:])
-    twice = mirrored(mirrored((maps, joints), BODY15.mirror), BODY15.mirror)
-    np.testing.assert_array_equal(twice[0], maps)
-    np.testing.assert_array_equal(twice[1], joints)
+    np.testing.assert_array_equal(mirrored.depth_maps, 2 * back)
+    np.testing.assert_array_equal(mirrored.scores[:, right], scores[:, left])
+    jax.tree.map(
+        np.testing.assert_array_equal, mirrored.mirrored(BODY15.mirror), outputs
+    )
+    assert Outputs(maps).mirrored(BODY15.mirror).joints is None
 
 
 @pytest.mark.parametrize(

@@ -6,18 +6,18 @@ import numpy as np
 import pytest
 
 from benchmarks.table5 import multiply_adds
-from cmbjax.models.losses import batch_targets
-from cmbjax.models import ief
+from cmbjax.models.compared import ief
 from cmbjax.models.compared.ief import (
     IEF,
     LARGEST,
     STEPS,
-    MeanPose,
     bounded,
-    decode_joints,
     path,
     render,
 )
+from cmbjax.models.compared.regression import MeanPose
+from cmbjax.models.losses import batch_targets
+from cmbjax.models.network import Outputs
 
 SIDE, JOINTS = 64, 3
 LIMIT = 20 / 224
@@ -102,7 +102,7 @@ def test_no_joint_moves_further_than_four_steps_whatever_the_weights(initialised
     large = jax.tree.map(lambda x: 5 * x + 0.5, variables["params"])
     apply = jax.jit(functools.partial(model.apply, train=False))
     joints = apply({**variables, "params": large}, make_batch()["depth"])
-    moved = np.asarray(joints)  # from the mean pose, which is 0
+    moved = np.asarray(joints.joints)  # from the mean pose, which is 0
     far = np.linalg.norm(moved[..., :2], axis=-1)
     assert far.max() <= STEPS * LIMIT * (1 + 1e-5) and far.max() > 0.9 * STEPS * LIMIT
     assert np.abs(moved[..., 2]).max() <= STEPS * LARGEST[2] * (1 + 1e-5)
@@ -167,9 +167,10 @@ def test_loss_of_a_silent_network_is_that_of_the_path_itself(initialised):
 
 
 def test_decoded_joints_are_pixels_and_have_depth_where_it_is_known():
-    outputs = np.array([[[-0.5, 0.25], [0.0, 0.5]]], np.float32)
-    found = decode_joints(outputs, side=64)
-    np.testing.assert_array_equal(found.joints_px, [[[0, 48], [32, 64]]])
-    assert found.joints is None and (found.scores == 1).all()
-    deep = np.concatenate([outputs, [[[0.1], [0.2]]]], axis=-1)
-    np.testing.assert_array_equal(decode_joints(deep, side=64).joints, deep)
+    flat = np.array([[[-0.5, 0.25], [0.0, 0.5]]], np.float32)
+    decode = functools.partial(IEF(num_joints=2).decode, side=64, decode="dark")
+    decoded = decode(Outputs(joints=flat))
+    np.testing.assert_array_equal(decoded.joints_px, [[[0, 48], [32, 64]]])
+    assert decoded.joints is None and (decoded.scores == 1).all()
+    deep = np.concatenate([flat, [[[0.1], [0.2]]]], axis=-1)
+    np.testing.assert_array_equal(decode(Outputs(joints=deep)).joints, deep)

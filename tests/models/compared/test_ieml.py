@@ -7,7 +7,8 @@ import numpy as np
 import optax
 import pytest
 
-from cmbjax.models import MODELS, ieml
+from cmbjax.models import MODELS, Outputs
+from cmbjax.models.compared import ieml
 from cmbjax.skeletons import BODY15, BODY19, HAND20
 
 SIDE, JOINTS = 64, 3
@@ -212,7 +213,7 @@ def test_chosen_peak_is_decoded_within_its_cell_and_not_a_higher_one(
     centres = np.array([[[46.0, 22.0], [22.0, 38.0]]], np.float32)
     scores = np.array([[0.4, 0.1]], np.float32)
     model = MODELS["ieml"](num_joints=2)
-    outputs = [maps, centres / 64 - 0.5, scores]
+    outputs = Outputs(maps, joints=centres / 64 - 0.5, scores=scores)
     decoded = model.decode(outputs, side=64, decode=decode)
     np.testing.assert_allclose(decoded.joints_px[0, 0], expected, atol=tolerance)
     np.testing.assert_allclose(decoded.joints_px[0, 1], (21, 37), atol=1.5)
@@ -246,8 +247,9 @@ def test_network_chooses_what_an_enumeration_of_its_own_scores_does(network):
         found = apply(depth, train=False, method="scored")
         return apply(depth, train=False), found
 
-    (maps, joints, scores), found = both(params, depth)
-    np.testing.assert_array_equal(maps, found.maps)
+    outputs, found = both(params, depth)
+    joints, scores = outputs.joints, outputs.scores
+    np.testing.assert_array_equal(outputs.heatmaps, found.maps)
     unary, pairwise = np.asarray(found.unary), np.asarray(found.pairwise)
     for sample in range(len(depth)):
         choices, totals = all_choices(unary[sample], pairwise[sample], model.tree)

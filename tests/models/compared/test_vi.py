@@ -12,7 +12,7 @@ from cmbjax.models.compared.vi import (
     transform,
     voxelise,
 )
-from tests.models.test_ief import make_batch
+from tests.models.compared.test_ief import make_batch
 
 IDENTITY = jnp.eye(3, 4)
 

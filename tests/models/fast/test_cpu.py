@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from cmbjax.models.fast.cpu import ConvTranspose, eigen_convolution, max_pool
+from cmbjax.models.fast.cpu import ConvTranspose, eigen_convolution
 
 
 def normal(seed, shape):
@@ -84,19 +84,3 @@ def test_transposed_convolution_is_flax(times):
     size = (times, times)
     ours = ConvTranspose(features=5, times=times)
     assert_same(ours, nn.ConvTranspose(5, size, size), normal(1, (2, 3, 4, 6)))
-
-
-@pytest.mark.parametrize("height", [6, 7])
-@pytest.mark.parametrize("width", [1, 4])
-def test_maxima_and_their_gradient_are_flax(height, width):
-    x = normal(1, (2, height, width, 3))
-
-    def pooled(pool):
-        y, backward = jax.vjp(pool, x)
-        return y, *backward(normal(2, y.shape))
-
-    flax = functools.partial(
-        nn.max_pool, window_shape=(3, 3), strides=(2, 2), padding="SAME"
-    )
-    for found, expected in zip(pooled(max_pool), pooled(flax), strict=True):
-        np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cmbjax import deploy, winograd
-from cmbjax.models import MODELS
+from cmbjax.models import MODELS, fast
+from cmbjax.models.fast import FAST, LAYERS, WINOGRAD
+from cmbjax.models.layers import PLAIN
 
 SIDE, BATCH = 32, 2
 # name, options of the network, r
@@ -22,7 +23,7 @@ CASES = {
     "cmb_convs_literal": ("cmb_convs_literal", {}, 3.0),
     "cmb_half": ("cmb_half", {}, 3.0),
     "constant": ("memory_constant", {"trunk_norm": True}, 3.0),
-    "rate": ("cmb", {"memory_rate": 0.25, "trunk_norm": True}, 3.0),
+    "rate": ("memory_ema", {"trunk_norm": True}, 3.0),
     "cmb_double": ("cmb_double", {}, 3.0),
     "dense": ("cmb", {"head3d": "dense", "trunk_norm": True}, 3.0),
     "maps": ("cmb", {"head3d": "maps", "trunk_norm": True}, 3.0),
@@ -74,80 +75,98 @@ def assert_close(found, expected):
     )
 
 
+def expected_of(model, variables, depth, r):
+    return model.clone(form=PLAIN).apply(
+        variables, depth, train=False, r=r, method="outputs"
+    )
+
+
 @each_case
 def test_frozen_network_gives_what_the_trained_one_gives(case):
     model, variables, r = trained(case)
     (depth,) = batches(1)
-    expected = model.apply(variables, depth, train=False, r=r)
-    assert np.ptp(jax.tree.leaves(expected)[0]) > 0.1
-    assert_close(deploy.freeze(model, variables, r=r)(depth), expected)
-    plain = deploy.freeze(model.clone(plain=True), variables, r=r)
-    assert_close(deploy.in_layers(plain)(depth), expected)
+    expected = expected_of(model, variables, depth, r)
+    assert np.ptp(expected.heatmaps) > 0.1
+    for form in (FAST, WINOGRAD, LAYERS):
+        network = fast.freeze(model, variables, r=r, form=form)
+        assert_close(network(depth), expected)
 
 
 @each_with_memory
 def test_rolling_network_hands_the_memory_on_as_the_trained_one_does(case):
     model, variables, r = trained(case)
-    step = deploy.rolling(model, variables, r=r)
-    layers = deploy.in_layers(deploy.rolling(model.clone(plain=True), variables, r=r))
-    known = of_step = of_layers = variables["memory"]
-    for depth in batches(3):
-        expected, new = model.apply(
-            {**variables, "memory": known}, depth, train=False, r=r, mutable=["memory"]
-        )
-        known = new["memory"]
-        outputs, of_step = step(depth, of_step)
-        assert_close((outputs, of_step), (expected, known))
-        outputs, of_layers = layers(depth, of_layers)
-        assert_close((outputs, of_layers), (expected, known))
-    before = variables["memory"]["cmb1"]["value"]
-    assert np.abs(known["cmb1"]["value"] - before).max() > 0.1
-
-
-def test_slots_are_averaged_in_a_frozen_network_alone():
-    model, variables, r = trained("per_sample")
-    folded, kept = deploy.fold(model, variables)
-    assert folded.memory_mode == "per_sample" and not folded.norm
-    jax.tree.map(np.testing.assert_array_equal, kept["memory"], variables["memory"])
-    # A batch of another size than that of the slots.
-    network = deploy.freeze(model, variables, r=r)
-    (depth,) = batches(1, batch=3)
-    expected = model.apply(variables, depth, train=False, r=r)
-    assert_close(network(depth), expected)
-
-
-def test_folded_network_has_no_statistics_left():
-    model, variables, _ = trained("trunk_norm")
-    _, folded = deploy.fold(model, variables)
-    names = {
-        key.key
-        for path, _ in jax.tree_util.tree_leaves_with_path(folded)
-        for key in path
+    steps = {
+        form: fast.roll(model, variables, r=r, form=form)
+        for form in (WINOGRAD, LAYERS)
     }
-    assert set(folded) == {"params", "memory"}
-    assert not [name for name in names if "norm" in name.lower()]
+    memory = variables["memory"]
+    memories = dict.fromkeys(steps, memory)
+    plain = functools.partial(
+        model.clone(form=PLAIN).apply,
+        train=False,
+        r=r,
+        method="outputs",
+        mutable=["memory"],
+    )
+    for depth in batches(3):
+        expected, new = plain({**variables, "memory": memory}, depth)
+        memory = new["memory"]
+        for form, step in steps.items():
+            outputs, memories[form] = step(depth, memories[form])
+            assert_close((outputs, memories[form]), (expected, memory))
+    before = variables["memory"]["cmb1"]["value"]
+    assert np.abs(memory["cmb1"]["value"] - before).max() > 0.01
+
+
+def test_slots_are_averaged_in_a_frozen_network():
+    model, variables, r = trained("per_sample")
+    # A batch of another size than that of the slots.
+    (depth,) = batches(1, batch=3)
+    network = fast.freeze(model, variables, r=r)
+    assert_close(network(depth), expected_of(model, variables, depth, r))
+
+
+def test_constants_of_a_frozen_network_are_computed_beforehand():
+    # BN and the memory's share of the input controllers are known: what is left are
+    # the convolutions of maps, and no square root.
+    model, variables, r = trained("trunk_norm")
+    (depth,) = batches(1)
+    network = fast.freeze(model, variables, r=r, form=FAST)
+    frozen = str(jax.make_jaxpr(network)(depth))
+    whole = str(
+        jax.make_jaxpr(functools.partial(model.apply, train=False, r=r))(
+            variables, depth
+        )
+    )
+    assert "rsqrt" in whole and "rsqrt" not in frozen
+    blocks = 3
+    of_each = [x.count("conv_general_dilated[") for x in (frozen, whole)]
+    assert of_each[0] == of_each[1] - blocks
 
 
 def test_compiled_network_gives_what_the_trained_one_gives():
     # Wide enough for the form of its larger convolutions.
     model, variables, r = trained("trunk_norm", width=0.5)
-    frozen = deploy.freeze(model, variables, r=r)
     (depth,) = batches(1)
-    program = jax.make_jaxpr(winograd.rewrite(frozen))(depth)
-    direct = jax.make_jaxpr(frozen)(depth)
-    of_each = [str(x).count("conv_general_dilated[") for x in (program, direct)]
+    of_each = [
+        str(jax.make_jaxpr(fast.freeze(model, variables, r=r, form=form))(depth)).count(
+            "conv_general_dilated["
+        )
+        for form in (WINOGRAD, FAST)
+    ]
     assert of_each[0] < of_each[1]
-    network = deploy.compile_for(frozen, side=SIDE, batch_size=BATCH)
-    expected = model.apply(variables, depth, train=False, r=r)
-    assert_close(network(depth), expected)
+    network = fast.compile_for(
+        fast.freeze(model, variables, r=r), side=SIDE, batch_size=BATCH
+    )
+    assert_close(network(depth), expected_of(model, variables, depth, r))
 
 
 def test_network_compiled_for_one_shape_refuses_another():
     model, variables, r = trained("cmb_none")
-    network = deploy.compile_for(
-        deploy.freeze(model, variables, r=r), side=SIDE, batch_size=BATCH
+    network = fast.compile_for(
+        fast.freeze(model, variables, r=r), side=SIDE, batch_size=BATCH
     )
     (depth,) = batches(1)
-    assert network(depth).shape == (BATCH, SIDE // 2, SIDE // 2, 3)
+    assert network(depth).heatmaps.shape == (BATCH, SIDE // 2, SIDE // 2, 3)
     with pytest.raises(TypeError, match=r"float32\[2,32,32,1\]"):
         network(depth[:1])

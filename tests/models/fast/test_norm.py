@@ -5,6 +5,7 @@ import pytest
 from flax import linen as nn
 
 from cmbjax.models.fast.norm import NormRelu, norm_relu
+from cmbjax.models.layers import along_channels
 
 
 def example():
@@ -28,7 +29,12 @@ def flax_norm(variables, x, bias, train):
 
 
 def ours(variables, x, bias, train):
-    return NormRelu().apply(variables, x, bias, train=train, mutable=["batch_stats"])
+    """The closed form in training; as it is folded into a convolution, otherwise."""
+    if train:
+        return NormRelu().apply(variables, x, bias, mutable=["batch_stats"])
+    factor, shift = NormRelu().apply(variables, bias, method="folded")
+    y = nn.relu(x * along_channels(factor) + along_channels(shift))
+    return y, {"batch_stats": variables["batch_stats"]}
 
 
 @pytest.mark.parametrize("train", [False, True])
@@ -74,7 +80,7 @@ def test_two_cells_by_hand():
 def test_statistics_of_bfloat16_maps_are_float32():
     x, bias, variables = example()
     y, new = NormRelu(dtype=jnp.bfloat16).apply(
-        variables, x.astype(jnp.bfloat16), bias, train=True, mutable=["batch_stats"]
+        variables, x.astype(jnp.bfloat16), bias, mutable=["batch_stats"]
     )
     expected, _ = ours(variables, x, bias, train=True)
     assert y.dtype == jnp.bfloat16
