@@ -3,6 +3,7 @@
 import dataclasses
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -14,6 +15,9 @@ from cmbjax.data.flags import RunFlags
 from cmbjax.depth.crops import CropMode
 from cmbjax.evaluate import predictions, report
 from cmbjax.heatmaps import DECODES
+from cmbjax.models.network import Outputs
+from cmbjax.predict.card import read_card
+from cmbjax.predict.runtimes import open_network
 from cmbjax.registry import pick
 from cmbjax.train import step
 from cmbjax.train.run import Run, open_run
@@ -159,8 +163,10 @@ def load_network(
             f"--network={config.network} is a {card.memory} network of {card.run}, "
             f"step {card.step}; expected a frozen one of {run.folder}, step {step}"
         )
-    network = open_network(config.network, precision=config.precision)
-    return lambda depth: Outputs(**network(depth)), card.batch_size
+    network = open_network(
+        card.file(config.network.name), tuple(card.outputs), precision=config.precision
+    )
+    return lambda depth: Outputs(**network({"depth": depth})), card.batch_size
 
 
 if __name__ == "__main__":

@@ -1,79 +1,125 @@
 """Writes a trained network as StableHLO and ONNX: `python export.py --format=onnx`."""
 
+import dataclasses
 import functools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Literal
 
 import jax
 import numpy as np
 import tyro
 
 import datasets
-from cmbjax import card, evaluation, formats, runtime, training
+from cmbjax import runtime
+from cmbjax.data.batches import evaluation_batches
+from cmbjax.data.examples import DepthFrames
+from cmbjax.data.flags import RunFlags
+from cmbjax.data.views import Preparation
+from cmbjax.export import card, formats
 from cmbjax.files import write_json, write_text
-from cmbjax.config import ExportConfig, TrainConfig, newest_run
 from cmbjax.models import PoseNet
-from cmbjax.pipeline import DepthFrames, Preparation, evaluation_batches
+from cmbjax.predict import runtimes
+from cmbjax.predict.card import (
+    CARD_FILE,
+    FORMAT,
+    MEMORY_FILE,
+    ONNX_FILE,
+    STABLEHLO_FILE,
+    WEIGHTS_FILE,
+)
+from cmbjax.train import step
+from cmbjax.train.run import open_run
 
 BF16 = "OpenVINO, bf16"  # measured, and not expected to agree
+EXPORTS = ("weights", "stablehlo", "onnx")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExportConfig(RunFlags):
+    """Writes a trained network as files that run without this library."""
+
+    format: str = "all"
+    """weights, for cmbjax.load and Predictor; stablehlo, for JAX; onnx, for ONNX
+    Runtime, OpenVINO and others; several joined by +; or all."""
+    memory: Literal["frozen", "rolling"] = "frozen"
+    """Part of the network, or an input and an output of it."""
+    batch_size: int = 1
+    """Frames at once; the files know no other number."""
+    split: str = "validation"
+    """train, validation or test, whose frames are used to check."""
+    num_frames: int = 16
+    """Frames to check with, at least; two batches at least."""
+    out_dir: Path | None = None
+    """Replaced; by default export/<memory>_<batch_size> in the run's folder."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if unknown := set(self.formats) - set(EXPORTS):
+            raise ValueError(
+                f"--format must be all, or of {', '.join(EXPORTS)} joined by +, got "
+                f"{'+'.join(sorted(unknown))!r}"
+            )
+        for name in ("batch_size", "num_frames"):
+            if getattr(self, name) < 1:
+                raise ValueError(
+                    f"--{name} must be at least 1, got {getattr(self, name)}"
+                )
+
+    @property
+    def formats(self) -> tuple[str, ...]:
+        """What to write."""
+        return EXPORTS if self.format == "all" else tuple(self.format.split("+"))
 
 
 def main(config: ExportConfig) -> Path:
     """Writes the network, checks what was written, and returns the folder."""
     if "onnx" in config.formats:
         formats.require_onnx()
-    run_dir = config.run_dir or newest_run()
-    run = TrainConfig.load(run_dir)
-    statistics = evaluation.Statistics.load(run_dir)
-    dataset = config.dataset or run.dataset
-    data_dir = config.data_dir or (run.data_dir if dataset == run.dataset else None)
-    frames = datasets.load(
-        dataset, data_dir, config.tfds_dir or run.tfds_dir, split=config.split
-    )
-    if frames.skeleton.name != statistics.skeleton:
+    run, frames = open_run(config, datasets.load)
+    flags = run.config
+    model = flags.make_model(frames.skeleton.num_joints)
+    is_ours = isinstance(model, PoseNet) and not model.sequential
+    if not is_ours or model.num_frames > 1:
         raise ValueError(
-            f"--dataset={dataset} has the joints {frames.skeleton.name}, but the run "
-            f"{run_dir} was trained on {statistics.skeleton}"
+            f"{run.folder} is of --model={flags.model}; expected one of the networks "
+            "with memory blocks, or without, for single frames: the others are here to "
+            "be compared with"
         )
-    model = run.make_model(frames.skeleton.num_joints)
-    if model.sequential or model.clip > 1 or not isinstance(model, PoseNet):
-        raise ValueError(
-            f"{run_dir} is of --model={run.model}; expected one of the networks with "
-            "memory blocks, or without, for single frames: the others are here to be "
-            "compared with"
-        )
-    rolling, slots = config.memory == "rolling", run.memory_mode == "per_sample"
-    like = training.abstract_state(
-        model, run.make_optimizer(), side=run.side, batch_size=run.batch_size
+    rolling, slots = config.memory == "rolling", flags.memory_mode == "per_sample"
+    like = step.abstract_state(
+        model, flags.make_optimizer(), side=flags.side, batch_size=flags.batch_size
     )
     if rolling and not like.memory:
-        raise ValueError(f"--memory=rolling: {run.model} has no memory; use frozen")
-    if rolling and slots and config.batch_size != run.batch_size:
+        raise ValueError(f"--memory=rolling: {flags.model} has no memory; use frozen")
+    if rolling and slots and config.batch_size != flags.batch_size:
         raise ValueError(
-            f"--memory=rolling needs --batch_size={run.batch_size}, a frame for each "
+            f"--memory=rolling needs --batch_size={flags.batch_size}, a frame for each "
             f"slot of this run's per_sample memory, got {config.batch_size}"
         )
-    _, state = run.restore(run_dir, frames.skeleton.num_joints)
-    r = float(training.r_known(state, run.r_switch_step))
-    preparation = run.make_preparation(frames)
+    _, state = run.restore(frames.skeleton.num_joints)
+    r = float(step.r_for_prediction(state, flags.r_switch_step))
+    preparation = flags.make_preparation(frames)
     number = max(2, -(-config.num_frames // config.batch_size))
     batches = depth_batches(frames, preparation, number, config.batch_size)
     about = {
-        "run": str(run_dir),
-        "model": run.model,
+        "format": FORMAT,
+        "network": card.of_network(flags.model, model),
+        "run": str(run.folder),
+        "model": flags.model,
         "step": int(state.step),
         "parameters": sum(value.size for value in jax.tree.leaves(state.params)),
-        "config": card.of_run(run),
-        "trained_on": statistics.frames,
-        "command": card.command(run),
-        "evaluations": card.of_evaluations(run_dir, int(state.step)),
+        "config": card.of_run(flags),
+        "trained_on": run.statistics.frames,
+        "command": card.command(flags),
+        "evaluations": card.of_evaluations(run.folder, int(state.step)),
         "skeleton": frames.skeleton.name,
         "joints": list(frames.skeleton.joints),
         **card.of_preparation(preparation, stride=model.stride, metric=frames.metric),
-        "offsets_m": statistics.offsets_m.tolist(),
+        "offsets_m": run.statistics.offsets_m.tolist(),
         "memory": config.memory,
-        "memory_mode": run.memory_mode,
+        "memory_mode": flags.memory_mode,
         "r": r,
         "batch_size": config.batch_size,
         "dtype": "float32",
@@ -83,12 +129,14 @@ def main(config: ExportConfig) -> Path:
         },
         "versions": card.versions(onnx="onnx" in config.formats),
     }
-    networks = formats.forms(model, state.variables, r=r, rolling=rolling)
-    default = run_dir / "export" / f"{config.memory}_{config.batch_size}"
+    networks = formats.forms(
+        model, state.variables, side=flags.side, r=r, rolling=rolling
+    )
+    default = run.exports / f"{config.memory}_{config.batch_size}"
     out_dir = config.out_dir or default
     with formats.whole_folder(out_dir, card.FILES) as folder:
         if "weights" in config.formats:
-            card.save_weights(folder / card.WEIGHTS_FILE, state.variables)
+            card.save_weights(folder / WEIGHTS_FILE, state.variables)
         write(folder, networks, batches, about, config.formats)
     for name, value in about["differences"].items():
         print(f"{name}: {value:.1e} of the outputs' range")
@@ -100,16 +148,16 @@ def depth_batches(
     frames: DepthFrames, preparation: Preparation, number: int, batch_size: int
 ) -> np.ndarray:
     """Returns [number, batch_size, side, side, 1]: frames spread over a split."""
-    there, wanted = len(frames.source), number * batch_size
-    if not there:
+    available, wanted = len(frames.source), number * batch_size
+    if not available:
         raise ValueError(f"{frames.name} has no frames to check with")
-    chosen = np.array([i * there // wanted for i in range(wanted)])
+    chosen = np.array([i * available // wanted for i in range(wanted)])
     batches = evaluation_batches(
         frames,
         preparation=preparation,
         batches=chosen.reshape(number, batch_size).tolist(),
     )
-    return np.stack([views["depth"] for _, views in batches])
+    return np.stack([batch.views["depth"] for batch in batches])
 
 
 def write(
@@ -125,40 +173,44 @@ def write(
         folder: To write into.
         networks: The trained network.
         batches: See `depth_batches`.
-        about: What is known so far; the rest is added.
+        about: The card as far as it is; the rest is added.
         chosen: Of stablehlo and onnx, those to write.
     """
-    memory = networks.memory
+    memory, names = networks.memory, networks.output_names
     if memory:
-        np.savez(folder / formats.MEMORY_FILE, **memory)
+        np.savez(folder / MEMORY_FILE, **memory)
     arguments = {"depth": batches[0], **memory}
     run_over = functools.partial(
         formats.run_over, batches=batches, memory=tuple(memory.values())
     )
     expected = run_over(jax.jit(networks.trained))
-    heads = [
-        "depth_maps" if output.ndim == 5 else "joints"
-        for output in expected[1 : len(expected) - len(memory)]
-    ]
-    names = ["heatmaps", *heads]
-    outputs = dict(
-        zip([*names, *(f"new_{name}" for name in memory)], expected, strict=True)
-    )
-    runs: dict[str, formats.Network] = {}
+    outputs = dict(zip(names, expected, strict=True))
+
+    def open_file(path: Path, **options: Any) -> formats.Function:
+        network = runtimes.open_network(path, names, **options)
+
+        def function(*arrays: Any) -> formats.Arrays:
+            inputs = dict(zip(arguments, map(np.asarray, arrays), strict=True))
+            return tuple(network(inputs).values())
+
+        return function
+
+    functions: dict[str, formats.Function] = {}
     if "stablehlo" in chosen:
-        path = folder / formats.STABLEHLO_FILE
+        path = folder / STABLEHLO_FILE
         formats.write_stablehlo(path, networks.folded, tuple(arguments.values()))
-        runs["StableHLO"] = formats.run_stablehlo(path)
+        functions["StableHLO"] = open_file(path)
         folded = run_over(jax.jit(networks.folded))
-        formats.check_equal("StableHLO", run_over(runs["StableHLO"]), folded)
+        formats.check_equal("StableHLO", run_over(functions["StableHLO"]), folded)
     if "onnx" in chosen:
-        path = folder / formats.ONNX_FILE
-        formats.write_onnx(path, networks.layers, arguments, list(outputs))
-        runs["ONNX Runtime"] = formats.run_onnxruntime(path)
-        runs["OpenVINO"] = formats.run_openvino(path)
-        runs[BF16] = formats.run_openvino(path, precision="bf16")
+        path = folder / ONNX_FILE
+        formats.write_onnx(path, networks.layers, arguments, names)
+        functions["ONNX Runtime"] = open_file(path, backend="onnxruntime")
+        functions["OpenVINO"] = open_file(path, backend="openvino")
+        functions[BF16] = open_file(path, backend="openvino", precision="bf16")
     differences = {
-        name: formats.difference(run_over(run), expected) for name, run in runs.items()
+        name: formats.difference(run_over(function), expected)
+        for name, function in functions.items()
     }
     for name in differences.keys() - {BF16}:
         formats.check(name, differences[name])
@@ -166,7 +218,7 @@ def write(
     about["inputs"] = {name: list(value.shape) for name, value in arguments.items()}
     about["outputs"] = {name: list(value.shape[1:]) for name, value in outputs.items()}
     about["files"] = card.of_files(sorted(folder.iterdir()))
-    write_json(folder / card.CARD_FILE, about)
+    write_json(folder / CARD_FILE, about)
     write_text(folder / card.TEXT_FILE, card.markdown(about))
 
 

@@ -1,58 +1,45 @@
 """Finds people and their poses in depth images: `python predict.py frame.png`."""
 
+import argparse
 import dataclasses
 import itertools
 import json
-import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import get_args
 
 import numpy as np
-import tyro
-from tqdm import tqdm
 
-from cmbjax import plots, runtime
-from cmbjax.files import write_json
 from cmbjax.depth.images import files_of
-from cmbjax.predict.predictor import Backend, Choice, Memory, Pose, Precision, Predictor
+from cmbjax.files import write_json
+from cmbjax.predict import overlay, records
+from cmbjax.predict.predictor import MemoryUse, People, Pose, Predictor
+from cmbjax.predict.runtimes import Backend, Precision
+from cmbjax.skeletons import joint_colours
 
 OVERLAYS = "overlays"
 POSES_FILE = "poses.jsonl"
 COCO_FILE = "annotations.json"
 RERUN_FILE = "poses.rrd"
-SURE = 0.3  # a joint of less confidence counts as labelled but hidden in COCO's file
+PRINTED = 10  # frames
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PredictConfig:
-    """Finds people and their poses in depth images of any depth camera."""
+    """What `parse` reads; the flags' help says more."""
 
-    frames: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """16-bit PNG or .npy files, or folders of them. Integers are millimetres (see
-    --depth_scale), floats metres; 0 and NaN are no reading."""
+    frames: tuple[Path, ...]
     out_dir: Path | None = None
-    """Gets poses.jsonl, annotations.json (COCO keypoints) and overlays/; by default a
-    new folder in poses/."""
-    network: Path | None = None
-    """Folder that export.py wrote; by default the pretrained network."""
+    network: str | Path | None = None
     camera: tuple[float, float, float, float] | None = None
-    """fx fy cx cy in pixels; by default a focal length of 1.07 times the height."""
     depth_scale: float = 0.001
-    """Metres per unit of integer frames."""
-    people: Choice = "nearest"
-    """The nearest person of each frame, or all."""
-    memory: Memory = "frozen"
-    """Rolling for the frames of one person in the order of recording."""
-    backend: Backend = "jax"
-    """What runs the network."""
-    precision: Precision = "f32"
-    """Of openvino."""
+    people: str = "nearest"
+    memory: str = "frozen"
+    backend: str = "onnxruntime"
+    precision: str = "f32"
     overlays: bool = True
-    """Whether to draw each frame; slower than all the rest."""
     rerun: bool = False
-    """Whether to write poses.rrd, for the rerun viewer (pip install rerun-sdk)."""
 
     def __post_init__(self) -> None:
         if not self.frames:
@@ -61,10 +48,82 @@ class PredictConfig:
             )
 
 
+def parse(arguments: Sequence[str] | None = None) -> PredictConfig:
+    """Reads a command line. By argparse: a pose should not wait for a larger parser."""
+    parser = argparse.ArgumentParser(
+        description="Finds people and their poses in depth images of any depth camera.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add(
+        "frames",
+        nargs="+",
+        type=Path,
+        help="16-bit PNG or .npy files, or folders of them. Integers are millimetres "
+        "(see --depth_scale), floats metres; 0 and NaN are no reading",
+    )
+    add(
+        "--out_dir",
+        type=Path,
+        help="gets poses.jsonl, annotations.json (COCO keypoints) and overlays/; by "
+        "default a new folder in poses/",
+    )
+    add(
+        "--network",
+        help="name of one of the package's networks, or a folder that export.py wrote; "
+        "by default people-96",
+    )
+    add(
+        "--camera",
+        nargs=4,
+        type=float,
+        metavar=("FX", "FY", "CX", "CY"),
+        help="pixels; by default a focal length of 1.07 times the height",
+    )
+    add("--depth_scale", type=float, default=0.001, help="metres per unit of integers")
+    add(
+        "--people",
+        choices=get_args(People),
+        default="nearest",
+        help="the nearest person of each frame, or all",
+    )
+    add(
+        "--memory",
+        choices=get_args(MemoryUse),
+        default="frozen",
+        help="rolling for the frames of one person in the order of recording",
+    )
+    add(
+        "--backend",
+        choices=get_args(Backend),
+        default="onnxruntime",
+        help="what runs the network",
+    )
+    add("--precision", choices=get_args(Precision), default="f32", help="of openvino")
+    add(
+        "--overlays",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="whether to draw each frame",
+    )
+    # Flags are spelt with underscores, as those of the other scripts.
+    add("--no_overlays", dest="overlays", action="store_false", help=argparse.SUPPRESS)
+    add(
+        "--rerun",
+        action="store_true",
+        help="whether to write poses.rrd, for the rerun viewer (pip install rerun-sdk)",
+    )
+    values = vars(parser.parse_args(arguments))
+    values["frames"] = tuple(values["frames"])
+    values["camera"] = values["camera"] and tuple(values["camera"])
+    return PredictConfig(**values)
+
+
 def main(config: PredictConfig) -> dict[str, list[Pose]]:
     """Writes the poses of each frame, prints them, and returns them by file."""
-    given = [path.expanduser() for path in config.frames]
-    paths = list(dict.fromkeys(path for one in given for path in files_of(one)))
+    files = [files_of(path.expanduser()) for path in config.frames]
+    paths = list(dict.fromkeys(itertools.chain(*files)))
     predictor = Predictor(
         config.network,
         camera=config.camera,
@@ -75,53 +134,55 @@ def main(config: PredictConfig) -> dict[str, list[Pose]]:
         precision=config.precision,
     )
     out_dir = new_folder(paths[0]) if config.out_dir is None else config.out_dir
+    out_dir = out_dir.expanduser()
     if (out_dir / POSES_FILE).exists():
         raise ValueError(f"--out_dir={out_dir} holds poses already; name another")
     viewer = Viewer(out_dir / RERUN_FILE) if config.rerun else None
     (out_dir / OVERLAYS).mkdir(parents=True, exist_ok=True)
-    found: dict[str, list[Pose]] = {}
-    images: list[dict[str, Any]] = []
-    cameras: set[tuple[float, ...]] = set()
+    skeleton = predictor.skeleton
+    coco = records.Coco(skeleton, out_dir)
+    poses_of: dict[str, list[Pose]] = {}
     with (out_dir / POSES_FILE).open("w") as lines:
-        for number, path in enumerate(tqdm(paths, unit="frame", disable=None)):
+        for number, path in enumerate(with_progress(paths)):
             depth_mm = predictor.read(path)
             poses = predictor.poses(depth_mm)
-            found[str(path)] = poses
+            poses_of[str(path)] = poses
             camera = predictor.intrinsics(depth_mm)
-            cameras.add(tuple(camera.tolist()))
-            lines.write(json.dumps(as_record(path, poses, camera, predictor)) + "\n")
-            height, width = depth_mm.shape
-            images.append(
-                {
-                    "id": number,
-                    "file_name": os.path.relpath(path, out_dir),
-                    "width": width,
-                    "height": height,
-                }
-            )
+            record = records.line(path, poses, camera, skeleton)
+            lines.write(json.dumps(record, allow_nan=False) + "\n")
+            coco.add(path, poses, camera, depth_mm.shape)
             if config.overlays:
-                name = f"{number:06d}_{path.stem}.png"
-                draw(out_dir / OVERLAYS / name, depth_mm, poses, predictor)
+                picture = out_dir / OVERLAYS / f"{number:06d}_{path.stem}.png"
+                joints_px = [pose.joints_px for pose in poses]
+                overlay.save(picture, depth_mm, joints_px, skeleton)
             if viewer:
                 viewer.log(number, depth_mm, poses, camera, predictor)
-    write_json(
-        out_dir / COCO_FILE,
-        as_coco(images, list(found.values()), cameras, predictor),
-    )
-    empty = [name for name, poses in found.items() if not poses]
-    for name, poses in list(found.items())[:10]:
-        for line in describe(poses, predictor):
-            print(f"{name}: {line}")
-    print(f"{len(found)} frames, {len(empty)} without a person; {out_dir}")
+    write_json(out_dir / COCO_FILE, coco.to_json())
+    for name, poses in itertools.islice(poses_of.items(), PRINTED):
+        for description in describe(poses, predictor):
+            print(f"{name}: {description}")
+    number_empty = sum(not poses for poses in poses_of.values())
+    print(f"{len(poses_of)} frames, {number_empty} without a person; {out_dir}")
     if config.camera is None:
         assumed = ", ".join(
-            f"{fx:.0f} {fy:.0f} {x:g} {y:g}" for fx, fy, x, y in cameras
+            f"{fx:.0f} {fy:.0f} {x:g} {y:g}" for fx, fy, x, y in coco.cameras
         )
         print(
             f"--camera was not given: assumed {assumed}; metres across the line of "
             "sight are as wrong as the focal length is"
         )
-    return found
+    return poses_of
+
+
+def with_progress(paths: Sequence[Path]) -> Iterable[Path]:
+    """Returns the paths, with a bar where somebody looks and there are several."""
+    if len(paths) == 1 or not sys.stderr.isatty():
+        return paths
+    try:
+        from tqdm import tqdm
+    except ImportError:  # prediction does without
+        return paths
+    return tqdm(paths, unit="frame")
 
 
 def new_folder(first: Path) -> Path:
@@ -130,101 +191,16 @@ def new_folder(first: Path) -> Path:
     return next(p for name in names if not (p := Path("poses") / name).exists())
 
 
-def describe(poses: list[Pose], predictor: Predictor) -> Iterator[str]:
+def describe(poses: Sequence[Pose], predictor: Predictor) -> Iterator[str]:
     """Yields a line a person, or says that there is none."""
     if not poses:
         yield "no person found"
     for pose in poses:
-        head = pose.joints_m[predictor.skeleton.joints.index("head")]
-        x, y, z = head
+        x, y, z = pose.joints_m[predictor.skeleton.joints.index("head")]
         yield (
             f"a person {pose.depth_m:.2f} m away, head at {x:+.2f} {y:+.2f} {z:.2f} m, "
             f"mean confidence {pose.confidence.mean():.2f}"
         )
-
-
-def as_record(
-    path: Path, poses: list[Pose], camera: np.ndarray, predictor: Predictor
-) -> dict[str, Any]:
-    """Returns a line of poses.jsonl."""
-    return {
-        "frame": str(path),
-        "camera": _rounded(camera, 3),
-        "joints": predictor.skeleton.joints,
-        "people": [
-            {
-                "box": _rounded(pose.box, 1),
-                "depth_m": round(pose.depth_m, 3),
-                "joints_px": _rounded(pose.joints_px, 2),
-                "joints_m": _rounded(pose.joints_m, 4),
-                "confidence": _rounded(pose.confidence, 3),
-            }
-            for pose in poses
-        ],
-    }
-
-
-def as_coco(
-    images: list[dict[str, Any]],
-    found: list[list[Pose]],
-    cameras: set[tuple[float, ...]],
-    predictor: Predictor,
-) -> dict[str, Any]:
-    """Returns COCO keypoints, as the data set `folder` reads them.
-
-    Their one camera is left out where frames have several.
-    """
-    skeleton = predictor.skeleton
-    annotations: list[dict[str, Any]] = []
-    for image, poses in zip(images, found, strict=True):
-        for pose in poses:
-            shown = np.where(pose.confidence >= SURE, 2, 1)
-            x0, y0, x1, y1 = pose.box.tolist()
-            annotations.append(
-                {
-                    "id": len(annotations),
-                    "image_id": image["id"],
-                    "category_id": 1,
-                    "keypoints": _rounded(
-                        np.column_stack([pose.joints_px, shown]).ravel(), 2
-                    ),
-                    "num_keypoints": skeleton.num_joints,
-                    "bbox": [x0, y0, x1 - x0, y1 - y0],
-                    "area": (x1 - x0) * (y1 - y0),
-                    "iscrowd": 0,
-                    "score": round(float(pose.confidence.mean()), 4),
-                    "joints_m": _rounded(pose.joints_m, 4),
-                }
-            )
-    bones = [[p + 1, j + 1] for j, p in enumerate(skeleton.parents) if p >= 0]
-    info: dict[str, Any] = {"description": "predicted by cmbjax"}
-    if len(cameras) == 1:
-        (camera,) = cameras
-        info["camera"] = dict(zip(("fx", "fy", "cx", "cy"), camera, strict=True))
-    return {
-        "info": info,
-        "categories": [
-            {
-                "id": 1,
-                "name": "person",
-                "keypoints": list(skeleton.joints),
-                "skeleton": bones,
-            }
-        ],
-        "images": images,
-        "annotations": annotations,
-    }
-
-
-def _rounded(values: np.ndarray, digits: int) -> list[Any]:
-    return np.round(values.astype(float), digits).tolist()
-
-
-def draw(
-    path: Path, depth_mm: np.ndarray, poses: list[Pose], predictor: Predictor
-) -> None:
-    """Saves a frame with all poses over it."""
-    plots.frame(depth_mm, [pose.joints_px for pose in poses], predictor.skeleton, path)
 
 
 class Viewer:
@@ -262,7 +238,7 @@ class Viewer:
         rr.log("camera/image", pinhole)
         rr.log("camera/image/depth", rr.DepthImage(depth_mm, meter=1000.0))
         rr.log("camera/people", rr.Clear(recursive=True))
-        colours = plots.joint_colours(skeleton)
+        colours = joint_colours(skeleton)
         rgb = [[int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in colours]
         for index, pose in enumerate(poses):
             bones = [
@@ -280,7 +256,6 @@ class Viewer:
 
 if __name__ == "__main__":
     try:
-        runtime.prepare()
-        main(tyro.cli(PredictConfig, use_underscores=True))
+        main(parse())
     except (ValueError, OSError) as error:
         sys.exit(f"predict.py: {error}")

@@ -17,11 +17,9 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import ArrayLike
 
-from cmbjax.skeletons import Skeleton
+from cmbjax.skeletons import FINGERS, LEFT, MIDDLE, RIGHT, Skeleton, joint_colours
 
-# Told apart by colour-blind readers too (Okabe and Ito).
-RIGHT, LEFT, MIDDLE, LABEL = "#e69f00", "#56b4e9", "#f0e442", "#ffffff"
-FINGERS = ("#f0e442", "#e69f00", "#56b4e9", "#009e73", "#cc79a7", "#d55e00")
+LABEL = "#ffffff"
 HOLE = "#23304a"
 CELL = 2.6  # inches of a sheet's picture
 FRAME_WIDTH = 5.8  # inches of a frame on its own
@@ -316,16 +314,6 @@ def loss_curve(records: Iterable[Mapping[str, float]], path: Path) -> None:
     axes[-1].set_xlabel("step")
     axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
     _save(figure, path)
-
-
-def joint_colours(skeleton: Skeleton) -> list[str]:
-    """Returns each joint's colour: by the side of a body, by the finger of a hand."""
-    first_words = [name.split("_")[0] for name in skeleton.joints]
-    if skeleton.mirror_pairs:
-        sides = {"right": RIGHT, "left": LEFT}
-        return [sides.get(word, MIDDLE) for word in first_words]
-    fingers = list(dict.fromkeys(first_words))
-    return [FINGERS[fingers.index(word) % len(FINGERS)] for word in first_words]
 
 
 def _draw_bones(

@@ -9,6 +9,10 @@ import dataclasses
 Joints = tuple[int, ...]
 Segment = tuple[Joints, Joints]  # from the mean of some joints to the mean of others
 
+# Colours that colour-blind readers tell apart too (Okabe and Ito).
+RIGHT, LEFT, MIDDLE = "#e69f00", "#56b4e9", "#f0e442"
+FINGERS = ("#f0e442", "#e69f00", "#56b4e9", "#009e73", "#cc79a7", "#d55e00")
+
 
 @dataclasses.dataclass(frozen=True)
 class Skeleton:
@@ -142,3 +146,13 @@ HAND20 = Skeleton(
 )
 
 SKELETONS = {skeleton.name: skeleton for skeleton in (BODY19, BODY15, HAND20)}
+
+
+def joint_colours(skeleton: Skeleton) -> list[str]:
+    """Returns each joint's colour: by the side of a body, by the finger of a hand."""
+    first_words = [name.split("_")[0] for name in skeleton.joints]
+    if skeleton.mirror_pairs:
+        sides = {"right": RIGHT, "left": LEFT}
+        return [sides.get(word, MIDDLE) for word in first_words]
+    fingers = list(dict.fromkeys(first_words))
+    return [FINGERS[fingers.index(word) % len(FINGERS)] for word in first_words]

@@ -1,1 +1,1 @@
-"""One depth image: read, searched for people, cropped, lifted; NumPy and OpenCV alone."""
+"""One depth image: read, searched for people, cropped and lifted."""

@@ -1,4 +1,4 @@
-"""What a user must know of an exported network: one record, and the text made of it."""
+"""The card of an exported network is made here, and the text made of it."""
 
 import hashlib
 import importlib.metadata
@@ -6,21 +6,25 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
 import cmbjax
-from cmbjax import crops
+from cmbjax.data.views import Preparation
+from cmbjax.depth import crops
+from cmbjax.export.formats import ONNX_PACKAGES
 from cmbjax.files import read_json
-from cmbjax.config import TrainConfig
-from cmbjax.export.formats import MEMORY_FILE, ONNX_FILE, ONNX_PACKAGES, STABLEHLO_FILE
 from cmbjax.models.network import Network
-from cmbjax.pipeline import Preparation
+from cmbjax.predict.card import (
+    CARD_FILE,
+    MEMORY_FILE,
+    ONNX_FILE,
+    STABLEHLO_FILE,
+    WEIGHTS_FILE,
+)
+from cmbjax.train.config import TrainConfig
 
-CARD_FILE = "card.json"
 TEXT_FILE = "README.md"
-WEIGHTS_FILE = "weights.npz"
 FILES = (
     WEIGHTS_FILE,
     STABLEHLO_FILE,
@@ -29,6 +33,8 @@ FILES = (
     CARD_FILE,
     TEXT_FILE,
 )
+# Fields of a network that a card holds, where the network has them.
+NETWORK_FIELDS = ("num_joints", "width", "head3d", "memory_mode", "trunk_norm")
 
 Card = dict[str, Any]
 
@@ -70,19 +76,19 @@ def command(run: TrainConfig) -> str:
 
 def of_evaluations(run_dir: Path, step: int) -> list[Card]:
     """Returns what evaluate.py measured of a run after a step, over all joints."""
-    found = []
+    measured = []
     for path in sorted(run_dir.glob("evaluations/*/results.json")):
         results = read_json(path)
-        if results["step"] != step or results["network"] != "checkpoint":
+        is_of_step = results["step"] == step and results["network"] == "checkpoint"
+        if not is_of_step or "overall_row" not in results:  # of an earlier version
             continue
-        # The rows end with all joints, floor and ceiling.
         metrics = {
-            title: round(list(column.values())[-3], 1)
+            title: round(column[results["overall_row"]], 1)
             for title, column in results["table"].items()
         }
         keys = ("frames", "num_frames", "crop", "memory", "decode", "person_found")
-        found.append({key: results[key] for key in keys} | {"metrics": metrics})
-    return found
+        measured.append({key: results[key] for key in keys} | {"metrics": metrics})
+    return measured
 
 
 def save_weights(path: Path, variables: Mapping[str, Any]) -> None:
@@ -92,25 +98,14 @@ def save_weights(path: Path, variables: Mapping[str, Any]) -> None:
     np.savez_compressed(path, **arrays)
 
 
-def load_weights(folder: Path, card: Card) -> tuple[Network, dict[str, Any]]:
-    """Returns the network in an exported folder, and its variables.
-
-    Raises:
-        FileNotFoundError: There are no weights.
-        ValueError: The file is damaged, or of another network than the card says.
-    """
-    path = folder / WEIGHTS_FILE
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is not there (export.py --format=weights)")
-    known = card["files"][WEIGHTS_FILE]["sha256"]
-    if hashlib.sha256(path.read_bytes()).hexdigest() != known:
-        raise ValueError(f"{path} is damaged: its checksum is not that of {CARD_FILE}")
-    with np.load(path) as stored:
-        arrays = {name: jnp.asarray(value) for name, value in stored.items()}
-    variables = traverse_util.unflatten_dict(arrays, sep="/")
-    collections: dict[str, Any] = {"params": {}, "memory": {}, "batch_stats": {}}
-    model = TrainConfig.from_json(card["config"]).make_model(len(card["joints"]))
-    return model, collections | variables
+def of_network(name: str, model: Network) -> Card:
+    """Returns the arguments that make the network again, with its name in MODELS."""
+    fields = {
+        field: getattr(model, field)
+        for field in NETWORK_FIELDS
+        if hasattr(model, field)
+    }
+    return {"name": name, **fields}
 
 
 def of_preparation(
@@ -171,7 +166,7 @@ def markdown(card: Card) -> str:
         f"- crop: a square around {_CROPS[card['crop']]}, its side "
         f"{card['crop_margin']:g} times the longer side of that, 0 outside the image, "
         f"resized to {card['side']} pixels by nearest neighbour;",
-        "- reference: the person's median depth, as `crops.person_depth` takes it;",
+        "- reference: the person's median depth, as `depth.crops.person_depth` takes it;",
         f"- `clip((crop - reference) / {extent}, -1, 1)`, and 1 where there is no "
         "reading.",
         "",
@@ -220,7 +215,7 @@ def markdown(card: Card) -> str:
 
 _CROPS = {
     "full": "the whole image",
-    "person": "the person's box, as `detection.find_people` finds it",
+    "person": "the person's box, as `depth.finder` finds it",
     "label_box": f"the joints' box, grown by {crops.OUTLINE:g} of its longer side",
 }
 

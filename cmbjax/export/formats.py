@@ -1,15 +1,12 @@
-"""Networks as files, StableHLO and ONNX: written, run, and compared.
+"""Networks as files, StableHLO and ONNX: written, and compared with the trained one.
 
-A network here is a function of arrays, the depth first and then, if it rolls, the
-memory of each block; it returns the heat maps, the joints of a 3-D head, and the new
-memory.
+A function here takes arrays, the depth first and then, if it rolls, the memory of each
+block; it returns arrays: what the network has of `Outputs`, and the new memory.
 """
 
 import contextlib
-import functools
 import importlib.util
 import shutil
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,15 +16,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export
 
-from cmbjax import deploy
+from cmbjax.models import fast
+from cmbjax.models.network import Outputs
 from cmbjax.models.posenet import PoseNet
+from cmbjax.predict.runtimes import NEW
 
 Arrays = tuple[Any, ...]  # of JAX, of NumPy, or abstract
-Network = Callable[..., Any]
-
-STABLEHLO_FILE = "network.stablehlo"
-ONNX_FILE = "network.onnx"
-MEMORY_FILE = "memory.npz"
+Function = Callable[..., Arrays]
+Variables = Mapping[str, Any]
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 OPSET = 21  # what current releases of most runtimes read
@@ -48,85 +44,97 @@ def require_onnx() -> None:
 
 
 class Forms(NamedTuple):
-    """One network in the forms that an export needs.
+    """One network in the forms that an export needs, as functions of arrays.
 
     Attributes:
         trained: As it is trained and evaluated: what the others are compared with.
-        folded: The fastest for JAX.
-        layers: The fastest for inference runtimes.
-        memory: Of each block, if the network rolls: its arguments after the depth.
+        folded: With what is constant computed beforehand: for JAX.
+        layers: For inference runtimes.
+        memory: Memory of each block, if the network rolls: arguments after the depth.
+        output_names: Of what all three return.
     """
 
-    trained: Network
-    folded: Network
-    layers: Network
+    trained: Function
+    folded: Function
+    layers: Function
     memory: dict[str, Any]
+    output_names: tuple[str, ...]
 
 
 def forms(
-    model: PoseNet, variables: deploy.Variables, *, r: float, rolling: bool
+    model: PoseNet, variables: Variables, *, side: int, r: float, rolling: bool
 ) -> Forms:
     """Returns a trained network in all forms, computed in float32.
 
     Args:
         model: The network.
         variables: Parameters, memory and statistics.
+        side: Of the input, pixels.
         r: Of Eq. 2, as it was in training.
         rolling: Whether the memory is an argument.
     """
     model = model.clone(dtype=jnp.float32)
-    plain = model.clone(plain=True)
-    if not rolling:
-        return Forms(
-            trained=functools.partial(model.apply, variables, train=False, r=r),
-            folded=deploy.freeze(model, variables, r=r),
-            layers=deploy.in_layers(deploy.freeze(plain, variables, r=r)),
-            memory={},
-        )
-    memory = variables["memory"]
-
-    def step(depth: Any, memory: deploy.Variables) -> tuple[Any, deploy.Variables]:
-        known = {**variables, "memory": memory}
-        outputs, new = model.apply(known, depth, train=False, r=r, mutable=["memory"])
-        return outputs, new["memory"]
-
-    steps = (deploy.rolling(x, variables, r=r) for x in (model, plain))
-    trained, folded, layers = (_flat(x, memory) for x in (step, *steps))
-    blocks = dict(zip(sorted(memory), jax.tree.leaves(memory), strict=True))
-    return Forms(trained, folded, deploy.in_layers(layers), blocks)
-
-
-def _flat(step: Callable[..., Any], memory: deploy.Variables) -> Network:
-    """Returns a function of depth and collection as one of arrays."""
+    memory = variables["memory"] if rolling else {}
     tree = jax.tree.structure(memory)
 
-    def network(depth: Any, *values: Any) -> Arrays:
-        outputs, new = step(depth, jax.tree.unflatten(tree, values))
-        return (*as_tuple(outputs), *jax.tree.leaves(new))
+    def of_arrays(step: Callable[..., tuple[Outputs, Variables]]) -> Function:
+        def function(depth: Any, *values: Any) -> Arrays:
+            outputs, new = step(depth, jax.tree.unflatten(tree, values))
+            return (*_there(outputs).values(), *jax.tree.leaves(new))
 
-    return network
+        return function
+
+    def trained(depth: Any, memory: Variables) -> tuple[Outputs, Variables]:
+        outputs, new = model.apply(
+            {**variables, "memory": memory if rolling else variables["memory"]},
+            depth,
+            train=False,
+            r=r,
+            method="outputs",
+            mutable=["memory"] if rolling else [],
+        )
+        return outputs, new.get("memory", {})
+
+    def in_form(form: Any) -> Callable[..., tuple[Outputs, Variables]]:
+        if rolling:
+            return fast.roll(model, variables, r=r, form=form)
+        frozen = fast.freeze(model, variables, r=r, form=form)
+        return lambda depth, memory: (frozen(depth), {})
+
+    depth = jax.ShapeDtypeStruct((1, side, side, 1), jnp.float32)
+    outputs = jax.eval_shape(fast.freeze(model, variables, r=r), depth)
+    blocks = dict(zip(sorted(memory), jax.tree.leaves(memory), strict=True))
+    return Forms(
+        trained=of_arrays(trained),
+        folded=of_arrays(in_form(fast.FAST)),
+        layers=of_arrays(in_form(fast.LAYERS)),
+        memory=blocks,
+        output_names=(*_there(outputs), *(NEW + name for name in blocks)),
+    )
 
 
-def as_tuple(outputs: Any) -> Arrays:
-    """Returns what a network returned, whether one array or several."""
-    return tuple(outputs) if isinstance(outputs, Sequence) else (outputs,)
+def _there(outputs: Outputs) -> dict[str, Any]:
+    """Returns what there is of a network's outputs, by name."""
+    return {
+        name: value for name, value in outputs._asdict().items() if value is not None
+    }
 
 
-def write_stablehlo(path: Path, network: Network, arguments: Arrays) -> None:
+def write_stablehlo(path: Path, function: Function, arguments: Arrays) -> None:
     """Writes a network that JAX alone can load, for CPU, CUDA and TPU.
 
     Args:
         path: Of the file.
-        network: With everything constant in it.
+        function: With everything constant in it.
         arguments: Arrays, or shapes and types, as it will be called with.
     """
-    exported = export.export(jax.jit(network), platforms=PLATFORMS)(*arguments)
+    exported = export.export(jax.jit(function), platforms=PLATFORMS)(*arguments)
     path.write_bytes(exported.serialize())
 
 
 def write_onnx(
     path: Path,
-    network: Network,
+    function: Function,
     arguments: Mapping[str, Any],
     output_names: Sequence[str],
 ) -> None:
@@ -134,7 +142,7 @@ def write_onnx(
 
     Args:
         path: Of the file.
-        network: See `deploy.in_layers`.
+        function: In the form for inference runtimes.
         arguments: See `write_stablehlo`; by name.
         output_names: One an output.
     """
@@ -143,7 +151,7 @@ def write_onnx(
     from jax2onnx import to_onnx
 
     converted = to_onnx(
-        network,
+        function,
         [
             jax.ShapeDtypeStruct(value.shape, value.dtype)
             for value in arguments.values()
@@ -170,65 +178,13 @@ def write_onnx(
     onnx.save(model, path)
 
 
-def run_stablehlo(path: Path) -> Network:
-    """Returns the network in a file, run by JAX."""
-    return jax.jit(export.deserialize(bytearray(path.read_bytes())).call)
-
-
-def run_onnxruntime(path: Path) -> Network:
-    """Returns the network in a file, run by ONNX Runtime on the CPU."""
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    names = [value.name for value in session.get_inputs()]
-    return lambda *arrays: session.run(None, dict(zip(names, arrays, strict=True)))
-
-
-def run_openvino(path: Path, *, precision: str = "f32") -> Network:
-    """Returns the network in a file, run by OpenVINO on the CPU.
-
-    Args:
-        path: Of the file.
-        precision: f32, or bf16, which processors with AMX compute much faster.
-    """
-    # Without its telemetry, which forks this process to report each import.
-    modules: dict[str, Any] = sys.modules
-    modules.setdefault("openvino_telemetry", None)
-    import openvino
-
-    hint = {"INFERENCE_PRECISION_HINT": precision}
-    network = openvino.Core().compile_model(path, "CPU", hint)
-    return lambda *arrays: tuple(network(arrays).values())
-
-
-def run_file(path: Path, *, precision: str = "f32") -> Network:
-    """Returns the network in a file of either format.
-
-    Args:
-        path: Of the file.
-        precision: See `run_openvino`.
-
-    Raises:
-        FileNotFoundError: There is none.
-        ValueError: It is neither, or what runs ONNX is not installed.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is not there; export.py writes one")
-    if path.suffix == Path(STABLEHLO_FILE).suffix:
-        return run_stablehlo(path)
-    if path.suffix != Path(ONNX_FILE).suffix:
-        raise ValueError(f"{path} is neither a {ONNX_FILE} nor a {STABLEHLO_FILE}")
-    require_onnx()
-    return run_openvino(path, precision=precision)
-
-
 def run_over(
-    network: Network, batches: Iterable[np.ndarray], memory: Sequence[Any] = ()
+    function: Function, batches: Iterable[np.ndarray], memory: Sequence[Any] = ()
 ) -> list[np.ndarray]:
-    """Returns a network's outputs over batches, which hand the memory on.
+    """Returns a function's outputs over batches, which hand the memory on.
 
     Args:
-        network: To run.
+        function: To run.
         batches: Normalised depth.
         memory: Before the first batch; none of a frozen network.
 
@@ -237,7 +193,7 @@ def run_over(
     """
     collected = []
     for depth in batches:
-        outputs = as_tuple(network(depth, *map(np.asarray, memory)))
+        outputs = tuple(function(depth, *map(np.asarray, memory)))
         memory = outputs[len(outputs) - len(memory) :]
         collected.append([np.asarray(output) for output in outputs])
     return [np.stack(values) for values in zip(*collected, strict=True)]

@@ -5,33 +5,23 @@ down, z forward, metres.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, get_args
 
-import jax
 import numpy as np
-from jaxtyping import Float
 
-from cmbjax import card, crops, deploy, detection, formats, lifting, pipeline
 from cmbjax.camera import default_camera
-from cmbjax.files import read_json
-from cmbjax.config import TrainConfig
-from cmbjax.evaluation import head_to_camera
+from cmbjax.depth import crops, finder, lifting
 from cmbjax.depth.images import files_of, read_frame, to_millimetres
-from cmbjax.heatmaps import DECODES
-from cmbjax.models.posenet import PoseNet
+from cmbjax.heatmaps import DECODES, decode_maps
+from cmbjax.predict.card import find_folder, read_card
+from cmbjax.predict.runtimes import Backend, Outputs, Precision, open_runtime
 from cmbjax.registry import pick
 from cmbjax.skeletons import SKELETONS, Skeleton
 
-PRETRAINED = Path(__file__).parent / "weights"
-
-Backend = Literal["jax", "onnxruntime", "openvino"]
-Choice = Literal["nearest", "all"]
-Memory = Literal["frozen", "rolling"]
-Precision = Literal["f32", "bf16"]
-Camera = Float[np.ndarray, "fx_fy_cx_cy=4"]
-Arrays = tuple[Any, ...]
+People = Literal["nearest", "all"]
+MemoryUse = Literal["frozen", "rolling"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -44,7 +34,7 @@ class Pose:
         confidence: [joints] height of each heat map's peak, in [0, 1]. Low where a
             joint is hidden or the pose unusual; it is no probability.
         box: [x0, y0, x1, y1] pixels of the person found.
-        depth_m: Of the person as a whole.
+        depth_m: Depth of the person as a whole, metres.
     """
 
     joints_px: np.ndarray
@@ -88,14 +78,15 @@ class Predictor:
         depth_scale: float = 0.001,
         people: str = "nearest",
         memory: str = "frozen",
-        backend: str = "jax",
+        backend: str = "onnxruntime",
         precision: str = "f32",
         decode: str = "dark",
     ) -> None:
-        """Loads a network and compiles it.
+        """Loads a network.
 
         Args:
-            network: Folder that export.py wrote; by default the pretrained network.
+            network: Name of one of the package's own, or a folder that export.py wrote;
+                by default people-96.
             camera: [fx, fy, cx, cy], pixels; by default a focal length of 1.07 times
                 the image's height, with the centre in the middle. Metres are as wrong
                 as the focal length is.
@@ -104,8 +95,8 @@ class Predictor:
             memory: Frozen: poses depend on their own frame alone. Rolling: the memory
                 goes on being written, so frames should come as a camera gives them;
                 for one person at a time.
-            backend: What runs the network: jax, or onnxruntime or openvino, which need
-                the folder's network.onnx.
+            backend: What runs the network: onnxruntime or openvino, which need the
+                folder's network.onnx, or jax, which compiles it first.
             precision: Of openvino: f32, or bf16, faster with AVX-512 or AMX.
             decode: A name in `heatmaps.DECODES`.
 
@@ -114,45 +105,33 @@ class Predictor:
             ValueError: An argument does not go with the network, or with another.
         """
         for name, value, choices in (
-            ("people", people, Choice),
-            ("memory", memory, Memory),
+            ("people", people, People),
+            ("memory", memory, MemoryUse),
             ("backend", backend, Backend),
             ("precision", precision, Precision),
         ):
             if value not in get_args(choices):
-                known = ", ".join(get_args(choices))
-                raise ValueError(f"{name} must be one of {known}, got {value!r}")
+                names = ", ".join(get_args(choices))
+                raise ValueError(f"{name} must be one of {names}, got {value!r}")
         if memory == "rolling" and people == "all":
             raise ValueError("memory='rolling' follows one person: people='nearest'")
         pick(DECODES, "decode", decode)
         if not depth_scale > 0:
             raise ValueError(f"depth_scale must be above 0, got {depth_scale}")
-        folder = PRETRAINED if network is None else Path(network)
-        if not (folder / card.CARD_FILE).is_file():
-            raise FileNotFoundError(
-                f"{folder} holds no {card.CARD_FILE}; expected a folder that export.py "
-                "wrote"
-            )
-        self.card = read_json(folder / card.CARD_FILE)
-        if self.card["depth_unit"] != "mm" or self.card["crop"] != "person":
+        self.card = read_card(find_folder(network))
+        if self.card.depth_unit != "mm" or self.card.crop != "person":
             raise ValueError(
-                f"{folder} is a network for {self.card['depth_unit']} depth and crop "
-                f"{self.card['crop']}; expected mm and person"
+                f"{self.card.folder} is a network for {self.card.depth_unit} depth and "
+                f"crop {self.card.crop}; expected mm and person"
             )
-        self.skeleton: Skeleton = SKELETONS[self.card["skeleton"]]
-        self.preparation = pipeline.Preparation(
-            side=self.card["side"], crop="person", depth_range=self.card["depth_range"]
-        )
-        self.model = TrainConfig.from_json(self.card["config"]).make_model(
-            self.skeleton.num_joints
-        )
+        self.skeleton: Skeleton = SKELETONS[self.card.skeleton]
         self.camera = None if camera is None else _checked_camera(camera)
         self.depth_scale = depth_scale
         self.people, self.decode_name = people, decode
-        self._network, self._first_memory = _load(
-            folder, self.card, memory, backend, precision
+        self._runtime = open_runtime(
+            self.card, memory=memory, backend=backend, precision=precision
         )
-        self._memory = self._first_memory
+        self._memory = self._runtime.memory
 
     def __call__(
         self, frame: np.ndarray | Path | str, *, boxes: np.ndarray | None = None
@@ -177,10 +156,8 @@ class Predictor:
     ) -> list[Pose]:
         """Returns the people in a frame that `read` returned; see `__call__`."""
         found = self.find(depth_mm) if boxes is None else _checked_boxes(boxes)
-        return [
-            self.decode(view, self.run(view.depth), depth_mm)
-            for view in (self.crop(depth_mm, box) for box in found)
-        ]
+        views = [self.crop(depth_mm, box) for box in found]
+        return [self.decode(view, self.run(view.depth), depth_mm) for view in views]
 
     def stream(
         self, frames: Iterable[np.ndarray | Path | str] | Path | str
@@ -193,7 +170,7 @@ class Predictor:
 
     def reset(self) -> None:
         """Sets a rolling memory back to what it was after training."""
-        self._memory = self._first_memory
+        self._memory = self._runtime.memory
 
     def read(self, frame: np.ndarray | Path | str) -> np.ndarray:
         """Returns a frame in millimetres, [height, width] uint16; see `__call__`."""
@@ -202,71 +179,75 @@ class Predictor:
             name, frame = str(frame), read_frame(Path(frame))
         return to_millimetres(frame, depth_scale=self.depth_scale, name=name)
 
-    def intrinsics(self, depth_mm: np.ndarray) -> Camera:
-        """Returns [fx, fy, cx, cy], given or assumed."""
+    def intrinsics(self, depth_mm: np.ndarray) -> np.ndarray:
+        """Returns [fx, fy, cx, cy], as it was given or is assumed."""
         return default_camera(depth_mm.shape) if self.camera is None else self.camera
 
     def find(self, depth_mm: np.ndarray) -> list[np.ndarray]:
         """Returns the box of each person, nearest first."""
-        people = detection.find_people(depth_mm, self.intrinsics(depth_mm))
+        people = finder.find_people(depth_mm, self.intrinsics(depth_mm))
         chosen = people[:1] if self.people == "nearest" else people
         return [person.box for person in chosen]
 
     def crop(self, depth_mm: np.ndarray, box: np.ndarray) -> View:
         """Returns a person as the network sees it."""
         box = np.asarray(box, np.float32)
-        view = pipeline.view(depth_mm, box, box, self.preparation)
-        if not view["reference"] > 0:
+        crop = crops.look(
+            depth_mm, box, side=self.card.side, depth_range=self.card.depth_range
+        )
+        if not crop.reference > 0:
             raise ValueError(f"the box {box.tolist()} holds no reading of the frame")
-        return View(
-            box, view["depth"][None], view["frame_from_crop"], float(view["reference"])
-        )
+        return View(box, crop.depth[None], crop.frame_from_crop, crop.reference)
 
-    def run(self, depth: np.ndarray) -> Arrays:
+    def run(self, depth: np.ndarray) -> Outputs:
         """Returns what the network gives; a rolling memory is written."""
-        outputs = formats.as_tuple(self._network(depth, *self._memory))
-        kept = len(outputs) - len(self._memory)
-        self._memory = outputs[kept:]
-        return outputs[:kept]
+        outputs, self._memory = self._runtime.run(depth, self._memory)
+        return outputs
 
-    def decode(self, view: View, outputs: Arrays, depth_mm: np.ndarray) -> Pose:
+    def decode(self, view: View, outputs: Outputs, depth_mm: np.ndarray) -> Pose:
         """Returns the pose in the frame and in metres."""
-        side, camera = self.preparation.side, self.intrinsics(depth_mm)
-        inside, scores, joints = self.model.decode(
-            outputs, side=side, decode=self.decode_name
+        camera, card = self.intrinsics(depth_mm), self.card
+        decoded = decode_maps(
+            outputs["heatmaps"],
+            depth_maps=outputs.get("depth_maps"),
+            joints=outputs.get("joints"),
+            side=card.side,
+            stride=card.stride,
+            decode=self.decode_name,
         )
-        joints_px = crops.transform_points(view.frame_from_crop, inside[0])
-        if joints is None:
+        joints_px = crops.transform_points(view.frame_from_crop, decoded.joints_px[0])
+        if decoded.joints is None:
             joints_m = lifting.lift(
                 depth_mm,
                 joints_px,
                 view.reference_mm,
                 camera,
-                np.array(self.card["offsets_m"], np.float32),
-                reach_mm=self.preparation.depth_range,
+                np.array(card.offsets_m, np.float32),
+                reach_mm=card.depth_range,
                 limb_m=self.skeleton.limb_m,
             )
         else:
-            joints_m = head_to_camera(
-                joints[0],
+            joints_m = lifting.regressed_to_camera(
+                decoded.joints[0],
                 view.frame_from_crop,
                 view.reference_mm,
                 camera,
-                preparation=self.preparation,
+                side=card.side,
+                depth_range=card.depth_range,
             )
         return Pose(
             joints_px=joints_px,
             joints_m=joints_m.astype(np.float32),
-            confidence=np.clip(scores[0], 0, 1),
+            confidence=np.clip(decoded.scores[0], 0, 1),
             box=view.box,
             depth_m=view.reference_mm / 1000,
         )
 
 
-def _checked_camera(camera: Sequence[float] | np.ndarray) -> Camera:
+def _checked_camera(camera: Sequence[float] | np.ndarray) -> np.ndarray:
     checked = np.asarray(camera, np.float32)
-    good = checked.shape == (4,) and np.isfinite(checked).all()
-    if not good or (checked[:2] <= 0).any():
+    is_good = checked.shape == (4,) and np.isfinite(checked).all()
+    if not is_good or (checked[:2] <= 0).any():
         raise ValueError(
             "camera must be [fx, fy, cx, cy] in pixels, focal lengths above 0, got "
             f"{camera}"
@@ -276,51 +257,10 @@ def _checked_camera(camera: Sequence[float] | np.ndarray) -> Camera:
 
 def _checked_boxes(boxes: np.ndarray) -> list[np.ndarray]:
     checked = np.asarray(boxes, np.float32)
-    good = checked.ndim == 2 and checked.shape[1] == 4 and np.isfinite(checked).all()
-    if not good or (checked[:, 2:] <= checked[:, :2]).any():
+    is_good = checked.ndim == 2 and checked.shape[1] == 4 and np.isfinite(checked).all()
+    if not is_good or (checked[:, 2:] <= checked[:, :2]).any():
         raise ValueError(
             "boxes must be [people, 4], x0 < x1 and y0 < y1 in pixels, got "
             f"{checked.tolist()}"
         )
     return list(checked)
-
-
-def _load(
-    folder: Path, about: card.Card, memory: str, backend: str, precision: str
-) -> tuple[Callable[..., Any], Arrays]:
-    """Returns the network as a function of depth and memory, and that memory."""
-    rolling = memory == "rolling"
-    if backend == "jax":
-        model, variables = card.load_weights(folder, about)
-        assert isinstance(model, PoseNet), "export.py writes no other"
-        network = formats.forms(model, variables, r=about["r"], rolling=rolling)
-        values = tuple(network.memory.values())
-        if rolling and not values:
-            raise ValueError(f"memory='rolling': {about['model']} has no memory")
-        if any(value.ndim == 4 and len(value) != 1 for value in values):
-            raise ValueError(
-                "memory='rolling': this network's per_sample memory has slots for a "
-                f"batch of {len(values[0])}, and a stream has one frame at a time"
-            )
-        if rolling:
-            return jax.jit(network.folded), values
-        return deploy.compile_for(network.folded, side=about["side"]), ()
-    if about["memory"] != memory or about["batch_size"] != 1:
-        raise ValueError(
-            f"{folder} holds a {about['memory']} network for {about['batch_size']} "
-            f"frames at once; backend {backend} needs a {memory} one for 1: see "
-            "export.py --memory --batch_size"
-        )
-    path = folder / formats.ONNX_FILE
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{path} is not there; backend {backend} needs it (export.py --format=onnx)"
-        )
-    formats.require_onnx()
-    values = ()
-    if rolling:
-        stored = np.load(folder / formats.MEMORY_FILE)
-        values = tuple(stored.values())
-    if backend == "openvino":
-        return formats.run_openvino(path, precision=precision), values
-    return formats.run_onnxruntime(path), values

@@ -94,9 +94,7 @@ def create(
             lambda value: split if is_per_sample(value) else copied, state.memory
         )
     )
-    create = jax.jit(
-        make, out_shardings=layout, compiler_options=COMPILED_QUICKLY
-    )
+    create = jax.jit(make, out_shardings=layout, compiler_options=COMPILED_QUICKLY)
     return create(key)
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from cmbjax.config import EvalConfig, ExportConfig, TrainConfig
 
 import datasets
 import evaluate
@@ -21,7 +22,6 @@ import train
 from cmbjax import card, deploy, evaluation, formats, training
 from cmbjax.data.augment import Augmentation
 from cmbjax.train.checkpoints import Checkpoints
-from cmbjax.config import EvalConfig, ExportConfig, TrainConfig
 from tests import fabricate
 
 ROOT = Path(__file__).parent.parent

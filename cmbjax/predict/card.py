@@ -1,0 +1,138 @@
+"""The card of an exported network: what must be known to run it, and to trust it."""
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cmbjax.files import read_json
+
+CARD_FILE = "card.json"
+WEIGHTS_FILE = "weights.npz"
+STABLEHLO_FILE = "network.stablehlo"
+ONNX_FILE = "network.onnx"
+MEMORY_FILE = "memory.npz"
+
+FORMAT = 2  # of cards; the first had a run's flags in place of the network's arguments
+WEIGHTS = Path(__file__).parents[1] / "weights"  # a folder each of the package's own
+DEFAULT = "people-96"
+
+# What the first format says of a network among its run's flags.
+NETWORK_FLAGS = ("width", "head3d", "memory_mode", "trunk_norm")
+
+
+@dataclasses.dataclass(frozen=True)
+class Card:
+    """What an exported folder says of its network.
+
+    Attributes:
+        folder: Where it lies.
+        network: Name in MODELS and arguments of the network, and its number of joints.
+        run: The run that it is of.
+        step: Steps that it was trained for.
+        skeleton: Name of the joint set.
+        joints: Names of the joints.
+        side: Of the input, pixels.
+        crop: What the input shows of a frame.
+        depth_range: See `depth.crops.normalise`, in `depth_unit`.
+        depth_unit: "mm" or "raw".
+        stride: Pixels of the input per cell of a heat map.
+        offsets_m: Of each joint behind the surface, metres.
+        memory: "frozen" or "rolling", in the files but for the weights.
+        memory_mode: "shared" or "per_sample".
+        r: Bound of Eq. 2.
+        batch_size: Frames at once, in the files but for the weights.
+        outputs: Shape of what the files return for a frame, by name.
+        files: Size and checksum of each file, by name.
+    """
+
+    folder: Path
+    network: Mapping[str, Any]
+    run: str
+    step: int
+    skeleton: str
+    joints: tuple[str, ...]
+    side: int
+    crop: str
+    depth_range: float
+    depth_unit: str
+    stride: int
+    offsets_m: tuple[float, ...]
+    memory: str
+    memory_mode: str
+    r: float
+    batch_size: int
+    outputs: Mapping[str, Any]
+    files: Mapping[str, Mapping[str, Any]]
+
+    def file(self, name: str) -> Path:
+        """Returns the path of a file of the folder, which is as it was exported.
+
+        Raises:
+            FileNotFoundError: There is none.
+            ValueError: It is damaged.
+        """
+        path = self.folder / name
+        if name not in self.files or not path.is_file():
+            kind = Path(name).stem if name == WEIGHTS_FILE else Path(name).suffix[1:]
+            raise FileNotFoundError(f"{path} is not there (export.py --format={kind})")
+        checksum = hashlib.sha256(path.read_bytes()).hexdigest()
+        if checksum != self.files[name]["sha256"]:
+            raise ValueError(
+                f"{path} is damaged: its checksum is not that of {CARD_FILE}"
+            )
+        return path
+
+
+def find_folder(network: Path | str | None) -> Path:
+    """Returns the folder of a network: of the package's weights by name, or as given.
+
+    Raises:
+        FileNotFoundError: There is no such folder; names the package's weights.
+    """
+    name = DEFAULT if network is None else str(network)
+    folder = WEIGHTS / name
+    if not (folder / CARD_FILE).is_file():
+        folder = Path(name).expanduser()
+    if not (folder / CARD_FILE).is_file():
+        names = ", ".join(sorted(p.parent.name for p in WEIGHTS.glob(f"*/{CARD_FILE}")))
+        raise FileNotFoundError(
+            f"{folder} holds no {CARD_FILE}; expected a folder that export.py wrote, or "
+            f"one of the package's own networks: {names}"
+        )
+    return folder
+
+
+def read_card(folder: Path) -> Card:
+    """Reads the card of an exported folder, of this or of the first format.
+
+    Raises:
+        ValueError: It is of another format, or lacks something.
+    """
+    path = folder / CARD_FILE
+    stored = read_json(path)
+    if not isinstance(stored, dict):
+        raise ValueError(f"{path}: expected an object, got {type(stored).__name__}")
+    if "format" not in stored and "config" in stored:
+        stored = _from_first_format(stored)
+    if stored.get("format") != FORMAT:
+        raise ValueError(
+            f"{path} has the format {stored.get('format')}; this version of cmbjax "
+            f"reads {FORMAT}: export the network again"
+        )
+    names = {field.name for field in dataclasses.fields(Card)} - {"folder"}
+    if missing := sorted(names - stored.keys()):
+        raise ValueError(f"{path} lacks {', '.join(missing)}: export the network again")
+    values = {name: stored[name] for name in names}
+    for name in ("joints", "offsets_m"):
+        values[name] = tuple(values[name])
+    return Card(folder=folder, **values)
+
+
+def _from_first_format(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a card of the first format in this one."""
+    flags = stored["config"]
+    network = {name: flags[name] for name in NETWORK_FLAGS if name in flags}
+    network |= {"name": stored["model"], "num_joints": len(stored["joints"])}
+    return {**stored, "format": FORMAT, "network": network}

@@ -1,0 +1,93 @@
+"""Poses drawn over depth, by OpenCV: near is light, holes are blue."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from cmbjax.skeletons import Skeleton, joint_colours
+
+LEAST_WIDTH = 640  # pixels of a picture: smaller frames are enlarged
+HOLE = (74, 52, 35)  # blue, green, red
+EDGE = (0, 0, 0)
+SHIFT = 4  # fractional bits of OpenCV's coordinates
+
+
+def draw(
+    depth: np.ndarray, poses_px: Sequence[np.ndarray], skeleton: Skeleton
+) -> np.ndarray:
+    """Returns a picture [height, width, 3] uint8 of a frame with all poses in it.
+
+    Args:
+        depth: [height, width] any unit, 0 = no reading.
+        poses_px: [joints, 2] pixels each. A joint that is not a number is left out,
+            with its bones.
+        skeleton: Whose bones.
+    """
+    scale = max(1, -(-LEAST_WIDTH // depth.shape[1]))
+    picture = _shaded(depth).repeat(scale, axis=0).repeat(scale, axis=1)
+    width = max(2, round(min(picture.shape[:2]) / 160))
+    colours = [_blue_green_red(colour) for colour in joint_colours(skeleton)]
+    for joints_px in poses_px:
+        points = _points(scale * joints_px)
+        for edge in (True, False):  # all edges lie under all bones
+            for joint, parent in enumerate(skeleton.parents):
+                if parent < 0 or points[joint] is None or points[parent] is None:
+                    continue
+                colour, thickness = colours[joint], width
+                if edge:
+                    colour, thickness = EDGE, width + 2
+                cv2.line(
+                    picture,
+                    points[parent],
+                    points[joint],
+                    colour,
+                    thickness,
+                    cv2.LINE_AA,
+                    SHIFT,
+                )
+        for point, colour in zip(points, colours, strict=True):
+            if point is not None:
+                radius = (width + 1) << SHIFT
+                cv2.circle(
+                    picture, point, radius, colour, cv2.FILLED, cv2.LINE_AA, SHIFT
+                )
+    return picture
+
+
+def save(
+    path: Path, depth: np.ndarray, poses_px: Sequence[np.ndarray], skeleton: Skeleton
+) -> None:
+    """Saves what `draw` returns as a PNG."""
+    _, png = cv2.imencode(".png", draw(depth, poses_px, skeleton))
+    path.write_bytes(png.tobytes())
+
+
+def _shaded(depth: np.ndarray) -> np.ndarray:
+    """Returns depth as grey values, from its first to its last hundredth."""
+    is_hole = depth == 0
+    valid = depth[~is_hole]
+    near, far = np.percentile(valid, [1, 99]) if valid.size else (0.0, 1.0)
+    grey = 255 * (far - depth.astype(np.float32)) / max(far - near, 1e-6)
+    picture = np.repeat(grey.clip(0, 255).astype(np.uint8)[..., None], 3, axis=2)
+    picture[is_hole] = HOLE
+    return picture
+
+
+def _points(joints_px: np.ndarray) -> list[tuple[int, int] | None]:
+    """Returns joints in OpenCV's coordinates, whose pixels have integer centres."""
+    far = 1 << 20  # beyond any picture, and within OpenCV's integers
+    return [
+        tuple(
+            np.rint((joint.clip(-far, far) - 0.5) * (1 << SHIFT)).astype(int).tolist()
+        )
+        if np.isfinite(joint).all()
+        else None
+        for joint in joints_px
+    ]
+
+
+def _blue_green_red(colour: str) -> tuple[int, int, int]:
+    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return blue, green, red
