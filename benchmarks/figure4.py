@@ -10,7 +10,8 @@ import numpy as np
 
 from benchmarks import harness, table2, table3
 from cmbjax import plots
-from cmbjax.pipeline import decode_depth, frame_name, label_box
+from cmbjax.data.examples import decode_depth, frame_name
+from cmbjax.data.views import label_box
 
 FRAMES = 4
 MARGIN = 0.1  # around the label, of its larger side

@@ -7,9 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import harness
-from cmbjax import deploy, pipeline, plots, training
-from cmbjax.config import TrainConfig
+from cmbjax import plots
+from cmbjax.data.batches import evaluation_batches
+from cmbjax.models import memory as memories
 from cmbjax.models.cmb import ConvolutionalMemoryBlock, similar_memory
+from cmbjax.train.run import Run
+from cmbjax.train.step import r_for_prediction
 
 FRAMES, CHANNELS = 2, 4
 BLOCK = "cmb1"
@@ -19,14 +22,15 @@ def main(sweep: harness.Sweep) -> None:
     """Draws what the memory of the first block holds and does (Figure 5)."""
     flags = {**sweep.tuned({"model": "cmb"}), "seed": 0}
     run_dir = sweep.train(flags)
-    run = TrainConfig.load(run_dir)
+    run = Run.open(run_dir)
     frames = sweep.load("test")
-    model, state = run.restore(run_dir, frames.skeleton.num_joints)
+    model, state = run.restore(frames.skeleton.num_joints)
     chosen = [i * len(frames) // FRAMES for i in range(FRAMES)]
-    ((_, views),) = pipeline.evaluation_batches(
-        frames, preparation=run.make_preparation(frames), batches=[chosen]
+    (loaded,) = evaluation_batches(
+        frames, preparation=run.config.make_preparation(frames), batches=[chosen]
     )
-    r = training.r_known(state, run.r_switch_step)
+    views = loaded.views
+    r = r_for_prediction(state, run.config.r_switch_step)
     _, seen = model.apply(
         state.variables,
         jnp.asarray(views["depth"]),
@@ -39,7 +43,7 @@ def main(sweep: harness.Sweep) -> None:
     )
     (output,) = seen["intermediates"][BLOCK]["__call__"]
     x, c_output = np.split(np.asarray(output), 2, axis=-1)
-    memory = np.asarray(deploy.frozen_memory(state.memory)[BLOCK]["value"])
+    memory = np.asarray(memories.frozen(state.memory)[BLOCK]["value"])
     similar = np.asarray(similar_memory(jnp.asarray(memory)[None], jnp.asarray(x), r))
     # The channels that answer most.
     channels = np.argsort(-(x**2).mean(axis=(0, 1, 2)))[:CHANNELS]

@@ -23,11 +23,13 @@ from tqdm import tqdm
 
 import datasets
 from benchmarks.paper import Column
-from cmbjax import evaluation, metrics, plots
+from cmbjax import metrics, plots
+from cmbjax.data.examples import DepthFrames
+from cmbjax.data.flags import DataFlags
+from cmbjax.evaluate.report import CEILING, FLOOR
 from cmbjax.files import read_json, write_text
 from cmbjax.train.loop import read_records
-from cmbjax.pipeline import DepthFrames
-from cmbjax.evaluate.report import CEILING, FLOOR
+from cmbjax.train.run import Run
 
 ROOT = Path(__file__).parent.parent
 TUNING_SEED = 100  # of the runs that choose a learning rate, and of no row
@@ -61,17 +63,11 @@ PAPER_SIDES = {"phr": 256, "cpm": 184, "cpm_vgg": 184, "ief": 224, "cnn3d": 128}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Sweep:
+class Sweep(DataFlags):
     """Which runs a table is made of."""
 
     preset: Literal["small", "paper"] = "small"
     """small: a minute a run on two cores; paper: the paper's setting."""
-    dataset: str = "mannequin"
-    """A name in datasets/."""
-    data_dir: Path | None = None
-    """Folder of the data set's own files."""
-    tfds_dir: Path | None = None
-    """Folder of prepared data sets; by default that of TFDS."""
     seeds: int = 3
     """Runs of each row, with seeds from 0."""
     tune: bool = True
@@ -145,7 +141,7 @@ class Sweep:
         if _last_validation(run_dir, full["num_steps"]) is None:
             self._call("train.py", {"run_dir": run_dir, **self._data, **full})
         else:
-            evaluation.run_statistics(run_dir, self.frames)
+            Run.open(run_dir).take_statistics(self.frames)
         return run_dir
 
     def validation(self, flags: Flags) -> dict[str, float]:
@@ -360,7 +356,7 @@ def joint_rows(results: Mapping[str, Any], title: str) -> Column:
 
 def over_all(results: Mapping[str, Any], title: str) -> float:
     """Returns a column's value over all joints."""
-    return list(joint_rows(results, title).values())[-1]
+    return results["table"][title][results["overall_row"]]
 
 
 def table_rows(results: Mapping[str, Any], metric: str) -> Column:

@@ -11,13 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
-import jax
-import numpy as np
 import tyro
 
-from cmbjax import formats, runtime
+from cmbjax import runtime
 from cmbjax.camera import ITOP_CAMERA
 from cmbjax.depth.images import files_of, read_frame
+from cmbjax.export.formats import require_onnx
 from cmbjax.predict.predictor import Predictor
 from datasets.mannequin.frames import make_frame
 
@@ -30,8 +29,8 @@ class LatencyConfig:
 
     frames: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()
     """16-bit PNG or .npy files, or folders; by default 20 synthetic frames."""
-    network: Path | None = None
-    """Folder that export.py wrote; by default the pretrained network."""
+    network: str | None = None
+    """A name, or a folder that export.py wrote; by default the pretrained network."""
     rounds: int = 5
     """How often each frame is taken."""
 
@@ -43,7 +42,7 @@ def main(config: LatencyConfig) -> dict[str, dict[str, float]]:
     frames = frames or [make_frame(0, "test", i).depth_mm for i in range(20)]
     backends: dict[str, dict[str, Any]] = {"jax": {"backend": "jax"}}
     try:
-        formats.require_onnx()
+        require_onnx()
     except ValueError as error:
         print(error)
     else:
@@ -66,7 +65,7 @@ def main(config: LatencyConfig) -> dict[str, dict[str, float]]:
 def measure(predictor: Predictor, frames: list[Any], rounds: int) -> dict[str, float]:
     """Returns each stage's median, and that of their sum, milliseconds."""
     times: dict[str, list[float]] = {stage: [] for stage in (*STAGES, "all")}
-    predictor(frames[0])  # compiles the decoding
+    predictor(frames[0])  # warms up
     for frame in frames * rounds:
         spent: list[float] = []
 
@@ -81,22 +80,13 @@ def measure(predictor: Predictor, frames: list[Any], rounds: int) -> dict[str, f
         if not boxes:
             continue
         view = timed(predictor.crop, depth_mm, boxes[0])
-        outputs = timed(answer, predictor, view.depth)
+        outputs = timed(predictor.run, view.depth)
         timed(predictor.decode, view, outputs, depth_mm)
         for stage, value in zip(times, [*spent, sum(spent)], strict=True):
             times[stage].append(value)
     if not times["all"]:
         raise ValueError("no person was found in any of the frames")
     return {stage: statistics.median(values) for stage, values in times.items()}
-
-
-def answer(predictor: Predictor, depth: np.ndarray) -> tuple[Any, ...]:
-    """Returns what the network gives, once it is computed."""
-    outputs = predictor.run(depth)
-    for output in outputs:
-        if isinstance(output, jax.Array):
-            output.block_until_ready()
-    return outputs
 
 
 if __name__ == "__main__":

@@ -14,9 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import harness
-from cmbjax import evaluation, report, training
-from cmbjax.config import TrainConfig
-from cmbjax.pipeline import DepthFrames
+from cmbjax.data.examples import DepthFrames
+from cmbjax.evaluate import predictions, report
+from cmbjax.train.run import Run
+from cmbjax.train.step import r_for_prediction
 
 Memory = Any  # the collection
 SHARE = 0.1
@@ -147,21 +148,20 @@ class Trained:
 
     def __init__(self, run_dir: Path, frames: DepthFrames) -> None:
         self.frames = frames
-        self.config = TrainConfig.load(run_dir)
-        self.statistics = evaluation.Statistics.load(run_dir)
+        self.run = Run.open(run_dir)
         joints = frames.skeleton.num_joints
-        self.model, self.state = self.config.restore(run_dir, joints)
+        self.model, self.state = self.run.restore(joints)
 
-    def evaluate(self, memory: Memory) -> evaluation.Result:
+    def evaluate(self, memory: Memory) -> predictions.Result:
         """Returns the result with a frozen memory."""
-        return evaluation.evaluate(
+        return predictions.evaluate(
             {**self.state.variables, "memory": memory},
             self.frames,
-            self.statistics,
-            sigma=self.config.make_sigma(self.model),
-            preparation=self.config.make_preparation(self.frames),
+            self.run.statistics,
+            sigma=self.run.config.make_sigma(self.model),
+            preparation=self.run.config.make_preparation(self.frames),
             model=self.model,
-            r=training.r_known(self.state, self.config.r_switch_step),
+            r=r_for_prediction(self.state, self.run.config.r_switch_step),
         )
 
 

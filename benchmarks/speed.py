@@ -25,10 +25,16 @@ import optax
 import tyro
 
 from benchmarks.harness import markdown
-from cmbjax import deploy, formats, runtime, training
+from cmbjax import runtime
+from cmbjax.data.batches import training_batches
+from cmbjax.data.views import Preparation
+from cmbjax.export import formats
 from cmbjax.files import write_json, write_text
-from cmbjax.models import MODELS
-from cmbjax.pipeline import Preparation, training_batches
+from cmbjax.models import MODELS, fast
+from cmbjax.models.layers import PLAIN, Form
+from cmbjax.predict.card import ONNX_FILE
+from cmbjax.predict.runtimes import open_network
+from cmbjax.train import step as training
 
 JOINTS = 19
 R_VALUES = (1.0, 3.0)
@@ -139,7 +145,7 @@ def make_network(config: SpeedConfig, side: int, batch_size: int, **options: Any
 
 
 def random_batch(side: int, batch_size: int) -> dict[str, np.ndarray]:
-    """Returns what `pipeline.prepare_training` would, of noise."""
+    """Returns what `data.views.training_view` would, of noise."""
     rng = np.random.default_rng(0)
     joints_px = rng.uniform(0, side, (batch_size, JOINTS, 2))
     return {
@@ -151,21 +157,21 @@ def random_batch(side: int, batch_size: int) -> dict[str, np.ndarray]:
 
 
 def training_steps(config: SpeedConfig, rate: float) -> list[Row]:
-    """Compares steps of the plain and the rewritten form, and of PyTorch."""
+    """Compares steps of the plain and the fast form, and of PyTorch."""
     rows = []
     for side in config.train_sides:
         batch = random_batch(side, config.batch_size)
         timed: dict[str, Timed] = {}
         about: dict[str, Row] = {}
         for form, r, dtype in (
-            ("plain", 3.0, jnp.float32),
-            ("rewritten", 3.0, jnp.float32),
-            ("rewritten", 1.0, jnp.float32),
-            ("rewritten", 3.0, jnp.bfloat16),
+            (PLAIN, 3.0, jnp.float32),
+            (fast.FAST, 3.0, jnp.float32),
+            (fast.FAST, 1.0, jnp.float32),
+            (fast.FAST, 3.0, jnp.bfloat16),
         ):
-            plain = form == "plain"
-            name = f"{form}, {dtype.__name__}, r = {r:g}"
-            timed[name], about[name] = our_step(config, side, batch, plain, r, dtype)
+            kind = "plain" if form == PLAIN else "fast"
+            name = f"{kind}, {dtype.__name__}, r = {r:g}"
+            timed[name], about[name] = our_step(config, side, batch, form, r, dtype)
         if has_torch(config):
             timed["PyTorch eager, channels last"] = torch_step(config, side, batch)
         seconds = median_times(timed, max(3, config.repeats // 4))
@@ -196,20 +202,21 @@ def our_step(
     config: SpeedConfig,
     side: int,
     batch: dict[str, np.ndarray],
-    plain: bool,
+    form: Form,
     r: float,
     dtype: Any,
 ) -> tuple[Timed, Row]:
     """Returns one training step to run, with its multiplications and its memory."""
     size = len(batch["depth"])
-    model, optimizer, state = make_network(config, side, size, plain=plain, dtype=dtype)
+    model, optimizer, state = make_network(config, side, size, form=form, dtype=dtype)
+    key = jax.random.key(0)
     compiled = training.train_step.lower(
-        state, batch, model=model, optimizer=optimizer, sigma=1.5, r=r
+        state, batch, key, model=model, optimizer=optimizer, sigma=1.5, r=r
     ).compile()
     holder = [state]
 
     def step() -> jax.Array:
-        holder[0], loss = compiled(holder[0], batch)
+        holder[0], loss = compiled(holder[0], batch, key)
         return loss
 
     about = {"GFLOP": round(flops_of(compiled) / 1e9, 1), "peak MB": peak_mb(compiled)}
@@ -298,11 +305,10 @@ def inference(config: SpeedConfig, rate: float) -> list[Row]:
     depth = random_batch(config.side, 1)["depth"]
     model, _, state = make_network(config, config.side, 1)
     variables = state.variables
-    plain = model.clone(plain=True)
+    plain = fast.in_form(model, PLAIN)
     apply = functools.partial(plain.apply, train=False, r=3.0)
-    folded = deploy.compile_for(
-        deploy.freeze(model, variables, r=3.0), side=config.side
-    )
+    frozen = fast.freeze(model, variables, r=3.0)
+    folded = fast.compile_for(frozen, side=config.side)
     compiled: dict[str, Any] = {
         "plain": jax.jit(apply).lower(variables, depth).compile(),
         "folded": folded,
@@ -358,34 +364,37 @@ def onnx_runtimes(
     """Returns the exported network in each runtime that is installed."""
     if any(importlib.util.find_spec(name) is None for name in formats.ONNX_PACKAGES):
         return {}
-    layers = formats.forms(model, variables, r=3.0, rolling=False).layers
+    forms = formats.forms(model, variables, side=config.side, r=3.0, rolling=False)
+    names = forms.output_names
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / formats.ONNX_FILE
-        formats.write_onnx(path, layers, {"depth": depth}, ["heatmaps"])
+        path = Path(folder) / ONNX_FILE
+        formats.write_onnx(path, forms.layers, {"depth": depth}, names)
         networks = {
-            "ONNX Runtime": formats.run_onnxruntime(path),
-            "OpenVINO f32": formats.run_openvino(path),
-            "OpenVINO bf16": formats.run_openvino(path, precision="bf16"),
+            "ONNX Runtime": open_network(path, names, backend="onnxruntime"),
+            "OpenVINO f32": open_network(path, names),
+            "OpenVINO bf16": open_network(path, names, precision="bf16"),
         }
-    return {name: functools.partial(run, depth) for name, run in networks.items()}
+    inputs = {"depth": depth}
+    return {name: functools.partial(run, inputs) for name, run in networks.items()}
 
 
 def by_layer(config: SpeedConfig) -> list[Row]:
-    """Returns the share of each layer in a rewritten training step, forth and back.
+    """Returns the share of each layer in a fast training step, forth and back.
 
     All in YNNPACK: the profiler does not see what Eigen computes.
     """
     side = config.train_sides[0]
     batch = random_batch(side, config.batch_size)
     model, optimizer, state = make_network(config, side, config.batch_size)
+    key = jax.random.key(0)
     compiled = training.train_step.lower(
-        state, batch, model=model, optimizer=optimizer, sigma=1.5, r=3.0
+        state, batch, key, model=model, optimizer=optimizer, sigma=1.5, r=3.0
     ).compile(compiler_options={runtime.YNNPACK_OPTION: ALL_OF_YNNPACK})
     layers = dict(_layers_of(compiled.as_text() or ""))
-    state, _ = compiled(state, batch)
+    state, _ = compiled(state, batch, key)
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):
-            jax.block_until_ready(compiled(state, batch))
+            jax.block_until_ready(compiled(state, batch, key))
         (trace,) = Path(folder).rglob("*.xplane.pb")
         events = jax.profiler.ProfileData.from_file(str(trace))
         spent: collections.Counter[tuple[str, bool]] = collections.Counter()
@@ -427,10 +436,10 @@ def costs(config: SpeedConfig) -> list[Row]:
     chosen += [(side, 1, config.width) for side in (64, 96, 128, 256)]
     chosen += [(config.side, 1, width) for width in (0.25, 0.5)]
     for side, batch_size, width in chosen:
-        other = dataclasses.replace(config, width=width)
-        model, _, state = make_network(other, side, 1)
-        network = deploy.compile_for(
-            deploy.freeze(model, state.variables, r=3.0),
+        narrower = dataclasses.replace(config, width=width)
+        model, _, state = make_network(narrower, side, 1)
+        network = fast.compile_for(
+            fast.freeze(model, state.variables, r=3.0),
             side=side,
             batch_size=batch_size,
         )

@@ -15,8 +15,9 @@ from jax.extend import core
 
 from benchmarks import harness, paper
 from benchmarks.speed import median_times
-from cmbjax import deploy, plots, runtime
-from cmbjax.models import MODELS, PoseNet
+from cmbjax import plots, runtime
+from cmbjax.models import MODELS, fast
+from cmbjax.models.layers import PLAIN
 
 JOINTS = 15  # at which the paper's GFLOP of CPM and SH come out
 SIDE = 192
@@ -49,12 +50,12 @@ def main(sweep: harness.Sweep) -> None:
     for method, name in NETWORKS.items():
         side = harness.PAPER_SIDES.get(name, SIDE)
         model = MODELS[name](num_joints=JOINTS)
-        depth = jnp.zeros((1, side, side, model.clip))
+        depth = jnp.zeros((1, side, side, model.num_frames))
         variables = jax.jit(functools.partial(model.init, train=True, r=1.0))(
             jax.random.key(0), depth
         )
         # Ours is counted as it is written, and timed in its rewritten form.
-        written = model.clone(plain=True) if isinstance(model, PoseNet) else model
+        written = fast.in_form(model, PLAIN)
         apply = functools.partial(written.apply, train=False, r=3.0)
         count = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
         gmac = multiply_adds(apply, variables, depth) / 1e9
@@ -74,8 +75,8 @@ def main(sweep: harness.Sweep) -> None:
                 "ms, paper": "" if ms is None else f"{ms:g}",
             }
         )
-        frozen = deploy.freeze(model, variables, r=3.0)
-        network = deploy.compile_for(frozen, side=side, frames=model.clip)
+        frozen = fast.freeze(model, variables, r=3.0)
+        network = fast.compile_for(frozen, side=side, num_frames=model.num_frames)
         timed[method] = functools.partial(network, depth)
     seconds = median_times(timed, REPEATS[sweep.preset])
     for line, values in zip(lines, seconds.values(), strict=True):

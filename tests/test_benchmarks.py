@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cmbjax.pipeline import decode_depth, frame_name
 
 import datasets
 from benchmarks import (
@@ -25,10 +24,20 @@ from benchmarks import (
     table6,
 )
 from benchmarks.harness import Cell, Sweep
-from cmbjax import evaluation, plots, report
+from cmbjax import plots
+from cmbjax.data.examples import decode_depth, frame_name
+from cmbjax.evaluate import report
 from cmbjax.models import MODELS
+from cmbjax.train.config import TrainConfig
 from datasets.mannequin.mannequin import make_example
-from tests.test_pipeline import make_frames
+from tests.data.test_batches import make_frames
+
+
+class Untouched:
+    """A run whose statistics nobody needs."""
+
+    def take_statistics(self, frames):
+        pass
 
 
 @pytest.fixture
@@ -36,7 +45,7 @@ def sweep(tmp_path, monkeypatch):
     """A sweep whose scripts only write what they would end with, and are counted."""
     frames = make_frames([make_example(0, "test", i) for i in range(6)])
     monkeypatch.setattr(datasets, "load", lambda *arguments, **flags: frames)
-    monkeypatch.setattr(evaluation, "run_statistics", lambda run_dir, frames: None)
+    monkeypatch.setattr(harness.Run, "open", lambda folder: Untouched())
     monkeypatch.setattr(sys, "argv", ["table.py", "--seeds=2"])
     sweep = Sweep(runs_dir=tmp_path, seeds=2, jobs=2)
     calls = []
@@ -68,7 +77,7 @@ def sweep(tmp_path, monkeypatch):
             for i, title in enumerate(titles)
         }
         flags["out_dir"].mkdir(parents=True)
-        results = {"table": table, "frames": "figures"}
+        results = {"table": table, "frames": "figures", "overall_row": "Full Body"}
         (flags["out_dir"] / "results.json").write_text(json.dumps(results))
 
     monkeypatch.setattr(Sweep, "_call", call)
@@ -178,7 +187,9 @@ def test_runs_on_other_frames_are_refused(tmp_path, monkeypatch):
     run_dir.mkdir(parents=True)
     (run_dir / "metrics.jsonl").write_text(json.dumps({"step": 500}) + "\n")
     fields = {"frames": "a", "skeleton": "body15", "mean_pose": [], "offsets_m": []}
-    (run_dir / evaluation.STATISTICS_FILE).write_text(json.dumps(fields))
+    (run_dir / "statistics.json").write_text(json.dumps(fields))
+    config = TrainConfig(run_dir=run_dir).to_json()
+    (run_dir / "config.json").write_text(json.dumps(config))
     frames = make_frames([], name="b")
     monkeypatch.setattr(datasets, "load", lambda *arguments, **flags: frames)
     with pytest.raises(ValueError, match="holds a run on a, but the data set is now b"):

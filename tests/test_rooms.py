@@ -91,7 +91,9 @@ def test_file_imports_what_its_room_may(path):
 
 
 def test_every_room_is_described():
-    folders = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists()}
+    folders = {
+        path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists()
+    }
     assert folders == set(ROOMS)
     modules = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__", "loading"}
     assert modules == set(GROUND)

@@ -1,5 +1,6 @@
 """The card of an exported network is made here, and the text made of it."""
 
+import functools
 import hashlib
 import importlib.metadata
 from collections.abc import Mapping, Sequence
@@ -100,12 +101,8 @@ def save_weights(path: Path, variables: Mapping[str, Any]) -> None:
 
 def of_network(name: str, model: Network) -> Card:
     """Returns the arguments that make the network again, with its name in MODELS."""
-    fields = {
-        field: getattr(model, field)
-        for field in NETWORK_FIELDS
-        if hasattr(model, field)
-    }
-    return {"name": name, **fields}
+    fields = filter(functools.partial(hasattr, model), NETWORK_FIELDS)
+    return {"name": name} | {field: getattr(model, field) for field in fields}
 
 
 def of_preparation(
@@ -166,7 +163,7 @@ def markdown(card: Card) -> str:
         f"- crop: a square around {_CROPS[card['crop']]}, its side "
         f"{card['crop_margin']:g} times the longer side of that, 0 outside the image, "
         f"resized to {card['side']} pixels by nearest neighbour;",
-        "- reference: the person's median depth, as `depth.crops.person_depth` takes it;",
+        "- reference: the person's median depth (`depth.crops.person_depth`);",
         f"- `clip((crop - reference) / {extent}, -1, 1)`, and 1 where there is no "
         "reading.",
         "",

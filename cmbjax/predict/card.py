@@ -96,10 +96,11 @@ def find_folder(network: Path | str | None) -> Path:
     if not (folder / CARD_FILE).is_file():
         folder = Path(name).expanduser()
     if not (folder / CARD_FILE).is_file():
-        names = ", ".join(sorted(p.parent.name for p in WEIGHTS.glob(f"*/{CARD_FILE}")))
+        cards = WEIGHTS.glob(f"*/{CARD_FILE}")
+        names = ", ".join(sorted(path.parent.name for path in cards))
         raise FileNotFoundError(
-            f"{folder} holds no {CARD_FILE}; expected a folder that export.py wrote, or "
-            f"one of the package's own networks: {names}"
+            f"{folder} holds no {CARD_FILE}; expected a folder that export.py wrote, "
+            f"or one of the package's own networks: {names}"
         )
     return folder
 

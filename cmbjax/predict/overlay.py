@@ -78,13 +78,11 @@ def _shaded(depth: np.ndarray) -> np.ndarray:
 def _points(joints_px: np.ndarray) -> list[tuple[int, int] | None]:
     """Returns joints in OpenCV's coordinates, whose pixels have integer centres."""
     far = 1 << 20  # beyond any picture, and within OpenCV's integers
+    is_number = np.isfinite(joints_px).all(axis=1)
+    near = np.where(is_number[:, None], joints_px, 0).clip(-far, far)
+    points = np.rint((near - 0.5) * (1 << SHIFT)).astype(int).tolist()
     return [
-        tuple(
-            np.rint((joint.clip(-far, far) - 0.5) * (1 << SHIFT)).astype(int).tolist()
-        )
-        if np.isfinite(joint).all()
-        else None
-        for joint in joints_px
+        (x, y) if good else None for (x, y), good in zip(points, is_number, strict=True)
     ]
 
 

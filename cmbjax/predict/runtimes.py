@@ -18,7 +18,7 @@ from cmbjax.predict.card import (
 Backend = Literal["onnxruntime", "openvino", "jax"]
 Precision = Literal["f32", "bf16"]
 Outputs = dict[str, np.ndarray]  # heatmaps, depth_maps, joints: what there is
-Memory = dict[str, np.ndarray]  # of each block; empty where it is frozen
+Memory = dict[str, Any]  # of each block; empty where it is frozen
 Run = Callable[[dict[str, np.ndarray]], Sequence[np.ndarray]]
 
 NEW = "new_"  # before the name of a block's memory, among outputs

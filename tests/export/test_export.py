@@ -1,6 +1,7 @@
 """export.py from end to end: files that run without cmbjax, and give what it gives."""
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -13,18 +14,22 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from cmbjax.config import EvalConfig, ExportConfig, TrainConfig
 
 import datasets
 import evaluate
 import export
 import train
-from cmbjax import card, deploy, evaluation, formats, training
 from cmbjax.data.augment import Augmentation
-from cmbjax.train.checkpoints import Checkpoints
+from cmbjax.evaluate import predictions
+from cmbjax.export import card, formats
+from cmbjax.models import fast
+from cmbjax.predict import runtimes
+from cmbjax.predict.card import ONNX_FILE, STABLEHLO_FILE
+from cmbjax.train.config import TrainConfig
+from cmbjax.train.run import Run
 from tests import fabricate
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 NETWORK = {"side": 32, "width": 0.125, "head3d": "dense", "r_switch_step": 0}
 
 
@@ -49,15 +54,11 @@ def run_dir(tmp_path_factory):
 @pytest.fixture(scope="module")
 def trained(run_dir):
     """The network, its variables, and two batches: a frame, and the frame mirrored."""
-    run = TrainConfig.load(run_dir)
-    model = run.make_model(15)
-    checkpoints = Checkpoints(run_dir)
-    state = checkpoints.restore(
-        training.abstract_state(model, run.make_optimizer(), side=32, batch_size=2)
-    )
-    checkpoints.close()
-    frames = datasets.load("itop", run.data_dir, run.tfds_dir, split="test")
-    (depth,) = export.depth_batches(frames, run.make_preparation(frames), 1, 1)
+    run = Run.open(run_dir)
+    model, state = run.restore(15)
+    config = run.config
+    frames = datasets.load("itop", config.data_dir, config.tfds_dir, split="test")
+    (depth,) = export.depth_batches(frames, config.make_preparation(frames), 1, 1)
     return model, state.variables, np.stack([depth, depth[:, :, ::-1]])
 
 
@@ -65,7 +66,7 @@ def trained(run_dir):
 def exported(request, run_dir):
     for package in ("jax2onnx", "onnx", "onnxruntime"):
         pytest.importorskip(package)
-    return export.main(ExportConfig(run_dir=run_dir, memory=request.param))
+    return export.main(export.ExportConfig(run_dir=run_dir, memory=request.param))
 
 
 def code_for(folder, title):
@@ -78,23 +79,25 @@ def expected_of(network, trained, folder):
     """What a function of the depth, or of depth and memory, gives for two batches."""
     _, variables, batches = trained
     if folder.name.startswith("frozen"):
-        return [network(depth) for depth in batches]
-    memory, found = variables["memory"], []
+        return [jax.tree.leaves(network(depth)) for depth in batches]
+    memory, steps = variables["memory"], []
     for depth in batches:
         outputs, memory = network(depth, memory)
-        found.append((*outputs, *jax.tree.leaves(memory)))
-    return found
+        steps.append([*jax.tree.leaves(outputs), *jax.tree.leaves(memory)])
+    return steps
 
 
 def apply(trained, folder):
     model, variables, _ = trained
 
+    apply = functools.partial(model.apply, train=False, r=3.0, method="outputs")
+
     def frozen(depth):
-        return model.apply(variables, depth, train=False, r=3.0)
+        return apply(variables, depth)
 
     def rolling(depth, memory):
-        known = {**variables, "memory": memory}
-        outputs, new = model.apply(known, depth, train=False, r=3.0, mutable=["memory"])
+        with_memory = {**variables, "memory": memory}
+        outputs, new = apply(with_memory, depth, mutable=["memory"])
         return outputs, new["memory"]
 
     return jax.jit(frozen if folder.name.startswith("frozen") else rolling)
@@ -131,8 +134,8 @@ assert not {{"cmbjax", "flax"}} & set(sys.modules)
     with np.load(tmp_path / "found.npz") as file:
         found = list(file.values())
     model, variables, _ = trained
-    make = deploy.rolling if rolling else deploy.freeze
-    folded = jax.jit(make(model, variables, r=3.0))
+    make = fast.roll if rolling else fast.freeze
+    folded = jax.jit(make(model, variables, r=3.0, form=fast.FAST))
     equal = [x for step in expected_of(folded, trained, exported) for x in step]
     assert len(found) == len(equal) == (10 if rolling else 4)
     for one, other in zip(found, equal, strict=True):
@@ -172,11 +175,11 @@ def test_onnx_is_standard_and_does_not_transpose_around_each_convolution(exporte
     assert kinds.count("Transpose") <= 4 + 15 * rolling < kinds.count("Conv")
 
 
-@pytest.mark.parametrize("file", [formats.ONNX_FILE, formats.STABLEHLO_FILE])
+@pytest.mark.parametrize("file", [ONNX_FILE, STABLEHLO_FILE])
 def test_evaluation_asks_a_frozen_network_in_a_file(
     exported, run_dir, tmp_path, monkeypatch, file
 ):
-    asked = EvalConfig(
+    asked = evaluate.EvalConfig(
         run_dir=run_dir,
         metric="joint_error",
         crop="label_box",
@@ -188,7 +191,7 @@ def test_evaluation_asks_a_frozen_network_in_a_file(
             evaluate.main(in_file)
         return
     expected = evaluate.main(asked)["mean error mm"]["Full Body"]
-    monkeypatch.setattr(evaluation, "eval_step", None)
+    monkeypatch.setattr(predictions, "apply_frozen", None)
     found = evaluate.main(in_file)["mean error mm"]["Full Body"]
     np.testing.assert_allclose(found, expected, rtol=1e-3)
 
@@ -203,7 +206,7 @@ def test_evaluation_asks_a_frozen_network_in_a_file(
 def test_file_that_is_no_network_is_refused(tmp_path, name, error, message):
     (tmp_path / "network.bin").touch()
     with pytest.raises(error, match=message):
-        formats.run_file(tmp_path / name)
+        runtimes.open_network(tmp_path / name, ["heatmaps"])
 
 
 def test_card_has_the_numbers_that_were_measured_of_this_step(tmp_path):
@@ -213,8 +216,11 @@ def test_card_has_the_numbers_that_were_measured_of_this_step(tmp_path):
         ("this", 7, "checkpoint"),
         ("older", 6, "checkpoint"),
         ("exported", 7, "network.onnx"),
+        ("earlier version", 7, "checkpoint"),
     ):
         results = {"step": step, "network": network, "num_frames": 9, "table": table}
+        if name != "earlier version":
+            results["overall_row"] = "Full Body"
         folder = tmp_path / "evaluations" / name
         folder.mkdir(parents=True)
         (folder / "results.json").write_text(json.dumps(results | keys))
@@ -238,7 +244,7 @@ def test_command_names_what_differs_from_the_defaults():
 
 def test_network_in_a_file_does_not_roll(tmp_path):
     with pytest.raises(ValueError, match="--network is frozen, got --memory=rolling"):
-        EvalConfig(network=tmp_path / formats.ONNX_FILE, memory="rolling")
+        evaluate.EvalConfig(network=tmp_path / ONNX_FILE, memory="rolling")
 
 
 def test_card_says_what_a_user_must_know(exported, run_dir):
@@ -249,7 +255,15 @@ def test_card_says_what_a_user_must_know(exported, run_dir):
     assert about["frames"]["number"] == 3  # all that the validation split has
     assert about["inputs"]["depth"] == [1, 32, 32, 1]
     assert about["outputs"]["heatmaps"] == [1, 16, 16, 15]
-    stored = evaluation.Statistics.load(run_dir)
+    stored = Run.open(run_dir).statistics
+    assert about["format"] == 2 and about["network"] == {
+        "name": "cmb",
+        "num_joints": 15,
+        "width": 0.125,
+        "head3d": "dense",
+        "memory_mode": "shared",
+        "trunk_norm": True,
+    }
     np.testing.assert_allclose(about["offsets_m"], stored.offsets_m)
     memory = {"memory.npz"} if about["memory"] == "rolling" else set()
     written = {"weights.npz", "network.stablehlo", "network.onnx"}
@@ -271,7 +285,7 @@ def test_card_says_what_a_user_must_know(exported, run_dir):
 
 
 def test_export_that_disagrees_leaves_nothing(run_dir, tmp_path, monkeypatch):
-    config = ExportConfig(
+    config = export.ExportConfig(
         run_dir=run_dir, format="stablehlo", num_frames=2, out_dir=tmp_path / "out"
     )
     export.main(config)
@@ -279,12 +293,13 @@ def test_export_that_disagrees_leaves_nothing(run_dir, tmp_path, monkeypatch):
     monkeypatch.setattr(formats, "TOLERANCE", 0.0)
     with pytest.raises(ValueError, match="StableHLO differs from the trained network"):
         export.main(config)
-    run = formats.run_stablehlo
+    open_network = runtimes.open_network
 
-    def slightly_wrong(path):
-        return lambda depth: [np.nextafter(x, 9) for x in run(path)(depth)]
+    def slightly_wrong(path, names):
+        run = open_network(path, names)
+        return lambda inputs: {k: np.nextafter(x, 9) for k, x in run(inputs).items()}
 
-    monkeypatch.setattr(formats, "run_stablehlo", slightly_wrong)
+    monkeypatch.setattr(runtimes, "open_network", slightly_wrong)
     with pytest.raises(ValueError, match="StableHLO must equal .* bit for bit"):
         export.main(config)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
@@ -294,16 +309,18 @@ def test_export_that_disagrees_leaves_nothing(run_dir, tmp_path, monkeypatch):
 def test_folder_that_is_not_an_export_is_not_replaced(run_dir, tmp_path):
     (tmp_path / "thesis.tex").write_text("")
     with pytest.raises(ValueError, match="earlier export, but holds thesis.tex"):
-        export.main(ExportConfig(run_dir=run_dir, out_dir=tmp_path, format="stablehlo"))
+        export.main(
+            export.ExportConfig(run_dir=run_dir, out_dir=tmp_path, format="stablehlo")
+        )
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
 def test_missing_install_is_named_before_anything_is_done(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "jax2onnx", None)
     with pytest.raises(ValueError, match="needs jax2onnx, .*requirements-export.txt"):
-        export.main(ExportConfig(run_dir=tmp_path))
+        export.main(export.ExportConfig(run_dir=tmp_path))
     with pytest.raises(ValueError, match="config.json is missing"):
-        export.main(ExportConfig(run_dir=tmp_path, format="stablehlo"))
+        export.main(export.ExportConfig(run_dir=tmp_path, format="stablehlo"))
 
 
 @pytest.mark.parametrize(
@@ -317,7 +334,7 @@ def test_missing_install_is_named_before_anything_is_done(tmp_path, monkeypatch)
 )
 def test_bad_flag_is_refused(flags, message):
     with pytest.raises(ValueError, match=message):
-        ExportConfig(**flags)
+        export.ExportConfig(**flags)
 
 
 @pytest.mark.parametrize(
@@ -334,13 +351,13 @@ def test_memory_that_cannot_roll_is_refused(run_dir, tmp_path, fields, message):
     (tmp_path / "config.json").write_text(json.dumps({**config, **fields}))
     with pytest.raises(ValueError, match=message):
         export.main(
-            ExportConfig(run_dir=tmp_path, memory="rolling", format="stablehlo")
+            export.ExportConfig(run_dir=tmp_path, memory="rolling", format="stablehlo")
         )
 
 
 def test_frames_with_other_joints_are_refused(run_dir, tmp_path):
     fabricate.k2hpd(tmp_path / "source")
-    config = ExportConfig(
+    config = export.ExportConfig(
         run_dir=run_dir,
         dataset="k2hpd",
         data_dir=tmp_path / "source",
@@ -352,7 +369,7 @@ def test_frames_with_other_joints_are_refused(run_dir, tmp_path):
 
 
 def test_split_without_frames_is_refused(run_dir):
-    run = TrainConfig.load(run_dir)
+    run = Run.open(run_dir).config
     frames = datasets.load("itop", run.data_dir, run.tfds_dir, split="test")
     empty = dataclasses.replace(frames, source=[])
     with pytest.raises(ValueError, match="itop/side.* has no frames to check with"):

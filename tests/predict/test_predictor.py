@@ -3,11 +3,14 @@
 import functools
 import importlib.util
 import json
+import shutil
 import subprocess
 import sys
+import venv
 from pathlib import Path
 
 import cv2
+import jax
 import numpy as np
 import pytest
 
@@ -16,16 +19,22 @@ import datasets
 import export
 import predict
 import train
-from cmbjax import crops, lifting
-from cmbjax.camera import ITOP_CAMERA, camera_to_pixels
-from cmbjax.config import ExportConfig, TrainConfig
+from cmbjax.camera import ITOP_CAMERA, camera_to_pixels, pixels_to_camera
+from cmbjax.data.views import Preparation
+from cmbjax.depth import crops
+from cmbjax.evaluate import predictions
 from cmbjax.export.formats import ONNX_PACKAGES
-from cmbjax.predict.predictor import PRETRAINED, Predictor
+from cmbjax.predict import overlay
+from cmbjax.predict.card import WEIGHTS, read_card
+from cmbjax.predict.predictor import Predictor
+from cmbjax.predict.runtimes import load_weights
 from cmbjax.skeletons import BODY15
+from cmbjax.train.config import TrainConfig
+from cmbjax.train.run import Run
 from datasets import schema
 from datasets.mannequin.frames import make_frame
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 HAS_ONNX = all(importlib.util.find_spec(name) for name in ONNX_PACKAGES)
 
 
@@ -55,10 +64,10 @@ def small(tmp_path_factory):
                 r_switch_step=0,
             )
         )
-        formats = "weights+onnx" if HAS_ONNX and head == "maps" else "weights"
+        formats = "weights+onnx" if HAS_ONNX else "weights"
         options = {"run_dir": run_dir, "format": formats, "num_frames": 2}
-        exported[head] = export.main(ExportConfig(**options))
-    exported["rolling"] = export.main(ExportConfig(memory="rolling", **options))
+        exported[head] = export.main(export.ExportConfig(**options))
+    exported["rolling"] = export.main(export.ExportConfig(memory="rolling", **options))
     return exported
 
 
@@ -90,7 +99,7 @@ def test_metres_from_pixels_and_depth_by_hand(small):
     box = np.array([42.0, 30, 42, 30]) + 32 / crops.MARGIN * np.array([-1, -1, 1, 1])
     view = predictor.crop(depth_mm, box)
     assert view.reference_mm == 2000
-    pose = predictor.decode(view, (maps, depths), depth_mm)
+    pose = predictor.decode(view, {"heatmaps": maps, "depth_maps": depths}, depth_mm)
     np.testing.assert_allclose(pose.joints_px, [[28, 32]] * 15, atol=1e-3)
     # z = 2 + 0.5; x = (28 - 50) / 200 z; y = (32 - 30) / 100 z.
     np.testing.assert_allclose(pose.joints_m, [[-0.275, 0.05, 2.5]] * 15, atol=1e-4)
@@ -104,38 +113,33 @@ def test_without_a_head_the_depth_is_looked_up(small):
     maps[0, 8, 8] = 1.0
     depth_mm = np.full((60, 100), 2000, np.uint16)
     view = predictor.crop(depth_mm, np.array([20.0, 5, 80, 55]))
-    pose = predictor.decode(view, (maps,), depth_mm)
-    offsets = np.array(predictor.card["offsets_m"])
+    pose = predictor.decode(view, {"heatmaps": maps}, depth_mm)
+    offsets = np.array(predictor.card.offsets_m)
     np.testing.assert_allclose(pose.joints_m[:, 2], 2 + offsets, atol=1e-5)
-    expected = lifting.pixels_to_camera(
-        pose.joints_px, pose.joints_m[:, 2], predictor.camera
-    )
+    expected = pixels_to_camera(pose.joints_px, pose.joints_m[:, 2], predictor.camera)
     np.testing.assert_allclose(pose.joints_m, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("head", ["none", "maps"])
 def test_predictor_gives_what_evaluation_gives(small, head):
-    from cmbjax import evaluation
-    from cmbjax.card import load_weights
-
     folder = small[head]
     frames = datasets.load(
         "mannequin/tiny", None, folder.parents[2] / "tfds", split="test", limit=3
     )
     predictor = Predictor(folder, camera=ITOP_CAMERA)
-    model, variables = load_weights(folder, predictor.card)
-    statistics = evaluation.Statistics.load(folder.parents[1])
-    result = evaluation.evaluate(
+    model, variables = load_weights(predictor.card)
+    run = Run.open(folder.parents[1])
+    result = predictions.evaluate(
         variables,
         frames,
-        statistics,
+        run.statistics,
         sigma=1.5,
-        preparation=predictor.preparation,
+        preparation=Preparation(side=32, crop="person", depth_range=1000.0),
         model=model,
-        r=predictor.card["r"],
+        r=predictor.card.r,
     )
-    assert result.found.any()
-    for index in np.flatnonzero(result.found):
+    assert result.is_found.any()
+    for index in np.flatnonzero(result.is_found):
         png = np.frombuffer(frames.source[index]["depth"], np.uint8)
         depth = cv2.imdecode(png, cv2.IMREAD_UNCHANGED)
         (pose,) = predictor(depth)
@@ -148,12 +152,12 @@ def test_predictor_gives_what_evaluation_gives(small, head):
 
 
 @pytest.mark.skipif(not HAS_ONNX, reason="needs requirements-export.txt")
-@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("backend", ["jax", "openvino"])
 @pytest.mark.parametrize("memory", ["frozen", "rolling"])
 def test_backends_agree(small, backend, memory):
     folder = small["maps" if memory == "frozen" else "rolling"]
     frames = [person(index).depth_mm for index in (0, 1, 2)]
-    ours = Predictor(small["maps"], memory=memory)
+    ours = Predictor(folder, memory=memory)
     other = Predictor(folder, memory=memory, backend=backend)
     for a, b in zip(ours.stream(frames), other.stream(frames), strict=True):
         np.testing.assert_allclose(a[0].joints_px, b[0].joints_px, atol=0.01)
@@ -163,7 +167,7 @@ def test_backends_agree(small, backend, memory):
 def test_rolling_memory_remembers_frames_and_frozen_does_not(small):
     depth, before = person(1).depth_mm, person(0).depth_mm
     for memory in ("frozen", "rolling"):
-        predictor = Predictor(small["maps"], memory=memory)
+        predictor = Predictor(small["maps"], memory=memory, backend="jax")
         first = predictor(depth)[0].joints_m
         predictor.reset()
         predictor(before)
@@ -209,7 +213,7 @@ def test_a_frame_without_a_person_gives_no_pose(small):
 
 def test_bad_arguments_are_refused(small, tmp_path):
     cases = [
-        ({"backend": "tensorrt"}, "backend must be one of jax, onnxruntime"),
+        ({"backend": "tensorrt"}, "backend must be one of onnxruntime, openvino, jax"),
         ({"people": "some"}, "people must be one of nearest, all, got 'some'"),
         ({"people": "all", "memory": "rolling"}, "follows one person"),
         ({"memory": "warm"}, "memory must be one of frozen, rolling, got 'warm'"),
@@ -230,12 +234,129 @@ def test_damaged_weights_are_refused(small, tmp_path):
         content = (small["none"] / name).read_bytes()
         (tmp_path / name).write_bytes(content[: -(name == "weights.npz") or None])
     with pytest.raises(ValueError, match=r"weights\.npz is damaged"):
-        Predictor(tmp_path)
+        Predictor(tmp_path, backend="jax")
     (tmp_path / "weights.npz").unlink()
     with pytest.raises(FileNotFoundError, match=r"weights\.npz is not there"):
-        Predictor(tmp_path)
+        Predictor(tmp_path, backend="jax")
     with pytest.raises(FileNotFoundError, match=r"network\.onnx is not there"):
-        Predictor(tmp_path, backend="onnxruntime")
+        Predictor(tmp_path)
+
+
+@pytest.mark.skipif(not HAS_ONNX, reason="needs requirements-export.txt")
+def test_onnx_of_which_a_bit_is_flipped_is_refused(small, tmp_path):
+    shutil.copytree(small["maps"], tmp_path, dirs_exist_ok=True)
+    content = bytearray((tmp_path / "network.onnx").read_bytes())
+    content[len(content) // 2] ^= 4
+    (tmp_path / "network.onnx").write_bytes(content)
+    with pytest.raises(ValueError, match=r"network\.onnx is damaged"):
+        Predictor(tmp_path)
+
+
+def test_card_of_the_first_format_is_read(small, tmp_path):
+    stored = json.loads((small["maps"] / "card.json").read_text())
+    del stored["format"], stored["network"]
+    (tmp_path / "card.json").write_text(json.dumps(stored))
+    old, new = read_card(tmp_path), read_card(small["maps"])
+    assert (
+        old.network
+        == new.network
+        == {
+            "name": "cmb",
+            "num_joints": 15,
+            "width": 0.125,
+            "head3d": "maps",
+            "memory_mode": "shared",
+            "trunk_norm": True,
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"format": 9}, "has the format 9; this version of cmbjax reads 2"),
+        ({"side": None}, "lacks side: export the network again"),
+    ],
+)
+def test_card_of_another_version_is_refused_in_one_line(
+    small, tmp_path, fields, message
+):
+    stored = json.loads((small["maps"] / "card.json").read_text())
+    changed = {k: v for k, v in (stored | fields).items() if v is not None}
+    (tmp_path / "card.json").write_text(json.dumps(changed))
+    with pytest.raises(ValueError, match=message) as error:
+        read_card(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_networks_are_loaded_by_name_from_a_folder_and_from_a_run(small):
+    model, variables = cmbjax.load("people-96")
+    assert (model.num_joints, model.head3d, model.width) == (15, "maps", 0.5)
+    of_folder = cmbjax.load(small["maps"])
+    of_run = cmbjax.load(small["maps"].parents[1])
+    assert of_folder[0] == of_run[0]
+    jax.tree.map(np.testing.assert_array_equal, *(x[1] for x in (of_folder, of_run)))
+    depth = np.zeros((1, 32, 32, 1), np.float32)
+    outputs = of_run[0].apply(of_run[1], depth, train=False, r=3.0)
+    assert outputs.heatmaps.shape == outputs.depth_maps.shape == (1, 16, 16, 15)
+    with pytest.raises(FileNotFoundError, match="one of the package's .*: people-96"):
+        cmbjax.load("people-69")
+
+
+def test_overlay_has_the_colours_of_the_skeleton_on_its_bones():
+    depth = np.full((120, 160), 2000, np.uint16)
+    depth[:, 80:] = 3000
+    depth[:10] = 0
+    joints_px = np.full((15, 2), np.nan, np.float32)
+    joints = [BODY15.joints.index(name) for name in ("right_knee", "right_foot")]
+    joints_px[joints] = [[40, 30], [40, 90]]
+    picture = overlay.draw(depth, [joints_px], BODY15)
+    scale = picture.shape[0] // 120
+    assert picture.shape == (120 * scale, 160 * scale, 3) and picture.shape[1] >= 640
+
+    def at(x, y):
+        return picture[int(y * scale), int(x * scale)].tolist()
+
+    assert at(40, 60) == [0x00, 0x9F, 0xE6]  # the right side is orange, here as BGR
+    assert at(100, 60) < at(70, 60)  # far is dark, near is light
+    assert at(20, 5) == list(overlay.HOLE)
+    # Nothing is drawn of joints that are no numbers, or of bones to them.
+    empty = overlay.draw(depth, [np.full((15, 2), np.nan)], BODY15)
+    np.testing.assert_array_equal(empty, overlay.draw(depth, [], BODY15))
+
+
+def test_prediction_loads_no_package_of_training(tmp_path):
+    np.save(tmp_path / "a.npy", person(0).depth_mm)
+    code = f"""
+import sys
+import predict
+predict.main(predict.parse([{str(tmp_path / "a.npy")!r}, "--out_dir={tmp_path}/out"]))
+print(*sorted({{name.split(".")[0] for name in sys.modules}}))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+    )
+    loaded = set(done.stdout.splitlines()[-1].split())
+    assert {"numpy", "cv2", "onnxruntime"} <= loaded
+    absent = "jax jaxlib flax grain orbax optax tqdm matplotlib tyro jaxtyping scipy"
+    assert not loaded & set(absent.split())
+
+
+@pytest.mark.slow
+def test_prediction_runs_where_three_packages_are_installed(tmp_path):
+    np.save(tmp_path / "a.npy", person(0).depth_mm)
+    venv.create(tmp_path / "env", with_pip=True)
+    python = tmp_path / "env/bin/python"
+    packages = ("numpy", "opencv-python-headless", "onnxruntime")
+    subprocess.run([python, "-m", "pip", "install", "--quiet", *packages], check=True)
+    command = [python, ROOT / "predict.py", tmp_path / "a.npy"]
+    subprocess.run([*command, f"--out_dir={tmp_path}/out"], check=True, cwd=ROOT)
+    (line,) = (tmp_path / "out/poses.jsonl").read_text().splitlines()
+    assert len(json.loads(line)["people"]) == 1
 
 
 def test_pretrained_weights_place_a_known_pose_within_5_cm():
@@ -262,7 +383,7 @@ def test_frames_of_any_size_give_the_same_metres():
 
 
 def test_pretrained_weights_fit_into_the_repository():
-    sizes = [path.stat().st_size for path in PRETRAINED.iterdir()]
+    sizes = [path.stat().st_size for path in WEIGHTS.rglob("*.*")]
     assert sum(sizes) < 15e6
 
 

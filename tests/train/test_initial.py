@@ -21,9 +21,7 @@ def test_state_begins_with_all_of_another_one_of_the_same_network():
     source, state = make_state(seed=1), make_state()
     started, taken = initial.take_over(state, source.variables)
     assert not taken.left
-    jax.tree.map(
-        np.testing.assert_array_equal, started.variables, source.variables
-    )
+    jax.tree.map(np.testing.assert_array_equal, started.variables, source.variables)
     jax.tree.map(np.testing.assert_array_equal, started.opt_state, state.opt_state)
     assert int(started.step) == 0
     assert "arrays taken" in taken.describe("people-96")

@@ -96,8 +96,7 @@ def test_frozen_network_gives_what_the_trained_one_gives(case):
 def test_rolling_network_hands_the_memory_on_as_the_trained_one_does(case):
     model, variables, r = trained(case)
     steps = {
-        form: fast.roll(model, variables, r=r, form=form)
-        for form in (WINOGRAD, LAYERS)
+        form: fast.roll(model, variables, r=r, form=form) for form in (WINOGRAD, LAYERS)
     }
     memory = variables["memory"]
     memories = dict.fromkeys(steps, memory)
