@@ -12,6 +12,7 @@ from tqdm import tqdm
 import datasets
 from cmbjax import plots
 from cmbjax.data.examples import Example, decode_depth, frame_name
+from cmbjax.data.flags import DataFlags
 
 PAGE = """<!doctype html>
 <meta charset="utf-8">
@@ -29,15 +30,9 @@ figure {{ margin: 6px; }} img {{ width: 100%; }}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class BrowseConfig:
+class BrowseConfig(DataFlags):
     """Writes a page of labelled frames, spread evenly over a split."""
 
-    dataset: str = "mannequin"
-    """A name in datasets/."""
-    data_dir: Path | None = None
-    """Folder of the data set's own files."""
-    tfds_dir: Path | None = None
-    """Folder of prepared data sets; by default that of TFDS."""
     split: str = "train"
     """train, validation or test."""
     num_frames: int = 48

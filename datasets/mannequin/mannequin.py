@@ -15,7 +15,7 @@ from cmbjax.skeletons import BODY15
 from datasets import schema
 from datasets.builder import DescribedFrames, executor
 from datasets.mannequin import frames, recordings
-from datasets.mannequin.frames import SPLITS
+from datasets.simulation import SPLITS
 
 CHUNK = 8  # frames a process is handed at a time
 

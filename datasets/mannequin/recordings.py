@@ -11,19 +11,11 @@ import functools
 import mujoco
 import numpy as np
 
-from datasets.mannequin import poses, room, sensor
-from datasets.mannequin.frames import (
-    POSE_TRIES,
-    SINK_M,
-    SPLITS,
-    Frame,
-    deepest_contact,
-    person_shape,
-    sample_room,
-    strike,
-    take_frame,
-)
-from datasets.mannequin.shape import Shape
+from datasets.mannequin.frames import Frame, person_shape, sample_room, take_frame
+from datasets.simulation import SPLITS, poses, room
+from datasets.simulation import structured_light as sensor
+from datasets.simulation.posing import POSE_TRIES, SINK_M, deepest_contact, strike
+from datasets.simulation.shape import Shape
 
 MOVE_FRAMES = 5, 8  # from one key pose to the next, at least and at most
 OTHER_FAMILIES = 0.4  # share of moves after which the person does something else

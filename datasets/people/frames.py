@@ -14,18 +14,12 @@ from jaxtyping import Bool, Float
 from cmbjax.camera import ITOP_CAMERA, camera_to_pixels
 from cmbjax.skeletons import Skeleton
 from datasets import schema
-from datasets.mannequin import body, poses, room, sensor
-from datasets.mannequin.frames import (
-    POSE_TRIES,
-    SINK_M,
-    SPLITS,
-    deepest_contact,
-    strike,
-)
-from datasets.mannequin.shape import Shape
-from datasets.people import time_of_flight
 from datasets.people.figure import Figure, Mesh, Pose
 from datasets.people.motion import SEGMENTS, Clip
+from datasets.simulation import SPLITS, body, poses, room, time_of_flight
+from datasets.simulation import structured_light as sensor
+from datasets.simulation.posing import POSE_TRIES, SINK_M, deepest_contact, strike
+from datasets.simulation.shape import Shape
 
 FRAMES_PER_PERSON = 10
 CAPTURED = 0.5  # share of poses from motion capture, where there is some

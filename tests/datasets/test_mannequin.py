@@ -6,13 +6,15 @@ import pytest
 import tensorflow_datasets as tfds
 
 from cmbjax.camera import ITOP_CAMERA, camera_to_pixels, pixels_to_camera
-from cmbjax.pipeline import frame_name
-from cmbjax.pipeline import recordings as frames_of_recordings
+from cmbjax.data.examples import frame_name
+from cmbjax.data.recordings import recordings as frames_of_recordings
 from cmbjax.skeletons import BODY15
-from datasets.mannequin import frames, poses, recordings, room, sensor
-from datasets.mannequin.anatomy import LIMITS
+from datasets.mannequin import frames, recordings
 from datasets.mannequin.mannequin import Mannequin, MannequinConfig
-from datasets.mannequin.shape import Shape, sample_shape
+from datasets.simulation import poses, posing, room
+from datasets.simulation import structured_light as sensor
+from datasets.simulation.anatomy import LIMITS
+from datasets.simulation.shape import Shape, sample_shape
 
 # metres: ITOP's labels lie this far behind the surface (medians over real frames)
 LABEL_BEHIND_SURFACE = {
@@ -168,20 +170,20 @@ def test_limits_name_the_hinges_in_the_order_of_the_model(some_scenes):
 
 def test_nothing_interpenetrates_and_the_person_stands_on_the_floor(some_scenes):
     for model, data, _ in some_scenes:
-        assert frames.deepest_contact(data) < frames.SINK_M
-        assert frames.lowest_point(model, data) == pytest.approx(0, abs=1e-9)
+        assert posing.deepest_contact(data) < posing.SINK_M
+        assert posing.lowest_point(model, data) == pytest.approx(0, abs=1e-9)
 
 
 def test_a_hand_in_the_chest_is_a_contact():
     rng = np.random.default_rng(0)
     model, data, view = frames.sample_scene(Shape(), rng)
     hinges = dict.fromkeys(LIMITS, 0.0)
-    frames.strike(model, data, view, np.array(list(hinges.values())), np.zeros(2))
+    posing.strike(model, data, view, np.array(list(hinges.values())), np.zeros(2))
     # Both arms through the belly: forwards, turned in, bent by 150 degrees.
     hinges |= {"right_elbow_flexion": 2.4, "right_shoulder_twist": 1.9}
     hinges |= {"left_elbow_flexion": 1.4, "left_shoulder_twist": 1.9}
-    frames.strike(model, data, view, np.array(list(hinges.values())), np.zeros(2))
-    assert frames.deepest_contact(data) > frames.SINK_M
+    posing.strike(model, data, view, np.array(list(hinges.values())), np.zeros(2))
+    assert posing.deepest_contact(data) > posing.SINK_M
 
 
 def view_ahead(**changes):
@@ -325,7 +327,7 @@ def joints_of(scene):
     """Returns the labels [frames, joints, 3] of a recording."""
     joints_m = []
     for pose in scene.course:
-        frames.strike(scene.model, scene.data, scene.view, *pose)
+        posing.strike(scene.model, scene.data, scene.view, *pose)
         joints_m.append(frames.locate_joints(scene.model, scene.data, scene.view))
     return np.array(joints_m)
 
@@ -386,10 +388,10 @@ def test_people_of_recordings_stay_in_view(some_recordings):
 def test_poses_of_a_recording_do_not_sink_deep_into_anything(some_recordings):
     for scene in some_recordings:
         for pose in scene.course:
-            frames.strike(scene.model, scene.data, scene.view, *pose)
-            deepest = frames.deepest_contact(scene.data)
+            posing.strike(scene.model, scene.data, scene.view, *pose)
+            deepest = posing.deepest_contact(scene.data)
             assert deepest < recordings.SINK_ON_THE_WAY_M
-            lowest = frames.lowest_point(scene.model, scene.data)
+            lowest = posing.lowest_point(scene.model, scene.data)
             assert lowest == pytest.approx(0, abs=1e-9)
 
 
@@ -406,9 +408,9 @@ def test_a_move_eases_by_hand():
 def test_a_step_moves_and_turns_the_person(some_recordings):
     scene = some_recordings[0]
     model, data, (hinges, lean, _) = scene.model, scene.data, scene.course[0]
-    frames.strike(model, data, view_ahead(yaw=0.5), hinges, lean)
+    posing.strike(model, data, view_ahead(yaw=0.5), hinges, lean)
     before = data.site_xpos - (0, 3.0, 0)
-    frames.strike(model, data, view_ahead(yaw=0.2), hinges, lean, step=(0.1, -0.2, 0.3))
+    posing.strike(model, data, view_ahead(yaw=0.2), hinges, lean, step=(0.1, -0.2, 0.3))
     after = data.site_xpos - (0.1, 2.8, 0)
     np.testing.assert_allclose(after, before, atol=1e-9)
 

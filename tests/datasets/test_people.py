@@ -6,9 +6,10 @@ import pytest
 
 import datasets
 from cmbjax.camera import camera_to_pixels
-from cmbjax.pipeline import decode_depth
+from cmbjax.data.examples import decode_depth
 from cmbjax.skeletons import BODY15, BODY19
-from datasets.people import motion, people, time_of_flight
+from datasets.people import motion, people
+from datasets.simulation import time_of_flight
 
 needs_anny = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in people.PACKAGES),

@@ -9,7 +9,7 @@ import dataclasses
 import mujoco
 import numpy as np
 
-from datasets.mannequin.anatomy import CLUTTER_BIT, NOBODY
+from datasets.simulation.anatomy import CLUTTER_BIT, NOBODY
 
 BOX = mujoco.mjtGeom.mjGEOM_BOX
 KINDS = (BOX, BOX, mujoco.mjtGeom.mjGEOM_CYLINDER, mujoco.mjtGeom.mjGEOM_ELLIPSOID)

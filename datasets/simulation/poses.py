@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from datasets.mannequin.anatomy import LIMITS
+from datasets.simulation.anatomy import LIMITS
 
 Rng = np.random.Generator
 Range = tuple[float, float]

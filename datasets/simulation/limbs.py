@@ -3,7 +3,7 @@
 A limb hangs down from its parent. `sign` is 1 on the person's left, -1 on the right.
 """
 
-from datasets.mannequin.anatomy import (
+from datasets.simulation.anatomy import (
     ARM_BITS,
     CLUTTER_BIT,
     FOREARM,
@@ -19,8 +19,8 @@ from datasets.mannequin.anatomy import (
     UPPER_ARM,
     WRIST_TO_PALM,
 )
-from datasets.mannequin.part import Part, label
-from datasets.mannequin.shape import Shape
+from datasets.simulation.part import Part, label
+from datasets.simulation.shape import Shape
 
 ORIGIN = (0.0, 0.0, 0.0)
 

@@ -7,7 +7,7 @@ hips; metres. Without rotation the person faces the camera with the arms down.
 import mujoco
 import numpy as np
 
-from datasets.mannequin.anatomy import (
+from datasets.simulation.anatomy import (
     HAIR,
     HIP_HALF,
     LUMBAR,
@@ -18,9 +18,9 @@ from datasets.mannequin.anatomy import (
     TORSO,
     TORSO_BIT,
 )
-from datasets.mannequin.limbs import add_arm, add_leg
-from datasets.mannequin.part import Part, label
-from datasets.mannequin.shape import Shape
+from datasets.simulation.limbs import add_arm, add_leg
+from datasets.simulation.part import Part, label
+from datasets.simulation.shape import Shape
 
 
 def add_person(spec: mujoco.MjSpec, shape: Shape) -> None:

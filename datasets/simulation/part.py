@@ -8,7 +8,7 @@ import mujoco
 import numpy as np
 
 from cmbjax.skeletons import BODY15
-from datasets.mannequin.anatomy import LIMITS, NOBODY
+from datasets.simulation.anatomy import LIMITS, NOBODY
 
 Point = Sequence[float]
 

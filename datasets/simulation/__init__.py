@@ -1,0 +1,3 @@
+"""What synthetic data sets share: bodies, poses, rooms and depth sensors."""
+
+SPLITS = ("train", "validation", "test")
