@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 REQUIREMENTS := $(if $(shell command -v nvidia-smi),requirements.txt,requirements-cpu.txt)
 DEMO := runs/demo
 
-.PHONY: demo test lint install
+.PHONY: demo test lint docs install
 .DELETE_ON_ERROR:
 
-$(VENV)/installed: requirements.txt requirements-cpu.txt requirements-dev.txt requirements-export.txt
+$(VENV)/installed: $(wildcard requirements*.txt)
 	@$(PYTHON) -c 'import sys; sys.exit("cmbjax needs Python 3.11 or newer; name one with make PYTHON=..." if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -r $(REQUIREMENTS) -r requirements-dev.txt
@@ -29,3 +29,6 @@ lint: install
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
+
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

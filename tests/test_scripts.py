@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import functools
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -29,7 +30,12 @@ def run(script, *flags, cwd=ROOT):
         capture_output=True,
         text=True,
         timeout=240,
-        env={"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "PATH": "/usr/bin:/bin"},
+        env={
+            "PYTHONPATH": str(ROOT),
+            "JAX_PLATFORMS": "cpu",
+            "PATH": "/usr/bin:/bin",
+            "XLA_FLAGS": os.environ["XLA_FLAGS"],
+        },
     )
     return done.returncode, done.stdout, done.stderr
 

@@ -390,7 +390,12 @@ def test_script_says_what_is_wrong_in_one_line(tmp_path):
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        env={"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "PATH": "/usr/bin:/bin"},
+        env={
+            "PYTHONPATH": str(ROOT),
+            "JAX_PLATFORMS": "cpu",
+            "PATH": "/usr/bin:/bin",
+            "XLA_FLAGS": os.environ["XLA_FLAGS"],
+        },
     )
     assert done.returncode != 0
     assert done.stderr.startswith("export.py: no run in runs/")

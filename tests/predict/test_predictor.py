@@ -3,6 +3,7 @@
 import functools
 import importlib.util
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -470,7 +471,12 @@ def test_script_says_what_is_wrong_with_a_frame(tmp_path):
         capture_output=True,
         text=True,
         cwd=tmp_path,
-        env={"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "PATH": "/usr/bin:/bin"},
+        env={
+            "PYTHONPATH": str(ROOT),
+            "JAX_PLATFORMS": "cpu",
+            "PATH": "/usr/bin:/bin",
+            "XLA_FLAGS": os.environ["XLA_FLAGS"],
+        },
     )
     assert done.returncode == 1
     assert "x.npy: the median depth is 1900 m, as floats are metres" in done.stderr
