@@ -81,7 +81,7 @@ def main(config: EvalConfig) -> metrics.Columns:
     metrics.require(skeleton, config.metric, has_metres=frames.metric, torso=torso)
     model, state = run.restore(skeleton.num_joints)
     preparation = run.config.make_preparation(frames, config.crop)
-    memory = config.memory or ("rolling" if model.sequential else "frozen")
+    memory: str = config.memory or ("rolling" if model.sequential else "frozen")
     decode = config.decode or model.default_decode
     flip = config.flip
     if flip is None:
@@ -107,7 +107,7 @@ def main(config: EvalConfig) -> metrics.Columns:
         network=network,
     )
     columns = report.results_table(result, skeleton, ["all"], torso)
-    how = memory
+    how: str = memory
     if memory == "rolling" and not model.sequential:
         how += f" {config.order}"
         how += f" {config.order_seed}" if config.order == "shuffled" else ""

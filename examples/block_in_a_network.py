@@ -77,7 +77,7 @@ def main(num_steps: int = 60) -> float:
             print(f"step {step}: loss {loss:.3f}")
     images, labels = draw(jax.random.fold_in(key, num_steps))
     # The memory is read and not written: it is not among the mutable collections.
-    logits = Classifier().apply(state, images, train=False, r=3.0)
+    logits: Any = Classifier().apply(state, images, train=False, r=3.0)
     accuracy = float((logits.argmax(axis=1) == labels).mean())
     print(f"{100 * accuracy:.0f} % of new images told apart")
     return accuracy

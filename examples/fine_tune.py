@@ -13,9 +13,6 @@ import evaluate
 import train
 from cmbjax.train.config import TrainConfig
 
-# The size of people-96, so that everything is taken over.
-NETWORK = {"side": 96, "width": 0.5, "head3d": "maps"}
-
 
 def main(folder: Path, run_dir: Path, num_steps: int = 1000) -> float:
     """Trains, evaluates, and returns PCKh@0.5 over all joints."""
@@ -30,7 +27,10 @@ def main(folder: Path, run_dir: Path, num_steps: int = 1000) -> float:
         r_switch_step=0,  # its memory holds something already
         batch_size=8,
         validate_every=0,
-        **NETWORK,
+        # The size of people-96, so that everything is taken over.
+        side=96,
+        width=0.5,
+        head3d="maps",
     )
     train.main(config)
     columns = evaluate.main(evaluate.EvalConfig(run_dir=run_dir, metric="pckh"))

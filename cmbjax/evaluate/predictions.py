@@ -78,7 +78,7 @@ def apply_frozen(
         mirror: Joints' places in the mirrored image, to average with what is seen
             there.
     """
-    apply = functools.partial(
+    apply: Any = functools.partial(
         model.apply, variables, train=False, r=r, method="outputs"
     )
     outputs = apply(depth)

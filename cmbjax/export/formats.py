@@ -17,8 +17,7 @@ import numpy as np
 from jax import export
 
 from cmbjax.models import fast
-from cmbjax.models.network import Outputs
-from cmbjax.models.posenet import PoseNet
+from cmbjax.models.network import Network, Outputs
 from cmbjax.predict.runtimes import NEW
 
 Arrays = tuple[Any, ...]  # of JAX, of NumPy, or abstract
@@ -62,7 +61,7 @@ class Forms(NamedTuple):
 
 
 def forms(
-    model: PoseNet, variables: Variables, *, side: int, r: float, rolling: bool
+    model: Network, variables: Variables, *, side: int, r: float, rolling: bool
 ) -> Forms:
     """Returns a trained network in all forms, computed in float32.
 

@@ -1,5 +1,8 @@
 """Memory blocks and networks that are changed in one thing, to see what it is worth."""
 
+from typing import ClassVar
+
+import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
@@ -31,7 +34,7 @@ class InputForMemory(ConvolutionalMemoryBlock, kw_only=True):
     Eqs. 3 and 4 stand, so every weight is used. There is no memory.
     """
 
-    without_memory = ("input", "memory")
+    without_memory: ClassVar[tuple[str, ...]] = ("input", "memory")
 
     def phi(
         self, name: str, features: int, x: Array, seen: Array, *, train: bool
@@ -42,7 +45,7 @@ class InputForMemory(ConvolutionalMemoryBlock, kw_only=True):
 
     def read(self, shape: tuple[int, ...]) -> Array:
         """Returns what nobody looks at."""
-        return nn.initializers.zeros(None, (1, *shape[1:]), self.dtype)
+        return jnp.zeros((1, *shape[1:]), self.dtype)
 
     def write(self, M_t: Array) -> None:
         """Stores nothing."""
@@ -54,7 +57,7 @@ class InputForAll(InputForMemory, kw_only=True):
     Two of three controllers reach no output.
     """
 
-    without_memory = ("input", "memory", "output")
+    without_memory: ClassVar[tuple[str, ...]] = ("input", "memory", "output")
 
 
 class ConstantMemory(ConvolutionalMemoryBlock, kw_only=True):
@@ -85,7 +88,7 @@ class RunningMean(ConvolutionalMemoryBlock, kw_only=True):
 
     def write(self, M_t: Float[Array, "batch height width c_m"]) -> None:
         """Stores the mean of what is there and M_t."""
-        before = self.get_variable("memory", "value")
+        before: Array = self.get_variable("memory", "value")
         if not memory.is_per_sample(before):
             before = before[None]
         super().write(before + self.rate * (M_t - before))

@@ -33,15 +33,16 @@ def draw(
         points = _points(scale * joints_px)
         for edge in (True, False):  # all edges lie under all bones
             for joint, parent in enumerate(skeleton.parents):
-                if parent < 0 or points[joint] is None or points[parent] is None:
+                start, end = points[parent], points[joint]
+                if parent < 0 or start is None or end is None:
                     continue
                 colour, thickness = colours[joint], width
                 if edge:
                     colour, thickness = EDGE, width + 2
                 cv2.line(
                     picture,
-                    points[parent],
-                    points[joint],
+                    start,
+                    end,
                     colour,
                     thickness,
                     cv2.LINE_AA,

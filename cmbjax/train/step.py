@@ -215,7 +215,7 @@ def train_step_of_study(
             part_key = jax.random.fold_in(_key_of(state, key), part)
             loss, new = _loss(variables, part_of_batch, part_key, model, sigma, r)
             losses.append(loss)
-        return sum(losses) / memory_steps, new
+        return jnp.mean(jnp.stack(losses)), new
 
     perturbations = jax.tree.map(jnp.zeros_like, state.memory) if memory_lr else {}
     (loss, new), (grads, memory_grads) = jax.value_and_grad(

@@ -91,7 +91,9 @@ class CNN3D(Network, kw_only=True):
         output = nn.Dense(int(np.prod(shape)), dtype=self.dtype, name="joints")(x)
         return output.astype(jnp.float32).reshape(-1, *shape)
 
-    def loss(self, batch: Batch, *, r: float, sigma: float) -> Float[Array, ""]:
+    def loss(
+        self, batch: Batch, *, r: float | Float[Array, ""], sigma: float
+    ) -> Float[Array, ""]:
         """Returns the mean distance over frames and joints; see `Network`.
 
         Joints without a label do not count, nor does depth where it is not known. The

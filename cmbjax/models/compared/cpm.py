@@ -100,7 +100,9 @@ class ConvolutionalPoseMachine(Network, kw_only=True):
         """Returns the last stage's heat maps of the joints."""
         return Outputs(self.all_maps(depth, train=train)[-1][..., :-1])
 
-    def loss(self, batch: Batch, *, r: float, sigma: float) -> Float[Array, ""]:
+    def loss(
+        self, batch: Batch, *, r: float | Float[Array, ""], sigma: float
+    ) -> Float[Array, ""]:
         """Returns the sum of all stages' losses; the background is one more joint."""
         maps = self.all_maps(batch["depth"], train=True)
         visible = batch["visible"]

@@ -83,7 +83,9 @@ class StackedHourglass(Network, kw_only=True):
         """Returns the last stack's heat maps, at a quarter of the side."""
         return Outputs(self.all_maps(depth, train=train)[-1])
 
-    def loss(self, batch: Batch, *, r: float, sigma: float) -> Float[Array, ""]:
+    def loss(
+        self, batch: Batch, *, r: float | Float[Array, ""], sigma: float
+    ) -> Float[Array, ""]:
         """Returns the sum of all stacks' losses; see `Network`."""
         maps = self.all_maps(batch["depth"], train=True)
         joints_px, visible = batch["joints_px"], batch["visible"]

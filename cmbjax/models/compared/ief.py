@@ -134,7 +134,9 @@ class IEF(Network, kw_only=True):
         """Returns the joints after the last step."""
         return Outputs(joints=self._answer(depth, train=train))
 
-    def loss(self, batch: Batch, *, r: float, sigma: float) -> Float[Array, ""]:
+    def loss(
+        self, batch: Batch, *, r: float | Float[Array, ""], sigma: float
+    ) -> Float[Array, ""]:
         """Returns the squared error of all steps along the path; see `Network`."""
         return self._answer(batch["depth"], train=True, batch=batch)
 

@@ -418,7 +418,9 @@ class IEML(Network, kw_only=True):
             scores=jnp.exp(scores[..., 0]),
         )
 
-    def loss(self, batch: Batch, *, r: float, sigma: float) -> Float[Array, ""]:
+    def loss(
+        self, batch: Batch, *, r: float | Float[Array, ""], sigma: float
+    ) -> Float[Array, ""]:
         """Returns the sum of the three losses; see above."""
         found = self.scored(batch["depth"], train=True)
         places, visible = found.proposals, batch["visible"]

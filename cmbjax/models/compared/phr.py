@@ -92,7 +92,9 @@ class PartHeatmapRegression(Network, kw_only=True):
         """Returns the regressor's heat maps."""
         return Outputs(self.both(depth, train=train)[1])
 
-    def loss(self, batch: Batch, *, r: float, sigma: float) -> Float[Array, ""]:
+    def loss(
+        self, batch: Batch, *, r: float | Float[Array, ""], sigma: float
+    ) -> Float[Array, ""]:
         """Returns the sum of the detector's and the regressor's loss."""
         logits, maps = self.both(batch["depth"], train=True)
         side, visible = maps.shape[1], batch["visible"]

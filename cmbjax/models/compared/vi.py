@@ -179,7 +179,9 @@ class ViewpointInvariant(Network, kw_only=True):
         dimensions = 3 if self.head3d == "dense" else 2
         return Outputs(joints=pose[..., :dimensions], scores=nn.sigmoid(visible[-1]))
 
-    def loss(self, batch: Batch, *, r: float, sigma: float) -> Float[Array, ""]:
+    def loss(
+        self, batch: Batch, *, r: float | Float[Array, ""], sigma: float
+    ) -> Float[Array, ""]:
         """Returns the sum over steps; see `Network`."""
         label, known = batch_targets(batch)
         _, (poses, offsets, logits) = self._refine(batch["depth"], batch, True)

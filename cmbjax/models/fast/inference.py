@@ -19,8 +19,8 @@ from cmbjax.models.network import Network, Outputs
 from cmbjax.runtime import CPU_LIBRARY, keep_compiled
 
 Variables = Mapping[str, Any]
-Frozen = Callable[[Array], Outputs]  # of depth [batch, side, side, frames]
-Rolling = Callable[[Array, Variables], tuple[Outputs, Variables]]
+Frozen = Callable[[Any], Outputs]  # of depth [batch, side, side, frames]
+Rolling = Callable[[Any, Variables], tuple[Outputs, Variables]]
 
 
 def freeze(
@@ -42,7 +42,10 @@ def freeze(
 
     def network(depth: Array) -> Outputs:
         with jax.ensure_compile_time_eval():
-            return model.apply(variables, depth, train=False, r=r, method="outputs")
+            outputs: Any = model.apply(
+                variables, depth, train=False, r=r, method="outputs"
+            )
+        return outputs
 
     return network
 
