@@ -38,7 +38,11 @@ print(sum("__ynn" in line and "/conv_general" in line for line in text.splitline
 
 
 def run(tmp_path, *arguments, **environment):
-    inherited = {name: value for name, value in os.environ.items() if "XLA" not in name}
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        if "XLA" not in name and "CACHE" not in name
+    }
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, *arguments],
         env={**inherited, "HOME": str(tmp_path), **environment},

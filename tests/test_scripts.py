@@ -4,7 +4,6 @@ import csv
 import dataclasses
 import functools
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -30,12 +29,7 @@ def run(script, *flags, cwd=ROOT):
         capture_output=True,
         text=True,
         timeout=240,
-        env={
-            "PYTHONPATH": str(ROOT),
-            "JAX_PLATFORMS": "cpu",
-            "PATH": "/usr/bin:/bin",
-            "XLA_FLAGS": os.environ["XLA_FLAGS"],
-        },
+        env=fabricate.environment(ROOT),
     )
     return done.returncode, done.stdout, done.stderr
 

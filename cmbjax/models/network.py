@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 from cmbjax.heatmaps import Decoded, decode_maps
 from cmbjax.models.losses import (
     DEPTH_WEIGHT,
+    AnyArray,
     Batch,
     depth_maps_loss,
     heatmap_loss,
@@ -102,7 +103,7 @@ class Network(nn.Module, kw_only=True):
 
     def __call__(
         self,
-        depth: Float[Array, "batch side side frames"],
+        depth: Float[AnyArray, "batch side side frames"],
         *,
         train: bool,
         r: float | Float[Array, ""] = 1.0,
@@ -123,7 +124,7 @@ class Network(nn.Module, kw_only=True):
 
     def outputs(
         self,
-        depth: Float[Array, "batch side side frames"],
+        depth: Float[AnyArray, "batch side side frames"],
         *,
         train: bool,
         r: float | Float[Array, ""],
@@ -135,7 +136,7 @@ class Network(nn.Module, kw_only=True):
         """Returns the deviation of the method's own target heat maps, in cells."""
         return 1.5
 
-    def check(self, depth: Array) -> None:
+    def check(self, depth: AnyArray) -> None:
         """Refuses an input, or a head, that the network does not have.
 
         Raises:

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 from cmbjax.models.cmb import ConvolutionalMemoryBlock, MemoryMode
 from cmbjax.models.fast.forms import FAST
 from cmbjax.models.layers import Conv, Form, Part, Upsampled, conv_norm_relu
+from cmbjax.models.losses import AnyArray
 from cmbjax.models.network import Network, Outputs
 
 HEAD_CELLS = 32  # the dense 3-D head sees maps of at most this side
@@ -41,7 +42,7 @@ class PoseNet(Network, kw_only=True):
     @nn.compact
     def outputs(
         self,
-        depth: Float[Array, "batch side side 1"],
+        depth: Float[AnyArray, "batch side side 1"],
         *,
         train: bool,
         r: float | Float[Array, ""],

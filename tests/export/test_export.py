@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import hashlib
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -127,7 +126,7 @@ depth = second
 np.savez({str(tmp_path / "found.npz")!r}, *first, *{found})
 assert not {{"cmbjax", "flax"}} & set(sys.modules)
 """
-    environment = {"JAX_PLATFORMS": "cpu", "PATH": os.environ["PATH"]}
+    environment = fabricate.environment()
     subprocess.run(
         [sys.executable, "-c", script], cwd=exported, env=environment, check=True
     )
@@ -390,12 +389,7 @@ def test_script_says_what_is_wrong_in_one_line(tmp_path):
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        env={
-            "PYTHONPATH": str(ROOT),
-            "JAX_PLATFORMS": "cpu",
-            "PATH": "/usr/bin:/bin",
-            "XLA_FLAGS": os.environ["XLA_FLAGS"],
-        },
+        env=fabricate.environment(ROOT),
     )
     assert done.returncode != 0
     assert done.stderr.startswith("export.py: no run in runs/")

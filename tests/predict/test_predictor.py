@@ -3,7 +3,6 @@
 import functools
 import importlib.util
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -34,6 +33,7 @@ from cmbjax.train.config import TrainConfig
 from cmbjax.train.run import Run
 from datasets import schema
 from datasets.mannequin.frames import make_frame
+from tests import fabricate
 
 ROOT = Path(__file__).parents[2]
 HAS_ONNX = all(importlib.util.find_spec(name) for name in ONNX_PACKAGES)
@@ -471,12 +471,7 @@ def test_script_says_what_is_wrong_with_a_frame(tmp_path):
         capture_output=True,
         text=True,
         cwd=tmp_path,
-        env={
-            "PYTHONPATH": str(ROOT),
-            "JAX_PLATFORMS": "cpu",
-            "PATH": "/usr/bin:/bin",
-            "XLA_FLAGS": os.environ["XLA_FLAGS"],
-        },
+        env=fabricate.environment(ROOT),
     )
     assert done.returncode == 1
     assert "x.npy: the median depth is 1900 m, as floats are metres" in done.stderr

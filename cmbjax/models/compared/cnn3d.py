@@ -16,7 +16,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from cmbjax.models.compared.norm import BatchNorm
-from cmbjax.models.losses import Batch, joint_targets
+from cmbjax.models.losses import AnyArray, Batch, joint_targets
 from cmbjax.models.network import Network, Outputs
 
 # Kernel over time, rows and columns; channels.
@@ -50,7 +50,7 @@ class CNN3D(Network, kw_only=True):
 
     def outputs(
         self,
-        depth: Float[Array, "batch side side frames"],
+        depth: Float[AnyArray, "batch side side frames"],
         *,
         train: bool,
         r: float | Float[Array, ""] = 1.0,

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from cmbjax.models.fast.cpu import eigen_convolution
 from cmbjax.models.fast.pool import max_pool_3x3
-from cmbjax.models.losses import Batch, joints_to_heatmaps
+from cmbjax.models.losses import AnyArray, Batch, joints_to_heatmaps
 from cmbjax.models.network import Network, Outputs
 
 STAGES = 6
@@ -92,7 +92,7 @@ class ConvolutionalPoseMachine(Network, kw_only=True):
 
     def outputs(
         self,
-        depth: Float[Array, "batch side side 1"],
+        depth: Float[AnyArray, "batch side side 1"],
         *,
         train: bool,
         r: float | Float[Array, ""] = 1.0,

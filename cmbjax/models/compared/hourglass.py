@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from cmbjax.models.compared.norm import norm_relu
 from cmbjax.models.layers import repeat
-from cmbjax.models.losses import Batch, heatmap_loss
+from cmbjax.models.losses import AnyArray, Batch, heatmap_loss
 from cmbjax.models.network import Network, Outputs
 
 DEPTH = 4  # of an hourglass: times that it halves its maps
@@ -75,7 +75,7 @@ class StackedHourglass(Network, kw_only=True):
 
     def outputs(
         self,
-        depth: Float[Array, "batch side side 1"],
+        depth: Float[AnyArray, "batch side side 1"],
         *,
         train: bool,
         r: float | Float[Array, ""] = 1.0,

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from cmbjax.models.compared.norm import norm_relu
 from cmbjax.models.compared.regression import MeanPose
-from cmbjax.models.losses import Batch, batch_targets
+from cmbjax.models.losses import AnyArray, Batch, batch_targets
 from cmbjax.models.network import Network, Outputs
 
 STEPS = 4
@@ -126,7 +126,7 @@ class IEF(Network, kw_only=True):
 
     def outputs(
         self,
-        depth: Float[Array, "batch side side 1"],
+        depth: Float[AnyArray, "batch side side 1"],
         *,
         train: bool,
         r: float | Float[Array, ""] = 1.0,

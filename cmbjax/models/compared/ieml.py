@@ -20,7 +20,7 @@ from jaxtyping import Array, Bool, Float, Int
 from cmbjax.heatmaps import Decoded, heatmaps_to_joints
 from cmbjax.models.compared.norm import BatchNorm
 from cmbjax.models.fast.pool import max_pool_3x3
-from cmbjax.models.losses import Batch, heatmap_loss
+from cmbjax.models.losses import AnyArray, Batch, heatmap_loss
 from cmbjax.models.network import Network, Outputs
 from cmbjax.skeletons import SKELETONS
 
@@ -400,7 +400,7 @@ class IEML(Network, kw_only=True):
 
     def outputs(
         self,
-        depth: Float[Array, "batch side side 1"],
+        depth: Float[AnyArray, "batch side side 1"],
         *,
         train: bool,
         r: float | Float[Array, ""] = 1.0,

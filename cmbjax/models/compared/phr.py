@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 from cmbjax.models.compared.hourglass import Residual
 from cmbjax.models.compared.norm import BatchNorm, norm_relu
 from cmbjax.models.fast.cpu import ConvTranspose, eigen_convolution
-from cmbjax.models.losses import Batch, heatmap_loss
+from cmbjax.models.losses import AnyArray, Batch, heatmap_loss
 from cmbjax.models.network import Network, Outputs
 
 # Channels within and behind, number and stride of the detector's bottlenecks.
@@ -84,7 +84,7 @@ class PartHeatmapRegression(Network, kw_only=True):
 
     def outputs(
         self,
-        depth: Float[Array, "batch side side 1"],
+        depth: Float[AnyArray, "batch side side 1"],
         *,
         train: bool,
         r: float | Float[Array, ""] = 1.0,
