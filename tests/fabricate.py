@@ -37,7 +37,7 @@ STANDING = np.array(
 
 
 def environment(root: Path | None = None) -> dict[str, str]:
-    """Returns what a script's process is to know: how tests compile, and little else."""
+    """Returns what a script knows of this process: how tests compile, and little."""
     names = (name for name in os.environ if name.startswith(("JAX", "XLA")))
     variables = {name: os.environ[name] for name in names}
     variables["PATH"] = "/usr/bin:/bin"

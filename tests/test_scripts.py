@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import functools
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -174,6 +175,10 @@ def test_prepared_copy_of_other_files_is_refused(tmp_path):
     )
     name = load(tmp_path / "source").name
     assert load(tmp_path / "source").name == load(None).name == name
+    copy = shutil.copytree(
+        tmp_path / "source", tmp_path / "copy", copy_function=shutil.copyfile
+    )
+    assert load(copy).name == name, "the files' times are no part of what they are"
     with pytest.raises(ValueError, match="was prepared from other files"):
         load(tmp_path / "other")
     with pytest.raises(FileNotFoundError, match="absent does not exist"):

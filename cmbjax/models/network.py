@@ -120,7 +120,7 @@ class Network(nn.Module, kw_only=True):
         """
         outputs = self.outputs(depth, train=train, r=r)
         heatmaps, *others = outputs
-        return heatmaps if all(other is None for other in others) else outputs
+        return heatmaps if all(output is None for output in others) else outputs
 
     def outputs(
         self,
@@ -136,8 +136,8 @@ class Network(nn.Module, kw_only=True):
         """Returns the deviation of the method's own target heat maps, in cells."""
         return 1.5
 
-    def check(self, depth: AnyArray) -> None:
-        """Refuses an input, or a head, that the network does not have.
+    def check(self, depth: AnyArray) -> Array:
+        """Returns the input as JAX has it, or refuses it, or the head.
 
         Raises:
             ValueError: The side is not a multiple of `divisor`, or there is no such
@@ -156,6 +156,7 @@ class Network(nn.Module, kw_only=True):
             raise ValueError(
                 f"depth must have {self.num_frames} frames, got {list(depth.shape)}"
             )
+        return jnp.asarray(depth)
 
     def scaled(self, features: int) -> int:
         """Returns a channel count, multiplied by the width."""

@@ -48,7 +48,7 @@ class PoseNet(Network, kw_only=True):
         r: float | Float[Array, ""],
     ) -> Outputs:
         """Returns heat maps at half the side of `depth`, and what `head3d` gives."""
-        self.check(depth)
+        depth = self.check(depth)
         pool = self.form.max_pool
 
         def conv(name: str, features: int, *parts: Part) -> Array:

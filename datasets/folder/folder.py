@@ -13,7 +13,7 @@ import tensorflow_datasets as tfds
 from cmbjax.depth.images import read_png
 from cmbjax.skeletons import BODY15, Skeleton
 from datasets import schema
-from datasets.builder import Fact, FrameBuilder
+from datasets.builder import Fact, FrameBuilder, file_key
 from datasets.folder import coco
 
 SPLITS = ("train", "validation", "test")
@@ -133,20 +133,20 @@ class Folder(FrameBuilder):
             )
 
     def _digest(self) -> str:
-        """Returns a key of the annotation texts and the images' names, sizes, times."""
+        """Returns a key of the annotation texts and the images' names, contents."""
         digest = hashlib.sha256()
         for split, path in self._paths.items():
             digest.update(f"{split}\n".encode() + path.read_bytes())
             persons = self._annotations[split].persons
             for name in sorted({person.file_name for person in persons}):
                 try:
-                    stat = (self._folder / name).stat()
+                    key = file_key(self._folder / name)
                 except OSError:
                     raise FileNotFoundError(
                         f"{path}: annotates {name}, but there is no "
                         f"{self._folder / name}"
                     ) from None
-                digest.update(f"{name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+                digest.update(f"{name} {key}\n".encode())
         return digest.hexdigest()[:12]
 
 

@@ -61,14 +61,14 @@ class CNN3D(Network, kw_only=True):
 
     @nn.compact
     def joints_of_frames(
-        self, depth: Float[Array, "batch side side frames"], *, train: bool
+        self, depth: Float[AnyArray, "batch side side frames"], *, train: bool
     ) -> Float[Array, "batch frames joints coordinates"]:
         """Returns each frame's joints.
 
         x and y as fractions of the crop from its centre; z, in normalised depth, with
         the head "dense" alone.
         """
-        self.check(depth)
+        depth = self.check(depth)
         leaky = functools.partial(nn.leaky_relu, negative_slope=0.01)
         whole = not train or self.is_initializing()
         dropout = nn.Dropout(self.dropout, deterministic=whole)

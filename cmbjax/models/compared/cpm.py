@@ -124,10 +124,10 @@ class ConvolutionalPoseMachine(Network, kw_only=True):
 
     @nn.compact
     def all_maps(
-        self, depth: Float[Array, "batch side side 1"], *, train: bool
+        self, depth: Float[AnyArray, "batch side side 1"], *, train: bool
     ) -> list[Float[Array, "batch cells cells joints_1"]]:
         """Returns each stage's heat maps, that of the background last."""
-        self.check(depth)
+        depth = self.check(depth)
         layers = VARIANTS[self.variant]
         drops = train and not self.is_initializing()
 

@@ -97,10 +97,10 @@ class StackedHourglass(Network, kw_only=True):
 
     @nn.compact
     def all_maps(
-        self, depth: Float[Array, "batch side side 1"], *, train: bool
+        self, depth: Float[AnyArray, "batch side side 1"], *, train: bool
     ) -> list[Float[Array, "batch cells cells joints"]]:
         """Returns each stack's heat maps."""
-        self.check(depth)
+        depth = self.check(depth)
         features = 2 * self.scaled(128)
         conv = functools.partial(nn.Conv, kernel_size=(1, 1), dtype=self.dtype)
         relu = functools.partial(norm_relu, train=train, dtype=self.dtype)

@@ -142,10 +142,10 @@ class IEF(Network, kw_only=True):
 
     @nn.compact
     def _answer(
-        self, depth: Array, *, train: bool, batch: Batch | None = None
+        self, depth: AnyArray, *, train: bool, batch: Batch | None = None
     ) -> Array:
         """Returns the loss where there are labels, or else the joints."""
-        self.check(depth)
+        depth = self.check(depth)
         dimensions = 3 if self.head3d == "dense" else 2
         largest = jnp.array(LARGEST[:dimensions]).reshape(1, 1, -1)
         trunk = GoogLeNet(width=self.width, norm=self.norm, dtype=self.dtype)

@@ -471,10 +471,10 @@ class IEML(Network, kw_only=True):
 
     @nn.compact
     def scored(
-        self, depth: Float[Array, "batch side side 1"], *, train: bool
+        self, depth: Float[AnyArray, "batch side side 1"], *, train: bool
     ) -> Scored:
         """Returns the scores of all proposals, with each template and each other."""
-        self.check(depth)
+        depth = self.check(depth)
         maps = self.heatmaps_of(depth, train)
         places = propose(maps, self.proposals)
         size = max(LEAST_PATCH, round(PATCH * self.width))

@@ -113,12 +113,12 @@ class PartHeatmapRegression(Network, kw_only=True):
 
     @nn.compact
     def both(
-        self, depth: Float[Array, "batch side side 1"], *, train: bool
+        self, depth: Float[AnyArray, "batch side side 1"], *, train: bool
     ) -> tuple[
         Float[Array, "batch side side joints"], Float[Array, "batch side side joints"]
     ]:
         """Returns the detector's logits and the regressor's heat maps."""
-        self.check(depth)
+        depth = self.check(depth)
         logits = self.detect(depth, train)
         seen = jnp.concatenate([depth, nn.sigmoid(logits)], axis=-1)
         return logits, self.regress(seen, train)

@@ -198,10 +198,10 @@ class ViewpointInvariant(Network, kw_only=True):
 
     @nn.compact
     def _refine(
-        self, depth: Array, batch: Batch | None, train: bool
+        self, depth: AnyArray, batch: Batch | None, train: bool
     ) -> tuple[Array, tuple[Array, Array, Array]]:
         """Returns the last pose; all steps' poses before, offsets and visibility."""
-        self.check(depth)
+        depth = self.check(depth)
         mean_pose = MeanPose(num_joints=self.num_joints)
         start = mean_pose() if batch is None else mean_pose(*batch_targets(batch))
         pose = jnp.broadcast_to(start[None], (len(depth), *start.shape))
