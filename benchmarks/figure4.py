@@ -26,7 +26,9 @@ def main(sweep: harness.Sweep) -> None:
     frames = sweep.load("test")
     # Evenly spaced, whatever is on them.
     chosen = [frames.source[i * len(frames) // FRAMES] for i in range(FRAMES)]
-    found = [read_joints(sweep.evaluation_dir(flags) / "joints.csv") for flags in runs]
+    predicted = [
+        read_joints(sweep.evaluation_dir(flags) / "joints.csv") for flags in runs
+    ]
     depths, predictions, targets, titles = [], [], [], []
     for example in chosen:
         label = np.where(example["visible"][:, None], example["joints_px"], np.nan)
@@ -37,7 +39,7 @@ def main(sweep: harness.Sweep) -> None:
         margin = MARGIN * max(x1 - x0, y1 - y0)
         left, top = int(max(x0 - margin, 0)), int(max(y0 - margin, 0))
         part = depth[top : int(y1 + margin), left : int(x1 + margin)]
-        for method, joints in zip(["label", *METHODS], [None, *found], strict=True):
+        for method, joints in zip(["label", *METHODS], [None, *predicted], strict=True):
             depths.append(part)
             pose = label if joints is None else joints[name]
             predictions.append(pose - (left, top))
@@ -63,12 +65,12 @@ def main(sweep: harness.Sweep) -> None:
 
 def read_joints(path: Path) -> dict[str, np.ndarray]:
     """Returns the [joints, 2] pixels that an evaluation found in each frame."""
-    found: dict[str, list[list[float]]] = {}
+    predicted: dict[str, list[list[float]]] = {}
     with path.open() as file:
         for line in csv.DictReader(file):
             place = [float(line["predicted_x_px"]), float(line["predicted_y_px"])]
-            found.setdefault(line["frame"], []).append(place)
-    return {name: np.array(joints) for name, joints in found.items()}
+            predicted.setdefault(line["frame"], []).append(place)
+    return {name: np.array(joints) for name, joints in predicted.items()}
 
 
 if __name__ == "__main__":

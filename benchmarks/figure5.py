@@ -31,7 +31,7 @@ def main(sweep: harness.Sweep) -> None:
     )
     views = loaded.views
     r = r_for_prediction(state, run.config.r_switch_step)
-    _, seen = model.apply(
+    _, captured = model.apply(
         state.variables,
         jnp.asarray(views["depth"]),
         train=False,
@@ -41,7 +41,7 @@ def main(sweep: harness.Sweep) -> None:
         ),
         mutable=["intermediates"],
     )
-    (output,) = seen["intermediates"][BLOCK]["__call__"]
+    (output,) = captured["intermediates"][BLOCK]["__call__"]
     x, c_output = np.split(np.asarray(output), 2, axis=-1)
     memory = np.asarray(memories.frozen(state.memory)[BLOCK]["value"])
     similar = np.asarray(similar_memory(jnp.asarray(memory)[None], jnp.asarray(x), r))

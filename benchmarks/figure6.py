@@ -22,12 +22,14 @@ def main(sweep: harness.Sweep) -> None:
     tuned = sweep.tuned_rows(METHODS)
     points = [(method, share) for method in METHODS for share in shares]
     flags = [harness.with_share(tuned[method], share) for method, share in points]
-    found = sweep.of_seeds(sweep.evaluate, flags)
+    evaluations = sweep.of_seeds(sweep.evaluate, flags)
     title = harness.OVER_ALL["pckh"]
     lines = []
     curves: dict[str, list[tuple[float, float, float]]] = {}
-    for (method, share), results in zip(points, found, strict=True):
-        value = harness.cell([harness.over_all(one, title) for one in results])
+    for (method, share), results in zip(points, evaluations, strict=True):
+        value = harness.cell(
+            [harness.over_all(evaluation, title) for evaluation in results]
+        )
         lines.append(
             {
                 "network": method,
@@ -40,9 +42,9 @@ def main(sweep: harness.Sweep) -> None:
         curves.setdefault(method, []).append((100 * share, *value))
     steps = sweep.full({})["num_steps"]
     note = (
-        f"Test split of {found[0][0]['frames']}; {steps} steps at every share. The "
-        "paper's curves (K2HPD) are a picture alone; its text has Ours nearly 11 above "
-        "w/o CMB at 10 % of the data, and consistently above w/ Convs."
+        f"Test split of {evaluations[0][0]['frames']}; {steps} steps at every share. "
+        "The paper's curves (K2HPD) are a picture alone; its text has Ours nearly 11 "
+        "above w/o CMB at 10 % of the data, and consistently above w/ Convs."
     )
     harness.write(sweep, "figure6", "Figure 6: shares of the data", lines, note)
     harness.write_csv(sweep.results / "figure6.csv", lines)

@@ -86,8 +86,8 @@ class Sweep(DataFlags):
     def __post_init__(self) -> None:
         for name in ("seeds", "jobs"):
             if getattr(self, name) < 1:
-                came = getattr(self, name)
-                raise ValueError(f"--{name} must be at least 1, got {came}")
+                value = getattr(self, name)
+                raise ValueError(f"--{name} must be at least 1, got {value}")
 
     @property
     def folder(self) -> Path:
@@ -160,8 +160,8 @@ class Sweep(DataFlags):
         run_dir = self.train(flags)
         out_dir = self.evaluation_dir(flags, **options)
         if not (out_dir / "results.json").exists():
-            given = {"run_dir": run_dir, "out_dir": out_dir, **self._data}
-            self._call("evaluate.py", given | self._decoding | options)
+            inputs = {"run_dir": run_dir, "out_dir": out_dir, **self._data}
+            self._call("evaluate.py", inputs | self._decoding | options)
         return read_json(out_dir / "results.json")
 
     def evaluation_dir(self, flags: Flags, **options: Any) -> Path:
@@ -251,12 +251,12 @@ class Sweep(DataFlags):
 
     @property
     def _data(self) -> dict[str, Any]:
-        given = {
+        inputs = {
             "dataset": self.dataset,
             "data_dir": self.data_dir,
             "tfds_dir": self.tfds_dir,
         }
-        return {name: value for name, value in given.items() if value is not None}
+        return {name: value for name, value in inputs.items() if value is not None}
 
     @property
     def _decoding(self) -> dict[str, Any]:
@@ -267,8 +267,10 @@ class Sweep(DataFlags):
         done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
         if done.returncode:
             lines = done.stderr.strip().splitlines() or ["no message"]
-            own = [i for i, line in enumerate(lines) if line.startswith(f"{script}:")]
-            words = "\n".join(lines[own[-1] if own else -1 :])
+            starts = [
+                i for i, line in enumerate(lines) if line.startswith(f"{script}:")
+            ]
+            words = "\n".join(lines[starts[-1] if starts else -1 :])
             raise ValueError(
                 f"{shlex.join(command[1:])} ended with {done.returncode}: {words}"
             )
@@ -367,10 +369,10 @@ def table_rows(results: Mapping[str, Any], metric: str) -> Column:
     """
     table, title = results["table"], OVER_ALL[metric]
     if metric == "pdj":
-        own = {t: over_all(results, t) for t in table if t.startswith("PDJ")}
+        values = {t: over_all(results, t) for t in table if t.startswith("PDJ")}
     else:
-        own = joint_rows(results, title)
-    return own | {row: table[title][row] for row in (FLOOR, CEILING)}
+        values = joint_rows(results, title)
+    return values | {row: table[title][row] for row in (FLOOR, CEILING)}
 
 
 def compare(
@@ -397,10 +399,10 @@ def compare(
     sweep.require(metric)
     built = {method: flags for method, flags in methods.items() if flags is not None}
     tuned = sweep.tuned_rows(built)
-    found = sweep.of_seeds(sweep.evaluate, tuned.values())
+    evaluations = sweep.of_seeds(sweep.evaluate, tuned.values())
     columns: dict[str, dict[str, Cell]] = {}
-    for method, results in zip(built, found, strict=True):
-        of_seeds = [table_rows(one, metric) for one in results]
+    for method, results in zip(built, evaluations, strict=True):
+        of_seeds = [table_rows(evaluation, metric) for evaluation in results]
         columns[method] = {
             row: cell([column[row] for column in of_seeds]) for row in of_seeds[0]
         }
@@ -419,8 +421,8 @@ def compare(
         sorted({str(sweep.full(flags)["num_steps"]) for flags in tuned.values()})
     )
     note = (
-        f"Test split of {found[0][0]['frames']}; {steps} steps, {sweep.seeds} seed(s), "
-        f"learning rates: {rates}."
+        f"Test split of {evaluations[0][0]['frames']}; {steps} steps, "
+        f"{sweep.seeds} seed(s), learning rates: {rates}."
     )
     write(sweep, name, title, lines, note)
     long = [

@@ -37,7 +37,7 @@ class LatencyConfig:
 
 def main(config: LatencyConfig) -> dict[str, dict[str, float]]:
     """Prints a table of medians in milliseconds, a row a backend, and returns it."""
-    paths = [path for given in config.frames for path in files_of(given)]
+    paths = [path for path in config.frames for path in files_of(path)]
     frames = [read_frame(path) for path in paths]
     frames = frames or [make_frame(0, "test", i).depth_mm for i in range(20)]
     backends: dict[str, dict[str, Any]] = {"jax": {"backend": "jax"}}

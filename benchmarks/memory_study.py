@@ -93,7 +93,9 @@ def rolling(sweep: harness.Sweep, shared: harness.Flags, slots: harness.Flags) -
             (results,) = sweep.of_seeds(evaluate, [flags])
             line = {"memory": mode, "evaluation": order}
             for metric in filter(results[0]["table"].__contains__, METRICS):
-                values = [harness.over_all(one, metric) for one in results]
+                values = [
+                    harness.over_all(evaluation, metric) for evaluation in results
+                ]
                 line[metric] = str(harness.cell(values))
             lines.append(line)
     note = (
@@ -111,13 +113,13 @@ def dissect(sweep: harness.Sweep, flags: harness.Flags) -> None:
     (run_dirs,) = sweep.of_seeds(sweep.train, [flags])
     frames = sweep.load("validation")
     runs = [Trained(run_dir, frames) for run_dir in run_dirs]
-    others = [*runs[1:], runs[0]]
+    strangers = [*runs[1:], runs[0]]
     whole = [run.evaluate(run.state.memory) for run in runs]
     lines = []
     for name, change in CHANGES.items():
         results = [
-            run.evaluate(change(run.state.memory, other.state.memory))
-            for run, other in zip(runs, others, strict=True)
+            run.evaluate(change(run.state.memory, stranger.state.memory))
+            for run, stranger in zip(runs, strangers, strict=True)
         ]
         moved = [
             np.linalg.norm(

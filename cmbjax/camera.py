@@ -29,12 +29,12 @@ def pixels_to_camera(
     """Back-projects pixels whose distance along the optical axis is known.
 
     Args:
-        joints_px: Pixels.
-        depth_m: z of each of them, metres.
+        joints_px: [..., 2] pixels.
+        depth_m: [...] z of each of them, metres.
         camera: [fx, fy, cx, cy], pixels.
 
     Returns:
-        Metres, in the camera frame.
+        [..., 3] metres, in the camera frame.
     """
     xy = (joints_px - camera[2:]) / camera[:2] * depth_m[..., None]
     return np.concatenate([xy, depth_m[..., None]], axis=-1)
@@ -47,10 +47,10 @@ def camera_to_pixels(
     """Projects points in front of the camera.
 
     Args:
-        joints_m: Metres, in the camera frame, z > 0.
+        joints_m: [..., 3] metres, in the camera frame, z > 0.
         camera: [fx, fy, cx, cy], pixels.
 
     Returns:
-        Pixels.
+        [..., 2] pixels.
     """
     return joints_m[..., :2] / joints_m[..., 2:] * camera[:2] + camera[2:]

@@ -203,8 +203,8 @@ def bars(
         error = [deviations[method][row] for row in rows]
         colour = FINGERS[i % len(FINGERS)] if i < len(FINGERS) else "#999999"
         ax.bar(x, height, width, yerr=error, label=method, color=colour, capsize=1)
-        known = published.get(method, {})
-        marks = [known.get(row, np.nan) for row in rows]
+        reported = published.get(method, {})
+        marks = [reported.get(row, np.nan) for row in rows]
         label = "the paper" if i == 0 else None
         ax.scatter(x, marks, marker="_", color="black", zorder=3, label=label)
     ax.set_xticks(np.arange(len(rows)), rows, rotation=30, ha="right", fontsize=8)

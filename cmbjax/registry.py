@@ -9,6 +9,6 @@ T = TypeVar("T")
 def pick(table: Mapping[str, T], what: str, name: str) -> T:
     """Returns `table[name]`, or says which names there are."""
     if name not in table:
-        known = ", ".join(sorted(table))
-        raise ValueError(f"unknown {what} {name!r}; choose from: {known}")
+        names = ", ".join(sorted(table))
+        raise ValueError(f"unknown {what} {name!r}; choose from: {names}")
     return table[name]

@@ -118,10 +118,10 @@ class FrameBuilder(DescribedFrames, tfds.core.ShardBasedBuilder):
             ValueError: A file is malformed, or the prepared data set is of others.
         """
         super().download_and_prepare(download_config=download_config, **options)
-        given = download_config.manual_dir if download_config else None
-        if not given:
+        manual_dir = download_config.manual_dir if download_config else None
+        if not manual_dir:
             return
-        self._source = Path(given).expanduser()
+        self._source = Path(manual_dir).expanduser()
         source, record = self._checked_source(), Path(self.data_dir) / SOURCE_FILE
         if not record.exists():
             record.write_text(self._fingerprint(source))
@@ -132,7 +132,7 @@ class FrameBuilder(DescribedFrames, tfds.core.ShardBasedBuilder):
             )
 
     def _fingerprint(self, source: Path) -> str:
-        """Returns a key of the source's files, and of its folders' numbers of entries."""
+        """Returns a key of the source's files and of the sizes of its folders."""
         digest = hashlib.sha256()
         for name in self.files():
             path = source / name

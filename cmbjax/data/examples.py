@@ -48,10 +48,10 @@ def decode_depth(example: Example) -> np.ndarray:
         np.frombuffer(example["depth"], np.uint8), cv2.IMREAD_UNCHANGED
     )
     if depth is None or depth.dtype != np.uint16 or depth.ndim != 2:
-        came = "no image" if depth is None else f"{list(depth.shape)} {depth.dtype}"
+        actual = "no image" if depth is None else f"{list(depth.shape)} {depth.dtype}"
         raise ValueError(
             f"frame {frame_name(example)}: the depth must be a [height, width] 16-bit "
-            f"PNG, got {came}"
+            f"PNG, got {actual}"
         )
     return depth
 

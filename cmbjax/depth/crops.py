@@ -19,7 +19,11 @@ REFERENCE_SIDE = 64  # pixels; enough to tell a person's depth from
 
 
 def body_box(joints_px: np.ndarray, visible: np.ndarray) -> np.ndarray:
-    """Returns the box of the visible joints, grown to the outline of the body.
+    """Returns the box [4] of the visible joints, grown to the outline of the body.
+
+    Args:
+        joints_px: [joints, 2] pixels.
+        visible: bool [joints].
 
     Raises:
         ValueError: No joint is visible.
@@ -40,7 +44,7 @@ def crop_transform(
     angle_deg: float = 0.0,
     flip: bool = False,
 ) -> np.ndarray:
-    """Maps frame pixels to the pixels of a square crop around a box.
+    """Returns the [2, 3] transform from frame pixels to those of a crop around a box.
 
     Args:
         box: What the crop is to show.
@@ -61,23 +65,19 @@ def crop_transform(
 
 
 def invert(transform: np.ndarray) -> np.ndarray:
-    """Returns the transform that leads back."""
+    """Returns the [2, 3] transform that leads back."""
     linear = np.linalg.inv(transform[:, :2].astype(np.float64))
     offset = -linear @ transform[:, 2]
     return np.column_stack([linear, offset]).astype(np.float32)
 
 
 def transform_points(transform: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Applies a transform to pixels."""
+    """Applies a transform to pixels [..., 2]."""
     return points @ transform[:, :2].T + transform[:, 2]
 
 
-def cut(
-    depth: np.ndarray,
-    transform: np.ndarray,
-    side: int,
-) -> np.ndarray:
-    """Samples a crop by nearest neighbour, 0 outside the frame.
+def cut(depth: np.ndarray, transform: np.ndarray, side: int) -> np.ndarray:
+    """Samples a crop [side, side] by nearest neighbour, 0 outside the frame.
 
     Nearest, because a mean of a near and a far surface is a depth where nothing is.
     """
@@ -94,7 +94,7 @@ def person_depth(crop: np.ndarray, reach: float) -> float:
     Neither asks for a label, so that training and prediction agree.
 
     Args:
-        crop: Millimetres or raw, 0 = no reading.
+        crop: [side, side], millimetres or raw, 0 = no reading.
         reach: How far around the first guess the median goes, in the same unit.
     """
     side = len(crop)
@@ -109,18 +109,17 @@ def person_depth(crop: np.ndarray, reach: float) -> float:
 
 
 def normalise(crop: np.ndarray, reference: float, depth_range: float) -> np.ndarray:
-    """Returns depth relative to the person's own, in [-1, 1].
+    """Returns depth relative to the person's, in [-1, 1]: float32 [side, side, 1].
 
     Args:
-        crop: Depth, millimetres or raw, 0 where there is no reading.
+        crop: [side, side], millimetres or raw, 0 where there is no reading.
         reference: The person's depth, in the same unit.
         depth_range: What becomes 1, in the same unit. What lies farther is clipped,
             and holes count as far: Kinect loses the background first.
     """
     relative = (crop.astype(np.float32) - reference) / depth_range
-    return np.where(crop > 0, np.clip(relative, -1, 1), 1.0).astype(np.float32)[
-        ..., None
-    ]
+    far = np.float32(1)
+    return np.where(crop > 0, np.clip(relative, -1, 1), far)[..., None]
 
 
 class Crop(NamedTuple):

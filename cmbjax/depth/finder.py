@@ -119,9 +119,9 @@ def find_people(
     stride = -(-max(rows, columns) // WORK_SIDE)
     small = depth_mm[::stride, ::stride]
     scaled = intrinsics / stride
-    found = _metric_people(small, scaled) if metric else _raw_people(small)
+    silhouettes = _metric_people(small, scaled) if metric else _raw_people(small)
     people = []
-    for mask, bottom in found:
+    for mask, bottom in silhouettes:
         x, y, width, height = cv2.boundingRect(mask.astype(np.uint8))
         box = stride * np.array([x, y, x + width, max(y + height, bottom)], np.float32)
         box = np.minimum(box, np.array([columns, rows, columns, rows], np.float32))
@@ -255,8 +255,8 @@ def _on_walls(view: _View, solid: np.ndarray) -> np.ndarray:
 def _linked_neighbours(view: _View) -> Iterator[tuple]:
     """Yields the slices of the two ends and which neighbours are one surface."""
     depth, reach = view.points[..., 2], np.float32(LINK) + 1.5 * view.step
-    for one, other in ((np.s_[1:], np.s_[:-1]), (np.s_[:, 1:], np.s_[:, :-1])):
-        yield one, other, np.abs(depth[one] - depth[other]) < reach[one]
+    for first, second in ((np.s_[1:], np.s_[:-1]), (np.s_[:, 1:], np.s_[:, :-1])):
+        yield first, second, np.abs(depth[first] - depth[second]) < reach[first]
 
 
 def _pieces(view: _View, free: np.ndarray) -> list[_Piece]:
@@ -267,8 +267,8 @@ def _pieces(view: _View, free: np.ndarray) -> list[_Piece]:
     grid[::2, ::2] = free
     between = (grid[1::2, ::2], grid[::2, 1::2])
     for gap, ends in zip(between, _linked_neighbours(view), strict=True):
-        one, other, linked = ends
-        gap[...] = free[one] & free[other] & linked
+        first, second, linked = ends
+        gap[...] = free[first] & free[second] & linked
     _, labels, stats, _ = cv2.connectedComponentsWithStats(grid, connectivity=4)
     labels = labels[::2, ::2]
     areas = np.bincount(labels.ravel(), (view.area * free).ravel(), len(stats))
@@ -314,10 +314,10 @@ def _grow(
     return mask, members
 
 
-def _overlap(one: slice, other: slice) -> float:
+def _overlap(first: slice, second: slice) -> float:
     """Returns the common part of two ranges, as a share of the shorter one."""
-    common = min(one.stop, other.stop) - max(one.start, other.start)
-    return common / min(one.stop - one.start, other.stop - other.start)
+    common = min(first.stop, second.stop) - max(first.start, second.start)
+    return common / min(first.stop - first.start, second.stop - second.start)
 
 
 def _is_block(mask: np.ndarray) -> bool:
@@ -359,10 +359,10 @@ def _is_person(view: _View, mask: np.ndarray) -> bool:
 def _linked(view: _View, mask: np.ndarray, wall: np.ndarray) -> float:
     """Returns the share of the outline that goes over into a wall."""
     outline = joined = 0
-    for one, other, linked in _linked_neighbours(view):
-        edge = mask[one] != mask[other]
+    for first, second, linked in _linked_neighbours(view):
+        edge = mask[first] != mask[second]
         outline += edge.sum()
-        joined += (edge & linked & (wall[one] | wall[other])).sum()
+        joined += (edge & linked & (wall[first] | wall[second])).sum()
     return float(joined / max(outline, 1))
 
 

@@ -20,10 +20,10 @@ def files_of(folder: Path) -> list[Path]:
         raise FileNotFoundError(f"{folder}: no such file or folder")
     if folder.is_file():
         return [folder]
-    found = sorted(path for path in folder.iterdir() if path.suffix in ENDINGS)
-    if not found:
+    frames = sorted(path for path in folder.iterdir() if path.suffix in ENDINGS)
+    if not frames:
         raise ValueError(f"{folder}: no frames in it; expected .png or .npy files")
-    return found
+    return frames
 
 
 def read_frame(path: Path) -> np.ndarray:

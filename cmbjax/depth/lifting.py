@@ -18,12 +18,12 @@ def surface_depth(
     reach_mm: float,
     limb_m: float,
 ) -> np.ndarray:
-    """Returns how far the visible surface is at each joint, metres.
+    """Returns how far the visible surface is at each joint: [joints], metres.
 
     Args:
-        depth_mm: 0 = no reading.
-        joints_px: Pixels; may lie outside the image.
-        reference_mm: The person's own depth; stands in where there is no reading.
+        depth_mm: [height, width], 0 = no reading.
+        joints_px: [joints, 2] pixels; may lie outside the image.
+        reference_mm: The person's depth; stands in where there is no reading.
         focal_px: Focal length, pixels.
         reach_mm: Readings further from the person belong to something else.
         limb_m: The surface at a joint is looked for this far around it.
@@ -56,16 +56,16 @@ def lift(
     """Back-projects joints from the surface, and moves each behind it.
 
     Args:
-        depth_mm: 0 = no reading.
-        joints_px: Pixels.
-        reference_mm: The person's own depth.
+        depth_mm: [height, width], 0 = no reading.
+        joints_px: [joints, 2] pixels.
+        reference_mm: The person's depth.
         camera: [fx, fy, cx, cy], pixels.
-        offsets_m: How far each joint lies behind the surface; see `offsets`.
+        offsets_m: [joints] how far each joint lies behind the surface; see `offsets`.
         reach_mm: See `surface_depth`.
         limb_m: See `surface_depth`.
 
     Returns:
-        Metres, camera frame.
+        [joints, 3] metres, camera frame.
     """
     surface = surface_depth(
         depth_mm,
@@ -108,7 +108,12 @@ def offsets(
     joints_z_m: np.ndarray,
     surfaces_m: np.ndarray,
 ) -> np.ndarray:
-    """Returns the median distance of each joint behind the surface, 0 if unlabelled."""
+    """Returns the median distance [joints] behind the surface, 0 where unlabelled.
+
+    Args:
+        joints_z_m: [frames, joints] labelled depth, metres; NaN where there is none.
+        surfaces_m: [frames, joints] as `surface_depth` gives it.
+    """
     behind = joints_z_m - surfaces_m
     unlabelled = np.isnan(behind).all(axis=0)
     return np.nanmedian(np.where(unlabelled, 0, behind), axis=0).astype(np.float32)

@@ -354,8 +354,8 @@ def _compare(
             references,
             labels["camera"],
         )
-    others = {"scores": decoded.scores, "is_found": loaded.views["is_found"]}
-    return {**labels, **pixels, **metres, **others}
+    certainty = {"scores": decoded.scores, "is_found": loaded.views["is_found"]}
+    return {**labels, **pixels, **metres, **certainty}
 
 
 def quantise(

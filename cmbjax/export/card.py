@@ -59,20 +59,20 @@ def of_run(run: TrainConfig) -> Card:
 
 def command(run: TrainConfig) -> str:
     """Returns the command line of a run, without folders of data."""
-    given, default = of_run(run), of_run(TrainConfig())
-    given["run_dir"] = run.run_dir
-    for fields in (given, default):
+    flags, defaults = of_run(run), of_run(TrainConfig())
+    flags["run_dir"] = run.run_dir
+    for fields in (flags, defaults):
         nested = fields.pop("augmentation")
         fields |= {f"augmentation.{name}": value for name, value in nested.items()}
-    flags = []
-    for name, value in given.items():
-        if value != default[name]:
-            flag = f"--{name}={value}"
+    words = []
+    for name, value in flags.items():
+        if value != defaults[name]:
+            word = f"--{name}={value}"
             if isinstance(value, bool):
                 before, dot, last = name.rpartition(".")
-                flag = f"--{before}{dot}{'' if value else 'no_'}{last}"
-            flags.append(flag)
-    return " ".join(["python train.py", *flags])
+                word = f"--{before}{dot}{'' if value else 'no_'}{last}"
+            words.append(word)
+    return " ".join(["python train.py", *words])
 
 
 def of_evaluations(run_dir: Path, step: int) -> list[Card]:
@@ -122,8 +122,8 @@ def of_preparation(
 def versions(*, onnx: bool) -> dict[str, str]:
     """Returns the versions of the packages that an export was made and checked with."""
     packages = ("jax", "jaxlib", "flax", *(ONNX_PACKAGES if onnx else ()))
-    found = {name: importlib.metadata.version(name) for name in packages}
-    return {"cmbjax": cmbjax.__version__, **found}
+    installed = {name: importlib.metadata.version(name) for name in packages}
+    return {"cmbjax": cmbjax.__version__, **installed}
 
 
 def markdown(card: Card) -> str:
@@ -222,17 +222,21 @@ def _measured(evaluations: Sequence[Card]) -> list[str]:
     if not evaluations:
         return []
     titles = list(
-        dict.fromkeys(title for one in evaluations for title in one["metrics"])
+        dict.fromkeys(
+            title for evaluation in evaluations for title in evaluation["metrics"]
+        )
     )
     lines = [
         "",
         "| frames | crop, memory, decode | found | " + " | ".join(titles) + " |",
     ]
     lines.append("| --- | --- | --- |" + " ---: |" * len(titles))
-    for one in evaluations:
-        how = f"{one['crop']}, {one['memory']}, {one['decode']}"
-        values = [f"{one['metrics'].get(title, float('nan')):.1f}" for title in titles]
-        cells = [one["frames"], how, one["person_found"], *values]
+    for evaluation in evaluations:
+        how = f"{evaluation['crop']}, {evaluation['memory']}, {evaluation['decode']}"
+        values = [
+            f"{evaluation['metrics'].get(title, float('nan')):.1f}" for title in titles
+        ]
+        cells = [evaluation["frames"], how, evaluation["person_found"], *values]
         lines.append("| " + " | ".join(cells) + " |")
     return lines
 

@@ -87,8 +87,8 @@ def joint_targets(
         x, y as fractions of the crop from its centre, z as it came; 0 where not known.
     """
     joints = jnp.concatenate([joints_px / side - 0.5, joints_z[..., None]], axis=-1)
-    known = visible[..., None] & jnp.isfinite(joints)
-    return jnp.where(known, joints, 0), known
+    is_known = visible[..., None] & jnp.isfinite(joints)
+    return jnp.where(is_known, joints, 0), is_known
 
 
 def batch_targets(
@@ -112,9 +112,9 @@ def joints_loss(
         joints: x, y as fractions of the crop from its centre, z in normalised depth.
         batch: See `data.views.training_view`.
     """
-    targets, known = batch_targets(batch)
-    errors = jnp.where(known, jnp.abs(joints - targets), 0)
-    return jnp.sum(errors) / jnp.maximum(jnp.sum(known), 1)
+    targets, is_known = batch_targets(batch)
+    errors = jnp.where(is_known, jnp.abs(joints - targets), 0)
+    return jnp.sum(errors) / jnp.maximum(jnp.sum(is_known), 1)
 
 
 def depth_maps_loss(

@@ -155,8 +155,8 @@ class Predictor:
         self, depth_mm: np.ndarray, *, boxes: np.ndarray | None = None
     ) -> list[Pose]:
         """Returns the people in a frame that `read` returned; see `__call__`."""
-        found = self.find(depth_mm) if boxes is None else _checked_boxes(boxes)
-        views = [self.crop(depth_mm, box) for box in found]
+        people = self.find(depth_mm) if boxes is None else _checked_boxes(boxes)
+        views = [self.crop(depth_mm, box) for box in people]
         return [self.decode(view, self.run(view.depth), depth_mm) for view in views]
 
     def stream(

@@ -96,14 +96,14 @@ class Checkpoints:
 
     def _check_shapes(self, step: int, like: TrainState) -> None:
         metadata = self._manager.item_metadata(step)["state"]
-        came = {} if metadata is None else _shapes(metadata.tree)
-        came = {k: v for k, v in came.items() if k.startswith(COLLECTIONS)}
+        saved = {} if metadata is None else _shapes(metadata.tree)
+        saved = {k: v for k, v in saved.items() if k.startswith(COLLECTIONS)}
         expected = _shapes(like.variables)
-        for name in sorted(came.keys() | expected.keys()):
-            if came.get(name) != expected.get(name):
+        for name in sorted(saved.keys() | expected.keys()):
+            if saved.get(name) != expected.get(name):
                 raise ValueError(
                     f"{self._manager.directory / str(step)} is not a checkpoint of "
-                    f"this network: {name} is {came.get(name)} there, "
+                    f"this network: {name} is {saved.get(name)} there, "
                     f"{expected.get(name)} here"
                 )
 

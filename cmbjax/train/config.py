@@ -122,8 +122,8 @@ class TrainConfig(DataFlags):
         }
         for name, least in at_least.items():
             if getattr(self, name) < least:
-                came = getattr(self, name)
-                raise ValueError(f"--{name} must be at least {least}, got {came}")
+                value = getattr(self, name)
+                raise ValueError(f"--{name} must be at least {least}, got {value}")
         above_0 = ("width", "learning_rate", "decay_rate", "train_share")
         for name in (*above_0, "depth_range", "sigma"):
             value = getattr(self, name)
@@ -292,11 +292,11 @@ class Processes:
     """Which of them this is, from 0, where no launcher tells it."""
 
     def __post_init__(self) -> None:
-        told = dataclasses.asdict(self)
-        del told["distributed"]
-        given = [f"--{k}={v}" for k, v in told.items() if v is not None]
-        if given and not self.distributed:
-            raise ValueError(f"{', '.join(given)}: expected --distributed as well")
+        flags = dataclasses.asdict(self)
+        del flags["distributed"]
+        named = [f"--{k}={v}" for k, v in flags.items() if v is not None]
+        if named and not self.distributed:
+            raise ValueError(f"{', '.join(named)}: expected --distributed as well")
         number, index = self.num_processes, self.process_id
         if number is not None and number < 1:
             raise ValueError(f"--num_processes must be at least 1, got {number}")

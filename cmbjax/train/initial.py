@@ -60,8 +60,8 @@ def take_over(
 
 
 def _flat(variables: Mapping[str, Any]) -> dict[str, Any]:
-    given = {name: variables.get(name, {}) for name in COLLECTIONS}
-    return traverse_util.flatten_dict(given, sep="/")
+    collections = {name: variables.get(name, {}) for name in COLLECTIONS}
+    return traverse_util.flatten_dict(collections, sep="/")
 
 
 def _placed(value: jax.Array, like: jax.Array) -> jax.Array:

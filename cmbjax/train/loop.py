@@ -118,8 +118,8 @@ def fit(
             if saves:
                 checkpoints.save(state, data)
             if asked_to_end:
-                came = signals.came or "a signal to another process"
-                raise Interrupted(f"{came} after step {done}; saved")
+                signal_name = signals.signal_name or "a signal to another process"
+                raise Interrupted(f"{signal_name} after step {done}; saved")
             if validates:
                 record(done, validate(state))
             if not losses:
@@ -202,7 +202,7 @@ class Signals:
     """Notes SIGTERM and SIGINT instead of dying of them; the second one kills."""
 
     def __init__(self) -> None:
-        self.came: str | None = None
+        self.signal_name: str | None = None
 
     def __enter__(self) -> "Signals":
         self._before = {
@@ -218,9 +218,9 @@ class Signals:
     def ask(self, *, together: bool) -> bool:
         """Whether one came to any process: they can only tell `together`, and wait."""
         if together or jax.process_count() == 1:
-            return sharding.any_process(self.came is not None)
+            return sharding.any_process(self.signal_name is not None)
         return False
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self.came = signal.Signals(number).name
+        self.signal_name = signal.Signals(number).name
         signal.signal(number, self._before[signal.Signals(number)])

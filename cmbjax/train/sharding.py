@@ -67,7 +67,9 @@ def make_mesh(batch_size: int) -> Mesh:
     Raises:
         ValueError: They cannot share a batch equally.
     """
-    devices = sorted(jax.devices(), key=lambda one: (one.process_index, one.id))
+    devices = sorted(
+        jax.devices(), key=lambda device: (device.process_index, device.id)
+    )
     if batch_size % len(devices):
         raise ValueError(
             f"--batch_size must be a multiple of the number of devices, {len(devices)} "

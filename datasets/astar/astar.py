@@ -127,8 +127,8 @@ def read_depth(path: Path) -> np.ndarray:
             f"integers), got {len(data)}"
         )
     depth_mm = np.frombuffer(data, "<i2").reshape(HEIGHT, WIDTH)
-    seen = (depth_mm > 0) & (depth_mm < SATURATED)
-    return np.where(seen, depth_mm, 0).astype(np.uint16)
+    has_reading = (depth_mm > 0) & (depth_mm < SATURATED)
+    return np.where(has_reading, depth_mm, 0).astype(np.uint16)
 
 
 def read_label(path: Path) -> tuple[np.ndarray, np.ndarray]:

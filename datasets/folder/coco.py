@@ -106,8 +106,8 @@ def _skeleton(
     for skeleton in SKELETONS.values():
         if sorted(names) == sorted(skeleton.joints):
             return skeleton, [names.index(joint) for joint in skeleton.joints]
-    known = {joint for skeleton in SKELETONS.values() for joint in skeleton.joints}
-    unknown = [name for name in names if name not in known]
+    joints = {joint for skeleton in SKELETONS.values() for joint in skeleton.joints}
+    unknown = [name for name in names if name not in joints]
     problem = (
         f"unknown joint {', '.join(map(repr, unknown))}"
         if unknown

@@ -90,14 +90,14 @@ class Folder(FrameBuilder):
         facts: list[Fact] = []
         for split, annotations in self._annotations.items():
             persons = annotations.persons
-            seen = len({person.file_name for person in persons})
+            num_annotated = len({person.file_name for person in persons})
             hidden = float(np.mean([~person.visible for person in persons]))
             facts += [
                 (f"{split} examples", len(persons), None, 0),
                 (f"{split} images", annotations.num_images, None, 0),
                 (
                     f"{split} images without annotation",
-                    annotations.num_images - seen,
+                    annotations.num_images - num_annotated,
                     0,
                     0,
                 ),
@@ -153,19 +153,19 @@ class Folder(FrameBuilder):
 def _annotation_files(folder: Path) -> dict[str, Path]:
     alone = folder / ALONE
     by_split = {split: folder / f"{split}.json" for split in SPLITS}
-    found = {split: path for split, path in by_split.items() if path.is_file()}
-    if alone.is_file() and found:
+    paths = {split: path for split, path in by_split.items() if path.is_file()}
+    if alone.is_file() and paths:
         raise ValueError(
             f"{folder}: holds {ALONE}, which is one test split, beside "
-            f"{', '.join(path.name for path in found.values())}; keep one or the other"
+            f"{', '.join(path.name for path in paths.values())}; keep one or the other"
         )
     if alone.is_file():
         return {"test": alone}
-    if not found:
+    if not paths:
         what = "holds no annotation file" if folder.is_dir() else "is not a folder"
         raise FileNotFoundError(
             f"folder: {folder} {what}; expected {ALONE}, or any of "
             f"{', '.join(path.name for path in by_split.values())}. "
             'See "Get the files" in datasets/folder/README.md.'
         )
-    return found
+    return paths

@@ -253,7 +253,7 @@ class Figure:
             )
         vertices = output["vertices"].numpy().astype(float)
         bones = output["bone_poses"][..., :3, 3].numpy().astype(float)
-        return [self._mesh(body, *one) for one in zip(vertices, bones, strict=True)]
+        return [self._mesh(body, *mesh) for mesh in zip(vertices, bones, strict=True)]
 
     def _rest(self, body: Body) -> dict[str, np.ndarray]:
         """Returns what anny gives of a body without a pose."""
@@ -274,9 +274,9 @@ class Figure:
             for limb, (start, end, front) in LIMBS.items():
                 name = f"{side}_{limb}"
                 at = heads[start + ending]
-                own = _frame(heads[end + ending] - at, heads[front + ending] - at)
-                there = _frame(directions[name], FRONT)
-                turned[name] = turned[name] @ there @ own.T
+                rest = _frame(heads[end + ending] - at, heads[front + ending] - at)
+                posed = _frame(directions[name], FRONT)
+                turned[name] = turned[name] @ posed @ rest.T
         result = np.empty((len(self.bones), 3, 3))
         for number, bone in enumerate(self.bones):
             stem, dot, letter = bone.partition(".")

@@ -255,22 +255,22 @@ def make_frames(
         count: Frames.
     """
     rng = np.random.default_rng([seed, SPLITS.index(split), person])
-    own = figure.sample_body(rng)
-    stature = figure.stature(own)
+    body = figure.sample_body(rng)
+    stature = figure.stature(body)
     cameras = [sample_camera(rng) for _ in range(count)]
     scenes = [sample_scene(rng, stature, camera, clips) for camera in cameras]
-    meshes = figure.pose(own, [scene.pose for scene in scenes])
+    meshes = figure.pose(body, [scene.pose for scene in scenes])
     for number, (camera, scene, mesh) in enumerate(
         zip(cameras, scenes, meshes, strict=True)
     ):
         placed = mesh.moved((*scene.view.person, 0.0))
-        others = []
+        company = []
         if rng.random() < COMPANY:
-            other = meshes[(number + 1) % count]
-            others = [other.moved((*_beside(rng, scene.view), 0.0))]
+            companion = meshes[(number + 1) % count]
+            company = [companion.moved((*_beside(rng, scene.view), 0.0))]
         if scene.sitting:
-            others.append(_seat(rng, placed, scene.view.yaw))
-        depth_mm = _photograph(rng, camera, scene, [placed, *others])
+            company.append(_seat(rng, placed, scene.view.yaw))
+        depth_mm = _photograph(rng, camera, scene, [placed, *company])
         joints_m = _label(placed, scene.view, skeleton)
         joints_px = camera_to_pixels(joints_m, camera.intrinsics)
         x, y = joints_px.T
@@ -391,8 +391,8 @@ def _see_meshes(
     faces, met = hits["primID"], hits["geomID"]
     dark = np.zeros(len(rays), bool)
     for number, mesh in enumerate(meshes):
-        own = (met == number) & (faces >= 0)
-        dark[own] = mesh.dark[faces[own]]
+        is_hit = (met == number) & (faces >= 0)
+        dark[is_hit] = mesh.dark[faces[is_hit]]
     return np.where(faces >= 0, hits["tfar"], np.inf), dark
 
 

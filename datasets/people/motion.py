@@ -163,8 +163,8 @@ def _clip(name: str, text: str, bones: dict[str, Bone]) -> Clip:
                 )
             angles[:, ["rxyz".index(f[1]) - 1 for f in bone.freedoms]] = moved
         local = Rotation.from_euler("xyz", np.radians(angles))
-        own = bone.axes * local * bone.axes.inv()
-        turned[bone_name] = turned[bone.parent] * own if bone.parent else own
+        local = bone.axes * local * bone.axes.inv()
+        turned[bone_name] = turned[bone.parent] * local if bone.parent else local
     into = ACCLAIM_TO_PERSON
     rotations = [into @ turned[bone].as_matrix() @ into.T for bone in BONES.values()]
     directions = np.stack([into @ bones[bone].direction for bone in BONES.values()])

@@ -129,13 +129,15 @@ def measure(
     moved = np.indices(shape).astype(np.float32)
     moved[0] += noise.jitter_px * smooth_noise(rng, shape, noise.grain_px)
     moved[1] += noise.jitter_px * smooth_noise(rng, shape, noise.grain_px)
-    seen = _look_up(bloomed, moved)
+    measured = _look_up(bloomed, moved)
     holes = _look_up(holes.astype(np.uint8), moved).astype(bool)
-    edge = cv2.morphologyEx(seen, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)) > 0.25
+    edge = (
+        cv2.morphologyEx(measured, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)) > 0.25
+    )
     holes |= edge & (rng.random(shape, np.float32) < noise.edges)
     error = noise.steps * smooth_noise(rng, shape, noise.grain_px)
-    seen = 1 / np.maximum(1 / seen + STEP * error, 1e-3)
-    reading = np.where(holes, 0.0, quantise(seen))
+    measured = 1 / np.maximum(1 / measured + STEP * error, 1e-3)
+    reading = np.where(holes, 0.0, quantise(measured))
     reading[:, :STRIPE] = 0
     return np.rint(1000 * reading).astype(np.uint16)
 

@@ -72,18 +72,18 @@ def measure(
     edge = far - near > EDGE_M
     # Within a surface light scatters to the neighbours, over an edge it mixes.
     blurred = cv2.GaussianBlur(exact, (0, 0), noise.blur_px)
-    seen = np.where(edge, exact, blurred)
+    measured = np.where(edge, exact, blurred)
     flying = edge & (rng.random(shape) < noise.flying)
-    seen = np.where(
-        flying, near + rng.random(shape) * np.minimum(far - near, 1.5), seen
+    measured = np.where(
+        flying, near + rng.random(shape) * np.minimum(far - near, 1.5), measured
     )
-    slope_y, slope_x = np.gradient(seen)
-    facing = 1 / np.sqrt(1 + (focal_px / seen) ** 2 * (slope_x**2 + slope_y**2))
+    slope_y, slope_x = np.gradient(measured)
+    facing = 1 / np.sqrt(1 + (focal_px / measured) ** 2 * (slope_x**2 + slope_y**2))
     grain = cv2.GaussianBlur(rng.standard_normal(shape, np.float32), (0, 0), 2.0)
     holes = dark & (grain < np.quantile(grain, noise.dark))
     holes |= edge & (rng.random(shape) < noise.edges)
     # The fewer photons come back, the noisier: with distance, and where light grazes.
-    deviation = noise.deviation_m * seen**2 / np.sqrt(np.maximum(facing, GRAZING))
-    seen = seen + deviation * rng.standard_normal(shape)
-    valid = ~holes & (seen > 0.3) & (seen <= FAR_M)
-    return np.where(valid, np.rint(1000 * seen), 0).astype(np.uint16)
+    deviation = noise.deviation_m * measured**2 / np.sqrt(np.maximum(facing, GRAZING))
+    measured = measured + deviation * rng.standard_normal(shape)
+    valid = ~holes & (measured > 0.3) & (measured <= FAR_M)
+    return np.where(valid, np.rint(1000 * measured), 0).astype(np.uint16)

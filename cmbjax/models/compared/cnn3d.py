@@ -107,10 +107,12 @@ class CNN3D(Network, kw_only=True):
             else jnp.repeat(batch[name][:, None], self.num_frames, axis=1)
             for name in names
         ]
-        targets, known = joint_targets(*labels, side=batch["depth"].shape[1])
+        targets, is_known = joint_targets(*labels, side=batch["depth"].shape[1])
         coordinates = joints.shape[-1]
         missed = joints - targets[..., :coordinates]
-        squares = jnp.sum(jnp.where(known[..., :coordinates], missed, 0) ** 2, axis=-1)
+        squares = jnp.sum(
+            jnp.where(is_known[..., :coordinates], missed, 0) ** 2, axis=-1
+        )
         distances = jnp.sqrt(jnp.maximum(squares, NEAREST**2))
-        labelled = known[..., 0]
+        labelled = is_known[..., 0]
         return jnp.sum(distances * labelled) / jnp.maximum(jnp.sum(labelled), 1)

@@ -23,7 +23,7 @@ class Layers(NamedTuple):
     Attributes:
         image: Of the image's features; "pool" halves the maps.
         first: Of the first stage, before the output.
-        own: Of each later stage, applied to the image's features.
+        later_image: Of each later stage, applied to the image's features.
         later: Of each later stage, before the output.
         shared: Whether all stages see the same features of the image, and not the
             first its own.
@@ -31,7 +31,7 @@ class Layers(NamedTuple):
 
     image: tuple[tuple[int, int] | Literal["pool"], ...]
     first: tuple[tuple[int, int], ...]
-    own: tuple[tuple[int, int], ...]
+    later_image: tuple[tuple[int, int], ...]
     later: tuple[tuple[int, int], ...]
     shared: bool
 
@@ -40,7 +40,7 @@ VARIANTS = {
     "9x9": Layers(
         image=((9, 128), "pool") * 3,
         first=((5, 32), (9, 512), (1, 512)),
-        own=((5, 32),),
+        later_image=((5, 32),),
         later=((11, 128),) * 3 + ((1, 128),),
         shared=False,
     ),
@@ -57,7 +57,7 @@ VARIANTS = {
             (3, 128),
         ),
         first=((1, 512),),
-        own=(),
+        later_image=(),
         later=((7, 128),) * 5 + ((1, 128),),
         shared=True,
     ),
@@ -168,20 +168,20 @@ class ConvolutionalPoseMachine(Network, kw_only=True):
             x = conv(x, *layer)
             if not layers.shared and i > 0:  # both of 512 channels
                 x = nn.Dropout(0.5, deterministic=not drops)(x)
-        found = [maps(x, 0)]
+        heatmaps = [maps(x, 0)]
         if not layers.shared:
             features = image_features()
-        cells = found[0].shape[1]
+        cells = heatmaps[0].shape[1]
         centre = jnp.broadcast_to(centre_map(cells), (len(depth), cells, cells, 1))
         for stage in range(1, STAGES):
             x = features
-            for layer in layers.own:
+            for layer in layers.later_image:
                 x = conv(x, *layer)
-            x = jnp.concatenate([x, found[-1], centre], axis=-1).astype(self.dtype)
+            x = jnp.concatenate([x, heatmaps[-1], centre], axis=-1).astype(self.dtype)
             for layer in layers.later:
                 x = conv(x, *layer)
-            found.append(maps(x, stage))
-        return found
+            heatmaps.append(maps(x, stage))
+        return heatmaps
 
 
 @functools.partial(jax.jit, static_argnames="cells")

@@ -120,12 +120,12 @@ class StackedHourglass(Network, kw_only=True):
         maps = []
         for stack in range(self.stacks):
             y = relu(conv(features)(residual(hourglass(x, DEPTH))))
-            own = conv(
+            heatmaps = conv(
                 self.num_joints,
                 kernel_init=nn.initializers.normal(0.01),
                 name=f"heatmaps_{stack}",
             )(y)
-            maps.append(own.astype(jnp.float32))
+            maps.append(heatmaps.astype(jnp.float32))
             if stack < self.stacks - 1:
-                x = x + conv(features)(y) + conv(features)(own)
+                x = x + conv(features)(y) + conv(features)(heatmaps)
         return maps

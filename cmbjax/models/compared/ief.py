@@ -89,9 +89,9 @@ class GoogLeNet(nn.Module, kw_only=True):
         x = pool(conv(conv(x, 64, 1), 192, 3))
         for i, group in enumerate(GOOGLENET):
             x = pool(x) if i else x
-            for one, before3, three, before5, five, pooled in group:
+            for single, before3, three, before5, five, pooled in group:
                 ways = [
-                    conv(x, one, 1),
+                    conv(x, single, 1),
                     conv(conv(x, before3, 1), three, 3),
                     conv(conv(x, before5, 1), five, 5),
                     conv(pool(x, 1), pooled, 1),
@@ -159,8 +159,8 @@ class IEF(Network, kw_only=True):
         def steps(depth: Array, pose: Array) -> Array:
             side = depth.shape[1]
             centre = jnp.zeros((len(depth), 1, 2))
-            seen = [depth, render(pose, side), render(centre, side)]
-            features = trunk(jnp.concatenate(seen, axis=-1), train=train)
+            inputs = [depth, render(pose, side), render(centre, side)]
+            features = trunk(jnp.concatenate(inputs, axis=-1), train=train)
             predicted = output(features.astype(jnp.float32))
             return predicted.reshape(len(depth), dimensions, -1).swapaxes(1, 2)
 
@@ -170,12 +170,12 @@ class IEF(Network, kw_only=True):
             for _ in range(STEPS):
                 pose = pose + largest * bounded(steps(depth, pose))
             return pose
-        label, known = batch_targets(batch)
-        start = mean_pose(label, known)[None, :, :dimensions]
-        label, known = label[..., :dimensions], known[..., :dimensions]
+        label, is_known = batch_targets(batch)
+        start = mean_pose(label, is_known)[None, :, :dimensions]
+        label, is_known = label[..., :dimensions], is_known[..., :dimensions]
         poses, targets = path(start, label, largest)
         predicted = steps(jnp.concatenate([depth] * STEPS), jnp.concatenate(poses))
-        counted = jnp.concatenate([known] * STEPS)
+        counted = jnp.concatenate([is_known] * STEPS)
         squares = (predicted - jnp.concatenate(targets)) ** 2
         return jnp.sum(squares * counted) / jnp.maximum(jnp.sum(counted), 1)
 

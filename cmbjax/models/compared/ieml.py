@@ -78,14 +78,14 @@ def propose(maps: Float[Array, "batch cells cells joints"], number: int) -> Prop
     peak = maps == nn.max_pool(maps, (3, 3), padding="SAME")
     flat = jnp.moveaxis(maps, -1, 1).reshape(batch, joints, -1)
     peaks = jnp.moveaxis(peak, -1, 1).reshape(batch, joints, -1)
-    found, index = jax.lax.top_k(
+    heights, index = jax.lax.top_k(
         jnp.where(peaks, jax.lax.stop_gradient(flat), -jnp.inf), min(number, cells**2)
     )
     rows, columns = jnp.divmod(index, cells)
     return Proposals(
         xy=(jnp.stack([columns, rows], axis=-1) + 0.5) / cells - 0.5,
         heights=jnp.take_along_axis(flat, index, axis=-1),
-        valid=(found > 0).at[..., 0].set(True),
+        valid=(heights > 0).at[..., 0].set(True),
     )
 
 
@@ -163,9 +163,9 @@ class MatchNet(nn.Module, kw_only=True):
             (joints, self.templates, features),
         )
         shape = (*patches.shape[:3], self.templates, features)
-        seen = x.reshape(*patches.shape[:3], 1, features)
+        patch = x.reshape(*patches.shape[:3], 1, features)
         template = table[None, :, None].astype(self.dtype)
-        pairs = [jnp.broadcast_to(part, shape) for part in (seen, template)]
+        pairs = [jnp.broadcast_to(part, shape) for part in (patch, template)]
         x = dense(dense(jnp.concatenate(pairs, axis=-1)))
         logits = nn.Dense(2, dtype=self.dtype)(x)
         return nn.log_softmax(logits.astype(jnp.float32))
@@ -243,8 +243,8 @@ def beliefs(
     totals = list(jnp.moveaxis(unary, 1, 0))
     for joint in leaves_first(parents):
         if parents[joint] >= 0:
-            both = totals[joint][:, :, None] + pairwise[:, joint]
-            totals[parents[joint]] += reduced(both, temperature)
+            scores = totals[joint][:, :, None] + pairwise[:, joint]
+            totals[parents[joint]] += reduced(scores, temperature)
     return jnp.stack(totals, axis=1)
 
 
@@ -286,8 +286,8 @@ def structured_loss(
     root = parents.index(-1)
 
     def total(scores: Array) -> Array:
-        found = beliefs(scores, pairwise, parents, temperature=temperature)
-        return reduced(found[:, root], temperature) / temperature
+        totals = beliefs(scores, pairwise, parents, temperature=temperature)
+        return reduced(totals[:, root], temperature) / temperature
 
     return total(unary) - total(jnp.where(allowed, unary, BARRED))
 
@@ -324,11 +324,11 @@ def fitting_templates(
     Where that offset is not known, as of the root, all templates fit alike.
     """
     above = jnp.array(parents)
-    known = labelled & labelled[:, above] & (above >= 0)[None]
+    has_offset = labelled & labelled[:, above] & (above >= 0)[None]
     d = (xy - xy[:, above]) / UNIT
     squares = jnp.sum((d[:, :, None] - offsets[None]) ** 2, axis=-1)
     nearest = jax.nn.one_hot(jnp.argmin(squares, axis=-1), offsets.shape[1])
-    return jnp.where(known[..., None], nearest, 1 / offsets.shape[1])
+    return jnp.where(has_offset[..., None], nearest, 1 / offsets.shape[1])
 
 
 class Scored(NamedTuple):
@@ -406,14 +406,14 @@ class IEML(Network, kw_only=True):
         r: float | Float[Array, ""] = 1.0,
     ) -> Outputs:
         """Returns heat maps, the proposals chosen, and their height times p(match)."""
-        found = self.scored(depth, train=train)
-        states = best_states(found.unary, found.pairwise, self.tree)[..., None]
+        scored = self.scored(depth, train=train)
+        states = best_states(scored.unary, scored.pairwise, self.tree)[..., None]
         chosen = jnp.take_along_axis(
-            found.proposals.xy, (states // self.templates)[..., None], axis=2
+            scored.proposals.xy, (states // self.templates)[..., None], axis=2
         )
-        scores = jnp.take_along_axis(found.unary, states, axis=2)
+        scores = jnp.take_along_axis(scored.unary, states, axis=2)
         return Outputs(
-            heatmaps=found.maps,
+            heatmaps=scored.maps,
             joints=chosen[:, :, 0],
             scores=jnp.exp(scores[..., 0]),
         )
@@ -422,10 +422,10 @@ class IEML(Network, kw_only=True):
         self, batch: Batch, *, r: float | Float[Array, ""], sigma: float
     ) -> Float[Array, ""]:
         """Returns the sum of the three losses; see above."""
-        found = self.scored(batch["depth"], train=True)
-        places, visible = found.proposals, batch["visible"]
+        scored = self.scored(batch["depth"], train=True)
+        places, visible = scored.proposals, batch["visible"]
         of_maps = heatmap_loss(
-            found.maps, batch["joints_px"], visible, stride=self.stride, sigma=sigma
+            scored.maps, batch["joints_px"], visible, stride=self.stride, sigma=sigma
         )
         xy = batch["joints_px"] / batch["depth"].shape[1] - 0.5
         xy = jnp.where(visible[..., None], xy, 0)
@@ -433,21 +433,21 @@ class IEML(Network, kw_only=True):
         squares = jnp.where(places.valid & visible[..., None], squares, jnp.inf)
         near = squares <= REACH**2
         far = jnp.isfinite(squares) & ~near
-        offsets = jax.lax.stop_gradient(found.offsets)
+        offsets = jax.lax.stop_gradient(scored.offsets)
         fitting = fitting_templates(xy, visible, offsets, self.tree)
         reached = jnp.any(near, axis=-1, keepdims=True)
         nearest = jax.nn.one_hot(
             jnp.argmin(squares, axis=-1), squares.shape[2], dtype=bool
         )
         structured = structured_loss(
-            found.unary,
-            found.pairwise,
+            scored.unary,
+            scored.pairwise,
             jnp.repeat(nearest | ~reached, self.templates, axis=-1),
             self.tree,
             temperature=self.temperature,
         )
         of_choice = jnp.sum(structured) / jnp.maximum(jnp.sum(reached), 1)
-        return of_maps + pairs_loss(found.matches, near, far, fitting) + of_choice
+        return of_maps + pairs_loss(scored.matches, near, far, fitting) + of_choice
 
     def decode(self, outputs: Outputs, *, side: int, decode: str) -> Decoded:
         """Returns the proposals chosen, placed within their cells; see `Network`.

@@ -120,8 +120,8 @@ class PartHeatmapRegression(Network, kw_only=True):
         """Returns the detector's logits and the regressor's heat maps."""
         depth = self.check(depth)
         logits = self.detect(depth, train)
-        seen = jnp.concatenate([depth, nn.sigmoid(logits)], axis=-1)
-        return logits, self.regress(seen, train)
+        detected = jnp.concatenate([depth, nn.sigmoid(logits)], axis=-1)
+        return logits, self.regress(detected, train)
 
     def detect(self, depth: Array, train: bool) -> Array:
         """Returns the detector's logits."""
@@ -145,17 +145,17 @@ class PartHeatmapRegression(Network, kw_only=True):
             first = Bottleneck(**block, stride=stride, name=f"group{group}_first")
             x, _ = first(x)
             # As a loop, which is compiled once.
-            others = nn.scan(
+            following = nn.scan(
                 Bottleneck,
                 variable_axes={"params": 0, "batch_stats": 0},
                 split_rngs={"params": True},
                 length=number - 1,
             )(**block, name=f"group{group}_others")
-            x, _ = others(x, None)
+            x, _ = following(x, None)
         x = nn.Conv(self.num_joints, (1, 1), dtype=self.dtype, name="scores")(x)
         return self._enlarge(x, 16, "detector_maps")
 
-    def regress(self, seen: Array, train: bool) -> Array:
+    def regress(self, detected: Array, train: bool) -> Array:
         """Returns the regressor's heat maps."""
         relu = functools.partial(norm_relu, train=train, dtype=self.dtype)
         conv = functools.partial(nn.Conv, dtype=self.dtype)
@@ -173,7 +173,7 @@ class PartHeatmapRegression(Network, kw_only=True):
             up = ConvTranspose(features=wide, times=2, dtype=self.dtype)
             return up(low) + residuals(x, narrow, narrow, wide)
 
-        x = relu(conv(self.scaled(64), (7, 7), strides=2, padding=3)(seen))
+        x = relu(conv(self.scaled(64), (7, 7), strides=2, padding=3)(detected))
         x = residuals(x, narrow // 2)
         x = nn.max_pool(x, (2, 2), (2, 2))
         x = residuals(x, narrow // 2, narrow // 2, narrow)

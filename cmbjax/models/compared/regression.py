@@ -22,15 +22,15 @@ class MeanPose(nn.Module, kw_only=True):
     def __call__(
         self,
         pose: Float[Array, "batch joints xyz=3"] | None = None,
-        known: Bool[Array, "batch joints xyz=3"] | None = None,
+        is_known: Bool[Array, "batch joints xyz=3"] | None = None,
     ) -> Float[Array, "joints xyz=3"]:
         """Returns the mean, with the labels that are given."""
         shape = (self.num_joints, 3)
         mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
         count = self.variable("batch_stats", "count", jnp.zeros, shape)
-        if pose is not None and known is not None and not self.is_initializing():
-            number = jnp.sum(known, axis=0)
-            off = jnp.sum(jnp.where(known, pose - mean.value[None], 0), axis=0)
+        if pose is not None and is_known is not None and not self.is_initializing():
+            number = jnp.sum(is_known, axis=0)
+            off = jnp.sum(jnp.where(is_known, pose - mean.value[None], 0), axis=0)
             count.value = count.value + number
             mean.value = mean.value + off / jnp.maximum(count.value, 1)
         return jnp.asarray(mean.value)

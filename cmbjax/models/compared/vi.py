@@ -32,8 +32,8 @@ def glimpse(
     around = ((jnp.arange(voxels) + 0.5) / voxels - 0.5) * EXTENT
     columns, rows = ((around + joint[i] + 0.5) * side - 0.5 for i in (0, 1))
     grid = jnp.meshgrid(rows, columns, indexing="ij")
-    seen = map_coordinates(depth, grid, order=0, mode="constant", cval=1.0)
-    return jnp.where(seen < 1, seen - joint[2], NOTHING)
+    patch = map_coordinates(depth, grid, order=0, mode="constant", cval=1.0)
+    return jnp.where(patch < 1, patch - joint[2], NOTHING)
 
 
 def voxelise(
@@ -101,8 +101,8 @@ class Refinement(nn.Module, kw_only=True):
         def look(image: Array, joints: Array) -> Array:
             return jax.vmap(lambda joint: glimpse(image, joint, voxels))(joints)
 
-        seen = jax.vmap(look)(depth, pose).reshape(-1, voxels, voxels)
-        x = jnp.clip(seen[..., None], -1, 1)
+        patch = jax.vmap(look)(depth, pose).reshape(-1, voxels, voxels)
+        x = jnp.clip(patch[..., None], -1, 1)
         for _ in range(4):
             x = pool(conv(x, 32))
         theta = nn.Dense(
@@ -111,7 +111,7 @@ class Refinement(nn.Module, kw_only=True):
             bias_init=lambda *_: jnp.eye(3, 4).ravel(),
             name="theta",
         )(x.reshape(len(x), -1).astype(jnp.float32))
-        turned = jax.vmap(transform)(jax.vmap(voxelise)(seen), theta.reshape(-1, 3, 4))
+        turned = jax.vmap(transform)(jax.vmap(voxelise)(patch), theta.reshape(-1, 3, 4))
         flat = jnp.sum(turned, axis=-1)
         x = flat.reshape(len(depth), self.num_joints, voxels, voxels)
         x = jnp.moveaxis(x, 1, 3)
@@ -183,14 +183,14 @@ class ViewpointInvariant(Network, kw_only=True):
         self, batch: Batch, *, r: float | Float[Array, ""], sigma: float
     ) -> Float[Array, ""]:
         """Returns the sum over steps; see `Network`."""
-        label, known = batch_targets(batch)
+        label, is_known = batch_targets(batch)
         _, (poses, offsets, logits) = self._refine(batch["depth"], batch, True)
         if self.head3d == "none":
-            known = known.at[..., 2].set(False)
-        seen = EXTENT / 2  # to where a glimpse reaches
-        aims = jnp.clip(label[None] - poses, -seen, seen) / UNIT
-        off = jnp.where(known[None], offsets - aims, 0)
-        squares = jnp.sum(off**2) / jnp.maximum(jnp.sum(known[..., 0]), 1)
+            is_known = is_known.at[..., 2].set(False)
+        reach = EXTENT / 2  # to where a glimpse reaches
+        aims = jnp.clip(label[None] - poses, -reach, reach) / UNIT
+        off = jnp.where(is_known[None], offsets - aims, 0)
+        squares = jnp.sum(off**2) / jnp.maximum(jnp.sum(is_known[..., 0]), 1)
         visible = batch["visible"][None]
         return squares + jnp.sum(
             jnp.mean(nn.softplus(logits) - logits * visible, axis=(1, 2))
@@ -223,5 +223,5 @@ class ViewpointInvariant(Network, kw_only=True):
             dtype=self.dtype,
             name="refinement",
         )
-        (pose, _), found = steps((pose, (zeros, zeros)), depth[..., 0])
-        return pose, found
+        (pose, _), each_step = steps((pose, (zeros, zeros)), depth[..., 0])
+        return pose, each_step

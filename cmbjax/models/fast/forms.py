@@ -166,7 +166,7 @@ def convolve_repeated(
     def pairs(k: Array, axis: int) -> list[Array]:
         first, second, third = jnp.split(k, 3, axis=axis)
         even, odd = (first, second + third), (first + second, third)
-        return [jnp.concatenate(both, axis=axis) for both in (even, odd)]
+        return [jnp.concatenate(pair, axis=axis) for pair in (even, odd)]
 
     def every_other(row: int, kernel: Array) -> Array:
         columns = [

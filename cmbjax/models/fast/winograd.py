@@ -66,10 +66,10 @@ def convolve(
         stop = start + TILE * (number - 1) + 1
         return jax.lax.slice_in_dim(x, start, stop, TILE, axis=axis)
 
-    seen = _combine(B_T, [every_fourth(x, i, 1, rows) for i in range(SEEN)])
-    x = jnp.stack(seen)  # [6, batch, rows, width + 4, channels]
-    seen = _combine(B_T, [every_fourth(x, i, 3, columns) for i in range(SEEN)])
-    x = jnp.stack(seen).reshape(SEEN**2, batch * rows * columns, channels)
+    sums = _combine(B_T, [every_fourth(x, i, 1, rows) for i in range(SEEN)])
+    x = jnp.stack(sums)  # [6, batch, rows, width + 4, channels]
+    sums = _combine(B_T, [every_fourth(x, i, 3, columns) for i in range(SEEN)])
+    x = jnp.stack(sums).reshape(SEEN**2, batch * rows * columns, channels)
     product = jax.lax.dot_general(x, transformed, (((2,), (1,)), ((0,), (0,))))
     product = product.reshape(SEEN, SEEN, batch, rows, columns, -1)
     x = jnp.stack(_combine(A_T, list(product)), axis=4)
