@@ -1,12 +1,18 @@
 """Checks of every test: shapes in signatures, ranks that broadcast, fixed keys."""
 
+import ctypes
+import gc
 import os
+import platform
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "agg")
 # Tests compile much and compute little: a third of the time without optimisation.
-QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+QUICK = (
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
+    "--xla_cpu_use_fusion_emitters=false"
+)
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK}".strip()
 # What one test, worker or script has compiled, others need not.
 CACHE = Path(__file__).parents[1] / ".pytest_cache" / "compiled"
@@ -35,3 +41,6 @@ def forget_compiled():
     """Frees what a module's tests have compiled: it would add up to gigabytes."""
     yield
     jax.clear_caches()
+    gc.collect()
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)

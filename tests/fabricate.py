@@ -4,15 +4,22 @@ Each function fills a folder and returns what it wrote, so that a test can say w
 number must come back.
 """
 
+import functools
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import cv2
 import h5py
+import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 
+from cmbjax.models.network import Network
 from cmbjax.skeletons import BODY15
+from cmbjax.train import step
 
 # A standing person in ITOP's world frame: x right, y up, z forward, metres.
 STANDING = np.array(
@@ -42,6 +49,47 @@ def environment(root: Path | None = None) -> dict[str, str]:
     variables = {name: os.environ[name] for name in names}
     variables["PATH"] = "/usr/bin:/bin"
     return variables if root is None else {**variables, "PYTHONPATH": str(root)}
+
+
+def state(
+    model: Network,
+    optimizer: optax.GradientTransformation,
+    *,
+    side: int,
+    batch_size: int,
+    seed: int = 0,
+) -> step.TrainState:
+    """Returns what `create_state` does, its numbers drawn by NumPy.
+
+    To compile the drawing of a network's parameters takes longer than to compile its
+    training step. What `create_state` itself draws has tests of its own.
+    """
+    create = functools.partial(
+        step.create_state,
+        model=model,
+        optimizer=optimizer,
+        side=side,
+        batch_size=batch_size,
+    )
+    shapes = jax.eval_shape(create, jax.random.key(seed))
+    rng = np.random.default_rng(seed)
+
+    def draw(path: tuple[Any, ...], like: jax.ShapeDtypeStruct) -> jax.Array:
+        name = str(getattr(path[-1], "key", path[-1]))
+        values = np.zeros(like.shape)
+        if path[0] == jax.tree_util.GetAttrKey("memory"):
+            values = rng.normal(size=like.shape)
+        elif path[0] == jax.tree_util.GetAttrKey("opt_state"):
+            pass
+        elif name in ("scale", "var"):
+            values = np.ones(like.shape)
+        elif like.ndim > 1:
+            fan_in = np.prod(like.shape[:-1])
+            values = rng.normal(0, np.sqrt(2 / fan_in), like.shape)
+        return jnp.asarray(values, like.dtype)
+
+    drawn = jax.tree_util.tree_map_with_path(draw, shapes)
+    return drawn._replace(opt_state=optimizer.init(drawn.params))
 
 
 def write_png(path: Path, image: np.ndarray) -> None:

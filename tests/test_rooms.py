@@ -130,7 +130,8 @@ def test_models_load_jax_and_flax_alone():
 
 def test_prediction_loads_neither_jax_nor_what_trains():
     loaded = loaded_by("import cmbjax.predict.predictor")
-    assert not loaded & (HEAVY | {"jax", "flax", "jaxtyping"} - {"cv2", "onnxruntime"})
+    heavy = HEAVY | {"jax", "flax", "jaxtyping"}
+    assert not loaded & (heavy - {"cv2", "onnxruntime"})
 
 
 def test_training_and_prediction_do_not_load_one_another():

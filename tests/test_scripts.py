@@ -16,6 +16,7 @@ import datasets
 import evaluate
 import train
 from cmbjax.train.config import TrainConfig
+from cmbjax.train.run import Run
 from evaluate import EvalConfig
 from tests import fabricate
 
@@ -158,7 +159,7 @@ def test_other_frames_in_the_folder_of_a_run_are_refused(tmp_path):
     _, run_dir, _ = train_and_evaluate(tmp_path, "folder", "pckh")
     fabricate.coco(tmp_path / "other", files=files, frames=6)
     before = (run_dir / "config.json").read_text()
-    config = TrainConfig.load(run_dir)
+    config = Run.open(run_dir).config
     other = dataclasses.replace(config, data_dir=tmp_path / "other")
     with pytest.raises(
         ValueError, match="holds a run on folder/source_.* now folder/o"
@@ -189,7 +190,10 @@ def test_prepared_copy_of_other_files_is_refused(tmp_path):
     ("flags", "message"),
     [
         ({"head3d": "dense"}, "--head3d: .* has no 3-D joints"),
-        ({"model": "cmb_none", "memory_lr": 0.1}, "cmb_none has no memory"),
+        (
+            {"model": "cmb_none", "memory_lr": 0.1},
+            "--memory_lr needs the memory of --model=cmb, got --model=cmb_none",
+        ),
     ],
 )
 def test_flag_without_an_effect_is_refused(tmp_path, flags, message):

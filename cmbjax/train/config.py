@@ -200,12 +200,13 @@ class TrainConfig(DataFlags):
         blocks = {name: block for name, (value, block) in asked.items() if value}
         if not blocks:
             return {}
-        flags = " and ".join(f"--{name}" for name in blocks)
-        has_memory = type(model) is PoseNet and model.block is ConvolutionalMemoryBlock
-        if not has_memory or len(blocks) > 1:
+        if len(blocks) > 1:
+            flags = " or ".join(f"--{name}" for name in blocks)
+            raise ValueError(f"expected {flags}, got both")
+        if type(model) is not PoseNet or model.block is not ConvolutionalMemoryBlock:
+            (flag,) = blocks
             raise ValueError(
-                f"{flags}: expected one of them, with --model=cmb, got "
-                f"--model={self.model}"
+                f"--{flag} needs the memory of --model=cmb, got --model={self.model}"
             )
         return {"block": next(iter(blocks.values()))}
 

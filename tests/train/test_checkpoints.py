@@ -41,9 +41,7 @@ def make_model(width=0.125, memory_mode="shared"):
 
 
 def make_state(model):
-    return training.create_state(
-        jax.random.key(0), model, OPTIMIZER, side=32, batch_size=3
-    )
+    return fabricate.state(model, OPTIMIZER, side=32, batch_size=3)
 
 
 def assert_same(state, other):
@@ -165,26 +163,34 @@ def restored_leaves(run_dir):
     return jax.tree.leaves(state), json.loads(position)
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")  # restoring without a target
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_killed_training_goes_on_as_if_nothing_had_happened(tmp_path, number):
-    fabricate.coco(tmp_path, files=("train.json", "validation.json"), frames=5)
-    unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
-    flags = ("--num_steps=40", "--checkpoint_every=4")
-    whole = train(tmp_path, unbroken, *flags)
+KILLED_FLAGS = ("--num_steps=24", "--checkpoint_every=4")
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    """The folder of a run that nothing interrupted, beside its data."""
+    folder = tmp_path_factory.mktemp("killed")
+    fabricate.coco(folder, files=("train.json", "validation.json"), frames=5)
+    whole = train(folder, folder / "unbroken", *KILLED_FLAGS)
     output, _ = whole.communicate(timeout=240)
     assert whole.returncode == 0, output
+    return folder / "unbroken"
 
-    first = train(tmp_path, broken, *flags)
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # restoring without a target
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_killed_training_goes_on_as_if_nothing_had_happened(unbroken, number):
+    folder, broken, flags = unbroken.parent, unbroken.parent / str(number), KILLED_FLAGS
+    first = train(folder, broken, *flags)
     wait_for(lambda: steps_on_disk(broken), first)
     os.kill(first.pid, number)
     output, _ = first.communicate(timeout=60)
     assert first.returncode != 0
     if number == signal.SIGTERM:
         assert "SIGTERM after step" in output
-    assert max(steps_on_disk(broken)) < 40
+    assert max(steps_on_disk(broken)) < 24
 
-    second = train(tmp_path, broken, *flags)
+    second = train(folder, broken, *flags)
     output, _ = second.communicate(timeout=240)
     assert second.returncode == 0 and "going on after step" in output, output
     (state, position), (other, other_position) = map(
@@ -194,4 +200,4 @@ def test_killed_training_goes_on_as_if_nothing_had_happened(tmp_path, number):
     assert_same(state, other)
     records = (broken / "metrics.jsonl").read_text().splitlines()
     logged = [json.loads(line)["step"] for line in records if '"loss"' in line]
-    assert logged == list(range(1, 41))
+    assert logged == list(range(1, 25))

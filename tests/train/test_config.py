@@ -59,15 +59,24 @@ def test_flag_that_a_network_does_not_have_is_refused(flags, message):
 
 
 @pytest.mark.parametrize(
-    "flags",
+    ("flags", "message"),
     [
-        {"memory_lr": 1.0, "model": "cmb_none"},
-        {"memory_gradient": True, "model": "memory_constant"},
-        {"memory_gradient": True, "memory_lr": 1.0},
+        (
+            {"memory_lr": 1.0, "model": "cmb_none"},
+            "--memory_lr needs the memory of --model=cmb, got --model=cmb_none",
+        ),
+        (
+            {"memory_gradient": True, "model": "memory_constant"},
+            "--memory_gradient needs the memory of --model=cmb, got",
+        ),
+        (
+            {"memory_gradient": True, "memory_lr": 1.0},
+            "expected --memory_gradient or --memory_lr, got both",
+        ),
     ],
 )
-def test_readings_of_the_memory_are_those_of_the_papers_block(flags):
-    with pytest.raises(ValueError, match="expected one of them, with --model=cmb"):
+def test_readings_of_the_memory_are_those_of_the_papers_block(flags, message):
+    with pytest.raises(ValueError, match=message):
         TrainConfig(**flags)
 
 

@@ -11,6 +11,7 @@ from cmbjax.evaluate import predictions
 from cmbjax.models import MODELS, ablations, losses
 from cmbjax.models.network import Network, Outputs
 from cmbjax.train import step as training
+from tests import fabricate
 
 SIDE, JOINTS, BATCH = 32, 3, 4
 # Whose steps take long to compile: their parts are in others, and tests/test_overfit.py
@@ -31,13 +32,8 @@ def make_batch(seed=0, size=BATCH, side=SIDE):
 
 def make(name="cmb", **options):
     model = MODELS[name](num_joints=JOINTS, width=0.25, **options)
-    state = training.create_state(
-        jax.random.key(0),
-        model,
-        OPTIMIZER,
-        side=max(SIDE, model.divisor),
-        batch_size=BATCH,
-    )
+    side = max(SIDE, model.divisor)
+    state = fabricate.state(model, OPTIMIZER, side=side, batch_size=BATCH)
     return model, state, bound(training.train_step, model)
 
 

@@ -61,9 +61,9 @@ class CNN3D(Network, kw_only=True):
 
     @nn.compact
     def joints_of_frames(
-        self, depth: Float[AnyArray, "batch side side frames"], *, train: bool
+        self, depth: Float[AnyArray, "batch side side _"], *, train: bool
     ) -> Float[Array, "batch frames joints coordinates"]:
-        """Returns each frame's joints.
+        """Returns each frame's joints; a single frame stands still.
 
         x and y as fractions of the crop from its centre; z, in normalised depth, with
         the head "dense" alone.

@@ -10,6 +10,7 @@ import pytest
 from benchmarks.table5 import multiply_adds
 from cmbjax.models import MODELS
 from cmbjax.models.compared.cpm import centre_map
+from cmbjax.models.layers import PLAIN
 from cmbjax.models.losses import heatmap_loss
 from cmbjax.models.network import Outputs
 from cmbjax.skeletons import BODY15
@@ -56,7 +57,7 @@ def test_parameters_are_those_of_the_published_networks(name, joints, parameters
     [
         ("sh8", 15, 192, 30.7, {}),
         ("cpm", 15, 184, 85.0, {}),
-        ("cmb", 19, 192, 2 * 5.71, {"plain": True}),
+        ("cmb", 19, 192, 2 * 5.71, {"form": PLAIN}),
     ],
 )
 def test_complexity_is_that_of_table_5(name, joints, side, gflop, options):

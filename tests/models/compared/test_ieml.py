@@ -263,8 +263,9 @@ def test_network_chooses_what_an_enumeration_of_its_own_scores_does(network):
         assert (scores[sample] < np.maximum(height, ieml.FLOOR)).all()
     # Maps that are nowhere above 0 fall back to their peak, whatever else is said.
     params["heatmaps"] = {**params["heatmaps"], "bias": head["bias"] - 100}
-    (maps, joints, _), _ = both(params, depth)
-    index = np.asarray(maps).reshape(2, -1, JOINTS).argmax(axis=1)
+    outputs, _ = both(params, depth)
+    joints = outputs.joints
+    index = np.asarray(outputs.heatmaps).reshape(2, -1, JOINTS).argmax(axis=1)
     rows, columns = np.divmod(index, 16)
     np.testing.assert_allclose(
         (np.asarray(joints) + 0.5) * 16 - 0.5, np.stack([columns, rows], -1), atol=1e-5
