@@ -12,7 +12,7 @@ import tensorflow_datasets as tfds
 from cmbjax.data.examples import DepthFrames, Example
 from cmbjax.registry import pick
 from cmbjax.skeletons import SKELETONS
-from datasets.astar.astar import Astar, astar_config
+from datasets.astar.astar import Astar
 from datasets.builder import SOURCE_FILE, DescribedFrames
 from datasets.folder.folder import Folder
 from datasets.itop.itop import Itop
@@ -59,21 +59,9 @@ def load(
         ]
         return _thin(_mix(parts), limit)
     name, _, config = name.partition("/")
-    make = pick(DATASETS, "dataset", name)
-    options: dict[str, Any] = {"data_dir": tfds_dir, "file_format": "array_record"}
-    if name == "folder":
-        if data_dir is None:
-            raise ValueError("--dataset=folder needs --data_dir, the folder of frames")
-        builder: DescribedFrames = Folder(source_dir=data_dir, **options)
-    else:
-        if name == "astar" and config:
-            options["config"] = astar_config(config)
-        elif config:
-            pick(make.builder_configs, f"config of {name}", config)
-            options["config"] = config
-        builder = make(**options)
-    manual_dir = None if name == "folder" else data_dir  # its copy knows its content
-    manual = tfds.download.DownloadConfig(manual_dir=manual_dir)
+    kind = pick(DATASETS, "dataset", name)
+    builder = kind.make(config, data_dir, data_dir=tfds_dir, file_format="array_record")
+    manual = tfds.download.DownloadConfig(manual_dir=data_dir)
     builder.download_and_prepare(download_config=manual)
     if split not in builder.info.splits:
         there = ", ".join(builder.info.splits)

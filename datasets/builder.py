@@ -11,13 +11,14 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import cv2
 import numpy as np
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
+from cmbjax.registry import pick
 from cmbjax.skeletons import SKELETONS, Skeleton
 from datasets import schema
 
@@ -32,6 +33,23 @@ Fact = tuple[str, float, float | None, float]
 
 class DescribedFrames(tfds.core.DatasetBuilder):
     """Depth frames that say what a network is to know of them."""
+
+    @classmethod
+    def make(cls, config: str, source: Path | None, **options: Any) -> Self:
+        """Returns the builder that a name such as itop/top asks for.
+
+        Args:
+            config: What is behind the slash, or nothing.
+            source: Folder of the data set's own files.
+            **options: Of every TFDS builder.
+
+        Raises:
+            ValueError: There is no such config.
+        """
+        if config:
+            pick(cls.builder_configs, f"config of {cls.name}", config)
+            options["config"] = config
+        return cls(**options)
 
     @property
     def depth_range(self) -> float | None:

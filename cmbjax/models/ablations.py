@@ -37,11 +37,11 @@ class InputForMemory(ConvolutionalMemoryBlock, kw_only=True):
     without_memory: ClassVar[tuple[str, ...]] = ("input", "memory")
 
     def phi(
-        self, name: str, features: int, x: Array, seen: Array, *, train: bool
+        self, name: str, features: int, x: Array, maps: Array, *, train: bool
     ) -> Array:
         """Returns what a controller makes of x alone."""
-        seen = x if name in self.without_memory else seen
-        return super().phi(name, features, x, seen, train=train)
+        maps = x if name in self.without_memory else maps
+        return super().phi(name, features, x, maps, train=train)
 
     def read(self, shape: tuple[int, ...]) -> Array:
         """Returns what nobody looks at."""
@@ -113,14 +113,14 @@ class OptimizedMemory(ConvolutionalMemoryBlock, kw_only=True):
     """
 
     def phi(
-        self, name: str, features: int, x: Array, seen: Array, *, train: bool
+        self, name: str, features: int, x: Array, maps: Array, *, train: bool
     ) -> Array:
-        """Returns what a controller makes of x and what it sees beside it."""
+        """Returns what a controller makes of x and other maps."""
         if name == "output" and self.has_variable("perturbations", "value"):
             perturbation: Array = self.get_variable("perturbations", "value")
             is_shared = self.memory_mode == "shared"
-            seen += perturbation[None] if is_shared else perturbation
-        return super().phi(name, features, x, seen, train=train)
+            maps += perturbation[None] if is_shared else perturbation
+        return super().phi(name, features, x, maps, train=train)
 
 
 class WithoutBlocks(PoseNet, kw_only=True):

@@ -113,13 +113,13 @@ class ConvolutionalMemoryBlock(nn.Module, kw_only=True):
         return self.memory_features or self.features
 
     def phi(
-        self, name: str, features: int, x: Array, seen: Array, *, train: bool
+        self, name: str, features: int, x: Array, maps: Array, *, train: bool
     ) -> Float[Array, "batch height width features"]:
-        """Returns what a controller makes of x and what it sees beside it."""
+        """Returns what a controller makes of x and other maps."""
         controller = Controller(
             features=features, dtype=self.dtype, form=self.form, name=name
         )
-        return controller(x, seen, train=train)
+        return controller(x, maps, train=train)
 
     def project(self, x: Array, channels: int) -> Array:
         """Returns x with as many channels as the memory has."""

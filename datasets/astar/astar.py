@@ -4,7 +4,7 @@ import dataclasses
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -69,6 +69,13 @@ class Frame(NamedTuple):
 
 class Astar(FrameBuilder):
     """20 joints of a hand in 320x240 frames of a time-of-flight camera."""
+
+    @classmethod
+    def make(cls, config: str, source: Path | None, **options: Any) -> Self:
+        """Returns the builder of a focal length, as in astar/focal_224."""
+        if config:
+            options["config"] = astar_config(config)
+        return cls(**options)
 
     BUILDER_CONFIGS = [AstarConfig()]
     MANUAL_DOWNLOAD_INSTRUCTIONS = "See datasets/astar/README.md."

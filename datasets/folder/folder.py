@@ -5,7 +5,7 @@ import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -80,6 +80,19 @@ class Folder(FrameBuilder):
             name=f"{name}_{self._digest()}", source_dir=str(self._source)
         )
         super().__init__(config=config, **options)
+
+    @classmethod
+    def make(cls, config: str, source: Path | None, **options: Any) -> Self:
+        """Returns the builder of a folder of frames."""
+        if config:
+            raise ValueError(f"folder has no configs, got folder/{config}")
+        if source is None:
+            raise ValueError("--dataset=folder needs --data_dir, the folder of frames")
+        return cls(source_dir=source, **options)
+
+    def download_and_prepare(self, **options: Any) -> None:
+        """Prepares the data set; the name of its copy says what it is made of."""
+        super().download_and_prepare(**{**options, "download_config": None})
 
     def files(self) -> list[str]:
         """Returns the annotation files."""
