@@ -120,6 +120,13 @@ class Mesh(NamedTuple):
         joints = {name: at + by for name, at in self.joints.items()}
         return self._replace(vertices=self.vertices + np.asarray(by), joints=joints)
 
+    def turned(self, rotation: Float[np.ndarray, "3 3"]) -> "Mesh":
+        """Returns the mesh turned about the origin, its lowest point at z = 0 again."""
+        vertices = self.vertices @ rotation.T
+        lowest = np.array([0, 0, vertices[:, 2].min()])
+        joints = {name: rotation @ at - lowest for name, at in self.joints.items()}
+        return self._replace(vertices=vertices - lowest, joints=joints)
+
 
 class Figure:
     """anny's model, loaded once a process."""

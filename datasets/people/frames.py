@@ -20,6 +20,7 @@ from datasets.simulation import SPLITS, body, poses, room, time_of_flight
 from datasets.simulation import structured_light as sensor
 from datasets.simulation.posing import POSE_TRIES, SINK_M, deepest_contact, strike
 from datasets.simulation.shape import Shape
+from datasets.simulation.solids import about_vertical, box, joined
 
 FRAMES_PER_PERSON = 10
 CAPTURED = 0.5  # share of poses from motion capture, where there is some
@@ -172,11 +173,11 @@ def sample_scene(
         model = spec.compile()
         data = mujoco.MjData(model)
         mujoco.mj_kinematics(model, data)
-        return Scene(model, data, view, _captured(rng, clips, view.yaw), False)
+        return Scene(model, data, view, captured(rng, clips, view.yaw), False)
     sitting = rng.random() < SITTING
     families = poses.sample_families(rng)
     if sitting:
-        families = poses.Families(families.arms, families.alike, _sit, False)
+        families = poses.Families(families.arms, families.alike, sit, False)
     shape = Shape(size=stature / 1.93)
     while True:
         spec = _room(rng, view)
@@ -187,7 +188,7 @@ def sample_scene(
             strike(model, data, view, *poses.sample_pose(rng, families))
             if deepest_contact(data) < SINK_M:
                 model.geom_group[model.geom_bodyid > 0] = FIGURE_GROUP
-                return Scene(model, data, view, _struck(model, data), sitting)
+                return Scene(model, data, view, struck(model, data), sitting)
 
 
 def _room(rng: np.random.Generator, view: room.View) -> mujoco.MjSpec:
@@ -198,7 +199,8 @@ def _room(rng: np.random.Generator, view: room.View) -> mujoco.MjSpec:
     return spec
 
 
-def _sit(rng: np.random.Generator) -> list[dict[str, float]]:
+def sit(rng: np.random.Generator) -> list[dict[str, float]]:
+    """Returns the motions of two legs of someone who sits."""
     apart = rng.uniform(0, 20)
     flexion = rng.uniform(75, 100)
     return [
@@ -212,21 +214,16 @@ def _sit(rng: np.random.Generator) -> list[dict[str, float]]:
     ]
 
 
-def _captured(rng: np.random.Generator, clips: Sequence[Clip], yaw: float) -> Pose:
+def captured(rng: np.random.Generator, clips: Sequence[Clip], yaw: float) -> Pose:
     """Draws a recorded pose, turned so that the hips face the way that `yaw` says."""
     clip = clips[int(rng.integers(len(clips)))]
     rotations = clip.rotations[rng.integers(len(clip.rotations))]
     front = rotations[SEGMENTS.index("pelvis")] @ (0.0, -1, 0)
-    turn = _about_vertical(yaw - np.arctan2(front[0], -front[1]))
+    turn = about_vertical(yaw - np.arctan2(front[0], -front[1]))
     return Pose(turn @ rotations, clip.directions)
 
 
-def _about_vertical(angle: float) -> Float[np.ndarray, "3 3"]:
-    sin, cos = np.sin(angle), np.cos(angle)
-    return np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]])
-
-
-def _struck(model, data) -> Pose:
+def struck(model, data) -> Pose:
     """Returns the capsule figure's pose."""
     bodies = {name: model.joint(hinge).bodyid[0] for name, hinge in HINGES.items()}
     bodies["pelvis"] = model.body("person").id
@@ -269,9 +266,9 @@ def make_frames(
             companion = meshes[(number + 1) % count]
             company = [companion.moved((*_beside(rng, scene.view), 0.0))]
         if scene.sitting:
-            company.append(_seat(rng, placed, scene.view.yaw))
+            company.append(seat(rng, placed, scene.view.yaw))
         depth_mm = _photograph(rng, camera, scene, [placed, *company])
-        joints_m = _label(placed, scene.view, skeleton)
+        joints_m = label(placed, scene.view, skeleton)
         joints_px = camera_to_pixels(joints_m, camera.intrinsics)
         x, y = joints_px.T
         yield schema.example(
@@ -291,7 +288,7 @@ def _beside(rng: np.random.Generator, view: room.View) -> np.ndarray:
     return view.person + (aside, rng.uniform(-0.3, 1.0))
 
 
-def _seat(rng: np.random.Generator, mesh: Mesh, yaw: float) -> Mesh:
+def seat(rng: np.random.Generator, mesh: Mesh, yaw: float) -> Mesh:
     """Returns a stool or chair under a sitting person."""
     hips, knees = (
         (mesh.joints[f"right_{joint}"] + mesh.joints[f"left_{joint}"]) / 2
@@ -306,30 +303,9 @@ def _seat(rng: np.random.Generator, mesh: Mesh, yaw: float) -> Mesh:
         parts.append(((-wide, 0.15, top), (wide, 0.2, top + back)))
     if rng.random() < 0.5:
         parts.append(((-0.9 * wide, -0.8 * deep, 0), (0.9 * wide, 0.1, top - 0.05)))
-    corners = np.array([[x, y, z] for x in (0, 1) for y in (0, 1) for z in (0, 1)])
-    boxes = np.concatenate(
-        [low + corners * np.subtract(high, low) for low, high in np.array(parts)]
-    )
-    vertices = boxes @ _about_vertical(yaw).T + (hips[0], hips[1], 0)
-    faces = np.concatenate([BOX_FACES + 8 * i for i in range(len(parts))])
-    return Mesh(vertices, faces, np.zeros(len(faces), bool), {})
-
-
-BOX_FACES = np.array(
-    [
-        face
-        for a, b, c, d in (
-            (0, 1, 3, 2),
-            (4, 5, 7, 6),
-            (0, 1, 5, 4),
-            (2, 3, 7, 6),
-            (0, 2, 6, 4),
-            (1, 3, 7, 5),
-        )
-        for face in ((a, b, c), (a, c, d))
-    ],
-    np.int32,
-)
+    solid = joined([box(*corners) for corners in parts]).turned(yaw)
+    vertices = solid.vertices + (hips[0], hips[1], 0)
+    return Mesh(vertices, solid.faces, np.zeros(len(solid.faces), bool), {})
 
 
 def _photograph(
@@ -396,7 +372,7 @@ def _see_meshes(
     return np.where(faces >= 0, hits["tfar"], np.inf), dark
 
 
-def _label(
+def label(
     mesh: Mesh, view: room.View, skeleton: Skeleton
 ) -> Float[np.ndarray, "joints xyz=3"]:
     """Returns the joints where the labels of ITOP lie, metres, in the camera frame."""

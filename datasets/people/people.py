@@ -6,7 +6,7 @@ import importlib.util
 import os
 import pickle
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from datasets.simulation import SPLITS
 
 PEOPLE_PER_PART = 10  # what is made between two saves
 CLIPS_APART = 8  # of so many clips one is for testing and one for validation
+MakeFrames = Callable[..., Iterator[dict[str, object]]]
 PACKAGES = ("anny", "embreex", "torch")
 REQUIREMENTS = "requirements-people.txt"
 
@@ -53,6 +54,8 @@ class People(FrameBuilder):
     """Dressed people of many shapes before cameras of several kinds."""
 
     VERSION = tfds.core.Version("1.0.0")
+    frames_per_person = FRAMES_PER_PERSON
+    people_per_part = PEOPLE_PER_PART
     BUILDER_CONFIGS = [
         PeopleConfig(name="people", description="23,000 frames, ITOP's joints."),
         PeopleConfig(
@@ -70,6 +73,11 @@ class People(FrameBuilder):
             test=1,
         ),
     ]
+
+    @staticmethod
+    def make_part(part: "Part") -> int:
+        """Makes and saves a part; returns its number of frames."""
+        return make_part(part)
 
     @property
     def skeleton(self) -> Skeleton:
@@ -111,9 +119,11 @@ class People(FrameBuilder):
                     config.skeleton,
                     config.seed,
                     split,
-                    range(first, min(first + PEOPLE_PER_PART, getattr(config, split))),
+                    range(
+                        first, min(first + self.people_per_part, getattr(config, split))
+                    ),
                 )
-                for first in range(0, getattr(config, split), PEOPLE_PER_PART)
+                for first in range(0, getattr(config, split), self.people_per_part)
             ]
             for split in SPLITS
         }
@@ -121,19 +131,19 @@ class People(FrameBuilder):
         missing = [part for part in every if not part.path.exists()]
         if missing:
             Figure()  # fills anny's cache, which processes would fill side by side
-        frames = FRAMES_PER_PERSON * sum(len(part.people) for part in missing)
+        frames = self.frames_per_person * sum(len(part.people) for part in missing)
         self._bar.clear()
         with (
             tqdm(total=frames, desc=f"making {self.name}", unit=" frames") as bar,
             executor(config.workers or os.cpu_count() or 1, chunk=1) as run,
         ):
-            for made in run(make_part, missing):
+            for made in run(self.make_part, missing):
                 bar.update(made)
         return {
             split: [
                 (part.path, number)
                 for part in parts[split]
-                for number in range(FRAMES_PER_PERSON * len(part.people))
+                for number in range(self.frames_per_person * len(part.people))
             ]
             for split in SPLITS
         }
@@ -180,13 +190,13 @@ class Part:
     people: range
 
 
-def make_part(part: Part) -> int:
+def make_part(part: Part, make: MakeFrames = make_frames) -> int:
     """Makes and saves a part; returns its number of frames."""
     figure, clips = _figure(), _clips(part.source, part.split)
     frames = [
         frame
         for person in part.people
-        for frame in make_frames(
+        for frame in make(
             figure, clips, SKELETONS[part.skeleton], part.seed, part.split, person
         )
     ]

@@ -1,0 +1,1 @@
+"""Crowd: whole frames of any room, with no person in them or several."""
