@@ -142,12 +142,18 @@ def evaluation_view(
         depth [side, side, frames], frame_from_crop [2, 3], reference [] (the person's
         depth, millimetres or raw), is_found [] (whether there was a person to look at).
     """
-    person = _person_box(example, depth, preparation.crop, metric)
+    person, distance = _person(example, depth, preparation.crop, metric)
     whole = frame_box(depth)
     box = whole if person is None or preparation.crop == "full" else person
     side, depth_range = preparation.side, preparation.depth_range
-    around = person if box is whole else None
-    crop = crops.look(depth, box, side=side, depth_range=depth_range, around=around)
+    crop = crops.look(
+        depth,
+        box,
+        side=side,
+        depth_range=depth_range,
+        around=person if box is whole else None,
+        distance=distance,
+    )
     view = {
         "depth": crop.depth,
         "frame_from_crop": crop.frame_from_crop,
@@ -162,11 +168,11 @@ def evaluation_view(
     return view
 
 
-def _person_box(
+def _person(
     example: Example, depth: np.ndarray, crop: crops.CropMode, metric: bool
-) -> np.ndarray | None:
-    """Returns the box of the person to look at; None where there is nobody."""
+) -> tuple[np.ndarray | None, float | None]:
+    """Returns box and distance of the person to look at; None where not known."""
     if crop == "label_box":
-        return label_box(example, depth) if example["visible"].any() else None
-    people = finder.find_people(depth, example["camera"], metric=metric)
-    return people[0].box if people else None
+        return (label_box(example, depth) if example["visible"].any() else None), None
+    people = finder.shipped()(depth, metric=metric)
+    return (people[0].box, people[0].depth) if people else (None, None)

@@ -20,10 +20,10 @@ class Crowd(People):
     BUILDER_CONFIGS = [
         PeopleConfig(
             name="crowd",
-            description="16,000 frames, ITOP's joints.",
-            train=360,
-            validation=15,
-            test=25,
+            description="9,200 frames, ITOP's joints.",
+            train=200,
+            validation=10,
+            test=20,
         ),
         PeopleConfig(
             name="tiny",

@@ -1,0 +1,172 @@
+"""The network that finds people in whole frames; see `cmbjax.depth.finder`."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from cmbjax.depth.finder import CENTRE, CHANNELS, DEPTH, SIDES, STRIDE, UNIT, UP
+
+Maps = Float[Array, "batch cells cells channels"]
+
+
+class Layer(NamedTuple):
+    """A 3x3 convolution with BN and ReLU.
+
+    Attributes:
+        name: Of the layer.
+        inputs: Names of layers; a plus at the end has one upsampled by two.
+        features: Channels.
+        stride: Of the convolution.
+        dilation: Of the filter.
+    """
+
+    name: str
+    inputs: tuple[str, ...]
+    features: int
+    stride: int = 1
+    dilation: int = 1
+
+
+LAYERS = (
+    Layer("conv1", ("input",), 16, stride=2),
+    Layer("conv2", ("conv1",), 24, stride=2),
+    Layer("conv3", ("conv2",), 32),
+    Layer("conv4", ("conv3",), 64, stride=2),
+    Layer("conv5", ("conv4",), 64),
+    Layer("conv6", ("conv5",), 96, stride=2),
+    Layer("conv7", ("conv6",), 96, dilation=2),
+    Layer("conv8", ("conv7",), 96),
+    Layer("conv9", ("conv8",), 96, dilation=3),
+    Layer("conv10", ("conv9+", "conv5"), 64),
+    Layer("conv11", ("conv10+", "conv3"), 40),
+    Layer("conv12", ("conv11",), 40),
+)
+HEAD = "head"
+
+
+class Finder(nn.Module, kw_only=True):
+    """Maps of centres, boxes, depths and directions of people; `LAYERS` in order."""
+
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, image: Float[Array, "batch side side 3"], *, train: bool
+    ) -> Maps:
+        """Returns the maps that `depth.finder.decode` reads."""
+        maps = {"input": image.astype(self.dtype)}
+        for layer in LAYERS:
+            parts = [
+                repeated(maps[name[:-1]]) if name[-1] == "+" else maps[name]
+                for name in layer.inputs
+            ]
+            x = nn.Conv(
+                layer.features,
+                (3, 3),
+                strides=layer.stride,
+                padding=layer.dilation,
+                kernel_dilation=layer.dilation,
+                use_bias=False,
+                kernel_init=nn.initializers.he_normal(),
+                dtype=self.dtype,
+                name=layer.name,
+            )(jnp.concatenate(parts, axis=-1))
+            norm = nn.BatchNorm(
+                use_running_average=not train,
+                momentum=0.97,
+                dtype=self.dtype,
+                name=f"{layer.name}_norm",
+            )
+            maps[layer.name] = nn.relu(norm(x))
+        bias = np.zeros(CHANNELS, np.float32)
+        bias[CENTRE] = -4.0  # nearly nowhere is the centre of anybody
+        head = nn.Conv(
+            CHANNELS,
+            (1, 1),
+            kernel_init=nn.initializers.normal(0.01),
+            bias_init=lambda *_: jnp.asarray(bias),
+            name=HEAD,
+        )
+        return head(maps[LAYERS[-1].name].astype(jnp.float32))
+
+
+def repeated(x: Maps) -> Maps:
+    """Returns maps of twice the height and width."""
+    return x.repeat(2, axis=1).repeat(2, axis=2)
+
+
+def folded(variables: Any) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Returns filters and bias of each layer, BN's running statistics in them."""
+    params, stats = variables["params"], variables["batch_stats"]
+    layers = {}
+    for layer in LAYERS:
+        norm, running = params[f"{layer.name}_norm"], stats[f"{layer.name}_norm"]
+        scale = np.asarray(norm["scale"]) / np.sqrt(np.asarray(running["var"]) + 1e-5)
+        bias = np.asarray(norm["bias"]) - scale * np.asarray(running["mean"])
+        layers[layer.name] = (np.asarray(params[layer.name]["kernel"]) * scale, bias)
+    head = params[HEAD]
+    layers[HEAD] = (np.asarray(head["kernel"]), np.asarray(head["bias"]))
+    return layers
+
+
+def loss(maps: Maps, targets: dict[str, Array]) -> Float[Array, ""]:
+    """Returns the loss of a batch.
+
+    The centres' is the focal loss of CenterNet (Zhou et al., "Objects as Points",
+    2019, Eq. 1); boxes, depths and directions count where a centre is near.
+
+    Args:
+        maps: Of the network.
+        targets: centre [batch, cells, cells] Gaussians, 1 at a person's centre; values
+            [batch, cells, cells, CHANNELS - 1] and weight [batch, cells, cells].
+    """
+    logits, centre = maps[..., CENTRE], targets["centre"]
+    p = jnp.clip(jax.nn.sigmoid(logits), 1e-5, 1 - 1e-5)
+    hit = (centre >= 1) * (1 - p) ** 2 * jnp.log(p)
+    miss = (centre < 1) * (1 - centre) ** 4 * p**2 * jnp.log(1 - p)
+    focal = -jnp.sum(hit + miss) / jnp.maximum(jnp.sum(centre >= 1), 1)
+    off = jnp.abs(maps[..., 1:] - targets["values"]) * targets["weight"][..., None]
+    count = jnp.maximum(jnp.sum(targets["weight"]), 1)
+    per_channel = jnp.sum(off, axis=(0, 1, 2)) / count
+    sides, rest = per_channel[:4].sum(), per_channel[4:].sum()
+    return focal + 0.4 * sides + 0.4 * rest
+
+
+def make_targets(
+    boxes: np.ndarray, depths: np.ndarray, ups: np.ndarray, cells: int
+) -> dict[str, np.ndarray]:
+    """Returns the targets of one image.
+
+    Args:
+        boxes: [people, 4] pixels of the network's input.
+        depths: [people] in units of the first input channel.
+        ups: [people, 2] directions from hips to neck.
+        cells: Of the maps.
+    """
+    at = STRIDE * (np.arange(cells, dtype=np.float32) + 0.5)
+    centre = np.zeros((cells, cells), np.float32)
+    values = np.zeros((cells, cells, CHANNELS - 1), np.float32)
+    for box, depth, up in zip(boxes, depths, ups, strict=True):
+        middle, size = (box[:2] + box[2:]) / 2, box[2:] - box[:2]
+        sigma = np.maximum(0.75 * STRIDE, 0.09 * size)
+        column, row = np.clip(middle // STRIDE, 0, cells - 1).astype(int)
+        dx, dy = (at - at[column]) / sigma[0], (at - at[row]) / sigma[1]
+        bump = np.exp(-0.5 * (dx[None] ** 2 + dy[:, None] ** 2))
+        better = bump > centre
+        centre = np.where(better, bump, centre)
+        x, y = np.meshgrid(at, at)
+        reach = np.stack([x - box[0], y - box[1], box[2] - x, box[3] - y], axis=-1)
+        mine = np.empty_like(values)
+        mine[..., :4] = np.log(np.maximum(reach, 1.0) / UNIT)
+        mine[..., 4] = depth
+        mine[..., 5:] = up
+        values = np.where(better[..., None], mine, values)
+    weight = np.where(centre > 0.4, centre, 0)
+    return {"centre": centre, "values": values, "weight": weight}
+
+
+assert (CENTRE, SIDES, DEPTH, UP) == (0, slice(1, 5), 5, slice(6, 8))

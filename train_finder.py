@@ -1,0 +1,269 @@
+"""Trains the network that finds people: `python train_finder.py --data_dir=mocap`."""
+
+import dataclasses
+import functools
+import json
+import queue
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import onnx
+import optax
+import tensorflow_datasets as tfds
+import tyro
+from tqdm import tqdm
+
+from cmbjax import runtime
+from cmbjax.data import finding
+from cmbjax.depth import finder
+from cmbjax.models.finder import HEAD, LAYERS, Finder, folded, loss
+from datasets.crowd.crowd import Crowd
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FinderConfig:
+    """Trains on the synthetic data set crowd, and writes finder.onnx."""
+
+    data_dir: Path | None = None
+    """Folder of motion capture, as of the data set people."""
+    config: str = "crowd"
+    """Of the data set crowd."""
+    tfds_dir: Path | None = None
+    """Folder of prepared data sets; by default that of TFDS."""
+    run_dir: Path = Path("runs/finder")
+    """Gets finder.onnx and results.json."""
+    num_steps: int = 4000
+    """Steps of training."""
+    batch_size: int = 24
+    """Views a step."""
+    learning_rate: float = 3e-3
+    """Of AdamW, at its highest."""
+    seed: int = 0
+    """Of parameters and views."""
+
+
+def main(config: FinderConfig) -> dict[str, Any]:
+    """Trains, exports, and returns how many people of the test split are found."""
+    train, test = (load(config, split) for split in ("train", "test"))
+    model = Finder()
+    schedule = optax.warmup_cosine_decay_schedule(
+        0, config.learning_rate, config.num_steps // 20, config.num_steps
+    )
+    optimizer = optax.chain(
+        optax.clip_by_global_norm(5.0), optax.adamw(schedule, weight_decay=1e-4)
+    )
+    image = jnp.zeros((1, finder.SIDE, finder.SIDE, 3))
+    variables = jax.jit(
+        functools.partial(model.init, train=False),
+        compiler_options=runtime.COMPILED_QUICKLY,
+    )(jax.random.key(config.seed), image)
+    opt_state = optimizer.init(variables["params"])
+    data = ahead(finding.batches(train, config.batch_size, config.seed))
+    config.run_dir.mkdir(parents=True, exist_ok=True)
+    losses = []
+    for number in (bar := tqdm(range(config.num_steps), unit="step", mininterval=5)):
+        images, targets = next(data)
+        variables, opt_state, value = train_step(
+            variables, opt_state, images, targets, model=model, optimizer=optimizer
+        )
+        losses.append(float(value))
+        if number % 50 == 49:
+            bar.set_postfix(loss=f"{np.mean(losses[-50:]):.4f}")
+        if number % 1000 == 999:
+            write_onnx(config.run_dir / "finder.onnx", variables)
+    path = config.run_dir / "finder.onnx"
+    write_onnx(path, variables)
+    results = score(finder.Finder(path), test)
+    summary = {"steps": config.num_steps, "loss": np.mean(losses[-200:]), **results}
+    (config.run_dir / "results.json").write_text(json.dumps(summary, indent=1))
+    return summary
+
+
+@functools.partial(
+    jax.jit, static_argnames=("model", "optimizer"), donate_argnums=(0, 1)
+)
+def train_step(
+    variables: Any,
+    opt_state: Any,
+    images: Any,
+    targets: Any,
+    *,
+    model: Finder,
+    optimizer: optax.GradientTransformation,
+) -> tuple[Any, Any, Any]:
+    """Returns the next variables and state of the optimizer, and the loss."""
+
+    def loss_fn(params: Any) -> tuple[Any, Any]:
+        maps, new = model.apply(
+            {**variables, "params": params}, images, train=True, mutable=["batch_stats"]
+        )
+        return loss(maps, targets), new
+
+    (value, new), grads = jax.value_and_grad(loss_fn, has_aux=True)(variables["params"])
+    updates, opt_state = optimizer.update(grads, opt_state, variables["params"])
+    params = optax.apply_updates(variables["params"], updates)
+    return {"params": params, **new}, opt_state, value
+
+
+def load(config: FinderConfig, split: str) -> list[finding.Frame]:
+    """Returns the frames of a split, prepared if that is still to be done."""
+    builder = Crowd(
+        config=config.config, data_dir=config.tfds_dir, file_format="array_record"
+    )
+    manual = tfds.download.DownloadConfig(manual_dir=config.data_dir)
+    builder.download_and_prepare(download_config=manual)
+    joints = builder.skeleton.joints
+    hips = (joints.index("right_hip"), joints.index("left_hip"))
+    source = builder.as_data_source(
+        split, decoders={"depth": tfds.decode.SkipDecoding()}
+    )
+    return [
+        finding.read_frame(example, neck=joints.index("neck"), hips=hips)
+        for example in tqdm(source, desc=split, unit="frame", mininterval=5)
+    ]
+
+
+def ahead(data: Any) -> Any:
+    """Yields what an iterator does, made in a thread some steps ahead."""
+    waiting: queue.Queue[Any] = queue.Queue(maxsize=4)
+
+    def work() -> None:
+        for batch in data:
+            waiting.put(batch)
+
+    threading.Thread(target=work, daemon=True).start()
+    while True:
+        yield waiting.get()
+
+
+def write_onnx(path: Path, variables: Any) -> None:
+    """Writes the network, BN folded into its filters, channels first."""
+    nodes, weights, sizes = [], [], {"input": 0}
+    layers = folded(variables)
+
+    def constant(name: str, values: np.ndarray) -> str:
+        weights.append(onnx.numpy_helper.from_array(values, name))
+        return name
+
+    scales = constant("twice", np.array([1, 1, 2, 2], np.float32))
+
+    def convolve(name: str, source: str, *, stride: int = 1, dilation: int = 1) -> None:
+        kernel, bias = layers[name]
+        pad = dilation * (len(kernel) // 2)
+        inputs = [
+            source,
+            constant(
+                f"{name}.kernel", np.ascontiguousarray(kernel.transpose(3, 2, 0, 1))
+            ),
+            constant(f"{name}.bias", bias.astype(np.float32)),
+        ]
+        nodes.append(
+            onnx.helper.make_node(
+                "Conv",
+                inputs,
+                [name if name == HEAD else f"{name}.sum"],
+                strides=[stride] * 2,
+                dilations=[dilation] * 2,
+                pads=[pad] * 4,
+                kernel_shape=list(kernel.shape[:2]),
+            )
+        )
+        if name != HEAD:
+            nodes.append(onnx.helper.make_node("Relu", [f"{name}.sum"], [name]))
+
+    for layer in LAYERS:
+        parts = []
+        for source in layer.inputs:
+            if source[-1] == "+":
+                source = source[:-1]
+                up = f"{source}.twice"
+                nodes.append(
+                    onnx.helper.make_node(
+                        "Resize",
+                        [source, "", scales],
+                        [up],
+                        mode="nearest",
+                        coordinate_transformation_mode="asymmetric",
+                        nearest_mode="floor",
+                    )
+                )
+                source = up
+            parts.append(source)
+        if len(parts) > 1:
+            joint = f"{layer.name}.parts"
+            nodes.append(onnx.helper.make_node("Concat", parts, [joint], axis=1))
+            parts = [joint]
+        convolve(layer.name, parts[0], stride=layer.stride, dilation=layer.dilation)
+    convolve(HEAD, LAYERS[-1].name)
+    cells = finder.SIDE // finder.STRIDE
+    del sizes
+    graph = onnx.helper.make_graph(
+        nodes,
+        "finder",
+        [
+            onnx.helper.make_tensor_value_info(
+                "input", onnx.TensorProto.FLOAT, [1, 3, finder.SIDE, finder.SIDE]
+            )
+        ],
+        [
+            onnx.helper.make_tensor_value_info(
+                HEAD, onnx.TensorProto.FLOAT, [1, finder.CHANNELS, cells, cells]
+            )
+        ],
+        weights,
+    )
+    model = onnx.helper.make_model(
+        graph, opset_imports=[onnx.helper.make_opsetid("", 13)], ir_version=8
+    )
+    onnx.checker.check_model(model)
+    unfinished = path.with_suffix(".part")
+    unfinished.write_bytes(model.SerializeToString())
+    unfinished.replace(path)
+
+
+def overlap(first: np.ndarray, second: np.ndarray) -> float:
+    """Returns the intersection over the union of two boxes."""
+    size = np.minimum(first[2:], second[2:]) - np.maximum(first[:2], second[:2])
+    common = float(np.prod(np.maximum(size, 0)))
+    both = sum(float(np.prod(box[2:] - box[:2])) for box in (first, second))
+    return common / max(both - common, 1e-9)
+
+
+def score(network: finder.Finder, frames: list[finding.Frame]) -> dict[str, float]:
+    """Returns recall (IoU 0.5) and false alarms (IoU 0.3) a frame, and milliseconds."""
+    people = found = alarms = 0
+    began = time.perf_counter()
+    for frame in frames:
+        guesses = [person.box for person in network(frame.depth)]
+        free = list(range(len(guesses)))
+        for box in frame.boxes:
+            people += 1
+            overlaps = [(overlap(guesses[i], box), i) for i in free]
+            best = max(overlaps, default=(0.0, -1))
+            if best[0] >= 0.5:
+                found += 1
+                free.remove(best[1])
+        alarms += sum(
+            all(overlap(guess, box) < 0.3 for box in frame.boxes) for guess in guesses
+        )
+    spent = time.perf_counter() - began
+    return {
+        "people": people,
+        "recall": found / max(people, 1),
+        "false_alarms_a_frame": alarms / len(frames),
+        "ms_a_frame": 1000 * spent / len(frames),
+    }
+
+
+if __name__ == "__main__":
+    try:
+        runtime.prepare()
+        print(json.dumps(main(tyro.cli(FinderConfig)), indent=1))
+    except (ValueError, OSError) as error:
+        sys.exit(f"train_finder.py: {error}")
