@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
+from cmbjax.data.examples import decode_depth
 from cmbjax.depth import finder
 from cmbjax.models.finder import make_targets
 
@@ -41,9 +42,7 @@ def read_frame(example: Any, *, neck: int, hips: tuple[int, int]) -> Frame:
         neck: Number of that joint.
         hips: Numbers of these joints.
     """
-    depth = cv2.imdecode(
-        np.frombuffer(example["depth"], np.uint8), cv2.IMREAD_UNCHANGED
-    )
+    depth = decode_depth(example)
     joints_m, joints_px = example["joints_m"], example["joints_px"]
     trunk = joints_m[:, neck] - joints_m[:, list(hips)].mean(axis=1)
     length = np.maximum(np.linalg.norm(trunk, axis=1, keepdims=True), 1e-6)
@@ -157,7 +156,7 @@ def training_image(
     quarters = int(rng.choice(4, p=(0.76, 0.08, 0.08, 0.08)))
     frame = turned(frame, quarters, flip=rng.random() < 0.5)
     height, width = frame.depth.shape
-    if rng.random() < 0.45:  # a part of the picture; people are cut off by its edges
+    if rng.random() < 0.35:  # a part of the picture; people are cut off by its edges
         part = rng.uniform(0.35, 1.0, 2) if rng.random() < 0.5 else rng.uniform(0.35, 1)
         tall, wide = (np.array([height, width]) * part).astype(int)
         x0, y0 = (

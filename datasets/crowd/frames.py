@@ -158,10 +158,8 @@ def make_frame(
     for index in range(int(rng.choice(len(COUNTS), p=COUNTS))):
         posed = pool[int(rng.integers(len(pool)))]
         yaw = people.sample_yaw(rng)
-        if mounting == "near" and index == 0:
-            place = _before(rng, view)
-        else:
-            place = _somewhere(rng, camera, view, bodies)
+        is_first = mounting == "near" and index == 0
+        place = _before(rng) if is_first else _somewhere(rng, camera, view, bodies)
         if place is None:
             continue
         mesh = posed.mesh.turned(about_vertical(yaw))
@@ -170,7 +168,7 @@ def make_frame(
         elif rng.random() < LYING:
             mesh = _lying(rng, posed.mesh, things, place)
         mesh = mesh.moved((*place, 0.0))
-        if mounting == "near" and index == 0:
+        if is_first:
             high = mesh.joints["head"][2] + rng.uniform(-0.35, 0.2)
             view = room.View(**{**vars(view), "height": float(max(0.3, high))})
         if rng.random() < HOLDING:
@@ -180,7 +178,7 @@ def make_frame(
     return _example(rng, camera, view, bodies, joined(things), skeleton, name)
 
 
-def _before(rng: np.random.Generator, view: room.View) -> np.ndarray:
+def _before(rng: np.random.Generator) -> np.ndarray | None:
     """Returns the place of someone close to the camera."""
     distance = rng.uniform(0.45, 1.3)
     return distance * np.array([rng.normal(0, 0.15), 1.0])
@@ -281,8 +279,8 @@ def sample_room(
         wall = [box((-12, 0, 0), (12, 0.1, 4))]
         for _ in range(rng.poisson(2.0)):
             half = rng.uniform((0.1, 0.02, 0.1), (0.9, 0.2, 1.0))
-            at = (rng.uniform(-3, 3), 0, rng.uniform(0.2, 2.2))
-            wall.append(box(-half, half).moved(at))
+            place = (rng.uniform(-3, 3), 0, rng.uniform(0.2, 2.2))
+            wall.append(box(-half, half).moved(place))
         solids.append(joined(wall).turned(turn).moved((0, back, 0)))
     for side in (-1, 1):
         if rng.random() < 0.6:

@@ -6,6 +6,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
+Point = Sequence[float] | np.ndarray
+
 SIDES = 14  # of what is round
 
 BOX_FACES = np.array(
@@ -37,7 +39,7 @@ class Solid(NamedTuple):
     vertices: Float[np.ndarray, "vertices xyz=3"]
     faces: Int[np.ndarray, "faces corners=3"]
 
-    def moved(self, by: Sequence[float]) -> "Solid":
+    def moved(self, by: Point) -> "Solid":
         """Returns the solid in another place."""
         return self._replace(vertices=self.vertices + np.asarray(by))
 
@@ -63,15 +65,13 @@ def joined(solids: Sequence[Solid]) -> Solid:
     )
 
 
-def box(low: Sequence[float], high: Sequence[float]) -> Solid:
+def box(low: Point, high: Point) -> Solid:
     """Returns the box between two corners."""
     corners = np.asarray(low) + BOX_CORNERS * np.subtract(high, low)
     return Solid(corners.astype(float), BOX_FACES)
 
 
-def tube(
-    bottom: Sequence[float], top: Sequence[float], radii: tuple[float, float]
-) -> Solid:
+def tube(bottom: Point, top: Point, radii: tuple[float, float]) -> Solid:
     """Returns a closed cone between two points, a cylinder if its radii are equal."""
     start, end = np.asarray(bottom, float), np.asarray(top, float)
     axis = (end - start) / np.linalg.norm(end - start)
@@ -98,7 +98,7 @@ def tube(
     return Solid(vertices, faces.astype(np.int32))
 
 
-def ellipsoid(centre: Sequence[float], radii: Sequence[float]) -> Solid:
+def ellipsoid(centre: Point, radii: Point) -> Solid:
     """Returns an ellipsoid along the axes."""
     height = np.linspace(-np.pi / 2, np.pi / 2, SIDES // 2 + 1)
     around = 2 * np.pi * np.arange(SIDES) / SIDES
@@ -110,7 +110,7 @@ def ellipsoid(centre: Sequence[float], radii: Sequence[float]) -> Solid:
     return Solid(vertices, _grid_faces(*up.shape, closed=True))
 
 
-def sheet(heights: Float[np.ndarray, "rows columns"], size: Sequence[float]) -> Solid:
+def sheet(heights: Float[np.ndarray, "rows columns"], size: Point) -> Solid:
     """Returns a sheet in x and z around the origin that waves along y.
 
     Args:

@@ -152,7 +152,9 @@ def test_a_person_is_found_without_a_unit(dtype):
     "depth", [np.zeros((4, 5, 1), np.uint16), np.zeros((4, 5)), np.zeros((0, 5), "u2")]
 )
 def test_what_is_no_depth_image_is_refused(depth):
-    with pytest.raises(ValueError, match=r"depth must be \[height, width\] uint16, got"):
+    with pytest.raises(
+        ValueError, match=r"depth must be \[height, width\] uint16, got"
+    ):
         finder.shipped()(depth)
 
 

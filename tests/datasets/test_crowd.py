@@ -1,0 +1,102 @@
+"""Frames of the data set crowd: who is in them, and what is said of them."""
+
+import importlib.util
+
+import cv2
+import numpy as np
+import pytest
+
+from datasets.crowd import furniture
+from datasets.simulation import solids
+
+HAS_PEOPLE = all(importlib.util.find_spec(name) for name in ("anny", "embreex"))
+needs_people = pytest.mark.skipif(
+    not HAS_PEOPLE, reason="requirements-people.txt is not installed"
+)
+
+
+def area_and_volume(solid):
+    """Of a closed surface, whichever way its triangles turn."""
+    a, b, c = (solid.vertices[solid.faces[:, i]] for i in range(3))
+    area = np.linalg.norm(np.cross(b - a, c - a), axis=1).sum() / 2
+    return area
+
+
+def test_solids_have_the_areas_of_geometry():
+    assert area_and_volume(solids.box((0, 0, 0), (1, 2, 3))) == pytest.approx(22)
+    n = solids.SIDES
+    cap = n / 2 * np.sin(2 * np.pi / n)
+    side = 2 * n * np.sin(np.pi / n)
+    tube = solids.tube((0, 0, 0), (0, 0, 2), (1, 1))
+    assert area_and_volume(tube) == pytest.approx(2 * cap + 2 * side, rel=1e-6)
+    ball = solids.ellipsoid((1, 2, 3), (1, 1, 1))
+    assert area_and_volume(ball) == pytest.approx(4 * np.pi, rel=0.08)
+    sheet = solids.sheet(np.zeros((3, 4)), (2, 5))
+    assert area_and_volume(sheet) == pytest.approx(10)
+
+
+def test_joined_solids_keep_their_triangles():
+    first, second = solids.box((0, 0, 0), (1, 1, 1)), solids.box((2, 0, 0), (3, 1, 1))
+    both = solids.joined([first, second])
+    assert area_and_volume(both) == pytest.approx(12)
+    assert both.vertices.max() == 3 and len(both.faces) == 24
+    turned = first.turned(np.pi / 2).moved((5, 0, 0))
+    np.testing.assert_allclose(turned.vertices.min(axis=0), (4, 0, 0), atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", set(furniture.KINDS))
+def test_furniture_stands_on_the_floor_and_fits_a_room(kind):
+    for seed in range(15):
+        thing = kind(np.random.default_rng(seed))
+        low, high = thing.vertices.min(axis=0), thing.vertices.max(axis=0)
+        assert -0.25 <= low[2] <= 0.31 and high[2] < 3.2
+        assert np.abs([low[:2], high[:2]]).max() < 2
+        assert thing.faces.min() == 0 and thing.faces.max() < len(thing.vertices)
+
+
+@needs_people
+def test_boxes_hold_what_is_seen_of_each_person():
+    from cmbjax.skeletons import BODY15
+    from datasets.crowd import frames
+    from datasets.people.figure import Figure
+
+    rng = np.random.default_rng(0)
+    pool = frames.sample_people(rng, Figure(), [])
+    assert len(pool) == frames.POSES
+    counts, hidden = [], []
+    for number in range(30):
+        example = frames.make_frame(rng, pool, BODY15, f"frame_{number}")
+        png = np.frombuffer(example["depth"], np.uint8)
+        depth = cv2.imdecode(png, cv2.IMREAD_UNCHANGED)
+        counts.append(len(example["boxes"]))
+        for person in range(counts[-1]):
+            x0, y0, x1, y1 = example["boxes"][person].astype(int)
+            assert 0 <= x0 < x1 <= depth.shape[1] and 0 <= y0 < y1 <= depth.shape[0]
+            seen = ~example["hidden"][person]
+            assert not (seen & ~example["inside"][person]).any()
+            joints = example["joints_px"][person][seen]
+            # A joint that is seen lies on the person, hence in the box.
+            assert (joints >= (x0, y0)).all() and (joints <= (x1, y1)).all()
+            hidden += (~seen).tolist()
+            # Its surface is about where the joint is.
+            at = joints.astype(int)
+            surface = depth[at[:, 1], at[:, 0]] / 1000
+            z = example["joints_m"][person][seen, 2]
+            known = surface > 0
+            assert np.median(np.abs(surface - z)[known]) < 0.2 if known.any() else True
+    assert {0, 1, 2} <= set(counts) and 0.2 < np.mean(hidden) < 0.9
+
+
+@needs_people
+def test_the_same_group_has_the_same_frames():
+    from cmbjax.skeletons import BODY15
+    from datasets.crowd.frames import make_frames
+    from datasets.people.figure import Figure
+
+    figure = Figure()
+
+    def frames(group):
+        made = make_frames(figure, [], BODY15, 0, "train", group, count=2)
+        return [frame["depth"] for frame in made]
+
+    assert frames(3) == frames(3) != frames(4)
