@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import hashlib
 import json
 import queue
 import sys
@@ -22,6 +23,7 @@ from tqdm import tqdm
 from cmbjax import runtime
 from cmbjax.data import finding
 from cmbjax.depth import finder
+from cmbjax.files import write_json
 from cmbjax.models.finder import HEAD, LAYERS, Finder, folded, loss
 from datasets.crowd.crowd import Crowd
 
@@ -37,7 +39,7 @@ class FinderConfig:
     tfds_dir: Path | None = None
     """Folder of prepared data sets; by default that of TFDS."""
     run_dir: Path = Path("runs/finder")
-    """Gets finder.onnx and results.json."""
+    """Gets finder.onnx, and finder.json about it."""
     num_steps: int = 4000
     """Steps of training."""
     batch_size: int = 24
@@ -79,10 +81,18 @@ def main(config: FinderConfig) -> dict[str, Any]:
             write_onnx(config.run_dir / "finder.onnx", variables)
     path = config.run_dir / "finder.onnx"
     write_onnx(path, variables)
-    results = score(finder.Finder(path), test)
-    summary = {"steps": config.num_steps, "loss": np.mean(losses[-200:]), **results}
-    (config.run_dir / "results.json").write_text(json.dumps(summary, indent=1))
-    return summary
+    card: dict[str, Any] = {
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "command": f"python train_finder.py --num_steps={config.num_steps}",
+        "config": config.config,
+        "batch_size": config.batch_size,
+        "seed": config.seed,
+        "loss": float(np.mean(losses[-200:])),
+    }
+    write_json(path.with_suffix(".json"), card)
+    card |= {"test": score(finder.Finder(path), test)}
+    write_json(path.with_suffix(".json"), card)
+    return card
 
 
 @functools.partial(
@@ -144,7 +154,7 @@ def ahead(data: Any) -> Any:
 
 def write_onnx(path: Path, variables: Any) -> None:
     """Writes the network, BN folded into its filters, channels first."""
-    nodes, weights, sizes = [], [], {"input": 0}
+    nodes, weights = [], []
     layers = folded(variables)
 
     def constant(name: str, values: np.ndarray) -> str:
@@ -202,7 +212,6 @@ def write_onnx(path: Path, variables: Any) -> None:
         convolve(layer.name, parts[0], stride=layer.stride, dilation=layer.dilation)
     convolve(HEAD, LAYERS[-1].name)
     cells = finder.SIDE // finder.STRIDE
-    del sizes
     graph = onnx.helper.make_graph(
         nodes,
         "finder",

@@ -8,7 +8,6 @@ import numpy as np
 
 from cmbjax.data.examples import decode_depth
 from cmbjax.depth import finder
-from cmbjax.models.finder import make_targets
 
 CELLS = finder.SIDE // finder.STRIDE
 LEAST_SIDE = 3.0  # pixels of the network's input: a smaller person is not there
@@ -221,6 +220,39 @@ def without_unit(
     if rng.random() < 0.3:  # brighter the nearer
         raw, raws = bits + 1 - raw, bits + 1 - raws
     return np.where(valid, raw, 0).astype(np.uint16), raws
+
+
+def make_targets(
+    boxes: np.ndarray, depths: np.ndarray, ups: np.ndarray, cells: int
+) -> dict[str, np.ndarray]:
+    """Returns the targets of one image.
+
+    Args:
+        boxes: [people, 4] pixels of the network's input.
+        depths: [people] in units of the first input channel.
+        ups: [people, 2] directions from hips to neck.
+        cells: Of the maps.
+    """
+    at = finder.STRIDE * (np.arange(cells, dtype=np.float32) + 0.5)
+    centre = np.zeros((cells, cells), np.float32)
+    values = np.zeros((cells, cells, finder.CHANNELS - 1), np.float32)
+    for box, depth, up in zip(boxes, depths, ups, strict=True):
+        middle, size = (box[:2] + box[2:]) / 2, box[2:] - box[:2]
+        sigma = np.maximum(0.75 * finder.STRIDE, 0.09 * size)
+        column, row = np.clip(middle // finder.STRIDE, 0, cells - 1).astype(int)
+        dx, dy = (at - at[column]) / sigma[0], (at - at[row]) / sigma[1]
+        bump = np.exp(-0.5 * (dx[None] ** 2 + dy[:, None] ** 2))
+        better = bump > centre
+        centre = np.where(better, bump, centre)
+        x, y = np.meshgrid(at, at)
+        reach = np.stack([x - box[0], y - box[1], box[2] - x, box[3] - y], axis=-1)
+        mine = np.empty_like(values)
+        mine[..., :4] = np.log(np.maximum(reach, 1.0) / finder.UNIT)
+        mine[..., 4] = depth
+        mine[..., 5:] = up
+        values = np.where(better[..., None], mine, values)
+    weight = np.where(centre > 0.4, centre, 0)
+    return {"centre": centre, "values": values, "weight": weight}
 
 
 def batches(

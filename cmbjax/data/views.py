@@ -142,7 +142,7 @@ def evaluation_view(
         depth [side, side, frames], frame_from_crop [2, 3], reference [] (the person's
         depth, millimetres or raw), is_found [] (whether there was a person to look at).
     """
-    person, distance = _person(example, depth, preparation.crop, metric)
+    person, distance, roll_deg = _person(example, depth, preparation.crop, metric)
     whole = frame_box(depth)
     box = whole if person is None or preparation.crop == "full" else person
     side, depth_range = preparation.side, preparation.depth_range
@@ -153,6 +153,7 @@ def evaluation_view(
         depth_range=depth_range,
         around=person if box is whole else None,
         distance=distance,
+        roll_deg=0 if box is whole else roll_deg,
     )
     view = {
         "depth": crop.depth,
@@ -170,9 +171,11 @@ def evaluation_view(
 
 def _person(
     example: Example, depth: np.ndarray, crop: crops.CropMode, metric: bool
-) -> tuple[np.ndarray | None, float | None]:
-    """Returns box and distance of the person to look at; None where not known."""
+) -> tuple[np.ndarray | None, float | None, int]:
+    """Returns box, distance and roll of the person to look at; None if not known."""
     if crop == "label_box":
-        return (label_box(example, depth) if example["visible"].any() else None), None
-    people = finder.shipped()(depth, metric=metric)
-    return (people[0].box, people[0].depth) if people else (None, None)
+        box = label_box(example, depth) if example["visible"].any() else None
+        return box, None, 0
+    for person in finder.shipped()(depth, metric=metric):
+        return person.box, person.depth, person.roll_deg
+    return None, None, 0

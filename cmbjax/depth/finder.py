@@ -5,12 +5,15 @@ Pixels: the centre of the top-left pixel is (0.5, 0.5).
 """
 
 import functools
+import hashlib
 import threading
 from pathlib import Path
 from typing import NamedTuple
 
 import cv2
 import numpy as np
+
+from cmbjax.files import read_json
 
 WEIGHTS = Path(__file__).with_name("finder.onnx")
 SIDE = 160  # pixels of the square that the network sees; a frame is thinned out to it
@@ -147,18 +150,21 @@ class Finder:
     """Finds people by a network that OpenCV runs; threads take turns."""
 
     def __init__(self, weights: Path = WEIGHTS) -> None:
-        """Loads a network.
+        """Loads a network and checks it against its card, a .json beside it.
 
         Raises:
-            FileNotFoundError: There is none.
-            ValueError: The file is damaged.
+            FileNotFoundError: A file is missing.
+            ValueError: A file is damaged.
         """
-        if not weights.is_file():
-            raise FileNotFoundError(f"{weights}: no such network")
-        try:
-            self._network = cv2.dnn.readNetFromONNX(str(weights))
-        except cv2.error as error:
-            raise ValueError(f"{weights}: not a whole ONNX network ({error})") from None
+        card = weights.with_suffix(".json")
+        for path in (weights, card):
+            if not path.is_file():
+                raise FileNotFoundError(f"{path}: no such file")
+        content = weights.read_bytes()
+        expected = read_json(card).get("sha256")
+        if hashlib.sha256(content).hexdigest() != expected:
+            raise ValueError(f"{weights} is damaged: not what {card.name} says")
+        self._network = cv2.dnn.readNetFromONNX(np.frombuffer(content, np.uint8))
         self._lock = threading.Lock()
 
     def __call__(

@@ -8,7 +8,8 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from cmbjax.depth.finder import CENTRE, CHANNELS, DEPTH, SIDES, STRIDE, UNIT, UP
+# As `depth.finder` reads them: the centre; four sides, a depth and a direction.
+CENTRE, CHANNELS = 0, 8
 
 Maps = Float[Array, "batch cells cells channels"]
 
@@ -134,39 +135,3 @@ def loss(maps: Maps, targets: dict[str, Array]) -> Float[Array, ""]:
     per_channel = jnp.sum(off, axis=(0, 1, 2)) / count
     sides, rest = per_channel[:4].sum(), per_channel[4:].sum()
     return focal + 0.4 * sides + 0.4 * rest
-
-
-def make_targets(
-    boxes: np.ndarray, depths: np.ndarray, ups: np.ndarray, cells: int
-) -> dict[str, np.ndarray]:
-    """Returns the targets of one image.
-
-    Args:
-        boxes: [people, 4] pixels of the network's input.
-        depths: [people] in units of the first input channel.
-        ups: [people, 2] directions from hips to neck.
-        cells: Of the maps.
-    """
-    at = STRIDE * (np.arange(cells, dtype=np.float32) + 0.5)
-    centre = np.zeros((cells, cells), np.float32)
-    values = np.zeros((cells, cells, CHANNELS - 1), np.float32)
-    for box, depth, up in zip(boxes, depths, ups, strict=True):
-        middle, size = (box[:2] + box[2:]) / 2, box[2:] - box[:2]
-        sigma = np.maximum(0.75 * STRIDE, 0.09 * size)
-        column, row = np.clip(middle // STRIDE, 0, cells - 1).astype(int)
-        dx, dy = (at - at[column]) / sigma[0], (at - at[row]) / sigma[1]
-        bump = np.exp(-0.5 * (dx[None] ** 2 + dy[:, None] ** 2))
-        better = bump > centre
-        centre = np.where(better, bump, centre)
-        x, y = np.meshgrid(at, at)
-        reach = np.stack([x - box[0], y - box[1], box[2] - x, box[3] - y], axis=-1)
-        mine = np.empty_like(values)
-        mine[..., :4] = np.log(np.maximum(reach, 1.0) / UNIT)
-        mine[..., 4] = depth
-        mine[..., 5:] = up
-        values = np.where(better[..., None], mine, values)
-    weight = np.where(centre > 0.4, centre, 0)
-    return {"centre": centre, "values": values, "weight": weight}
-
-
-assert (CENTRE, SIDES, DEPTH, UP) == (0, slice(1, 5), 5, slice(6, 8))

@@ -158,10 +158,16 @@ def test_what_is_no_depth_image_is_refused(depth):
         finder.shipped()(depth)
 
 
-def test_a_network_that_is_absent_or_cut_is_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match="absent.onnx: no such network"):
+def test_a_network_that_is_absent_or_damaged_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="absent.onnx: no such file"):
         finder.Finder(tmp_path / "absent.onnx")
-    cut = tmp_path / "cut.onnx"
-    cut.write_bytes(finder.WEIGHTS.read_bytes()[:1000])
-    with pytest.raises(ValueError, match="cut.onnx: not a whole ONNX network"):
-        finder.Finder(cut)
+    changed = tmp_path / "changed.onnx"
+    content = bytearray(finder.WEIGHTS.read_bytes())
+    content[len(content) // 2] ^= 4
+    changed.write_bytes(content)
+    with pytest.raises(FileNotFoundError, match="changed.json: no such file"):
+        finder.Finder(changed)
+    card = finder.WEIGHTS.with_suffix(".json").read_text()
+    changed.with_suffix(".json").write_text(card)
+    with pytest.raises(ValueError, match="changed.onnx is damaged"):
+        finder.Finder(changed)

@@ -11,6 +11,7 @@ from cmbjax.depth import finder
 from cmbjax.models import finder as network
 
 CELLS = finder.SIDE // finder.STRIDE
+assert (network.CENTRE, network.CHANNELS) == (finder.CENTRE, finder.CHANNELS)
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +49,7 @@ def test_the_written_network_gives_what_the_trained_one_gives(variables, tmp_pat
 def test_the_loss_is_small_for_what_the_targets_say_and_large_without():
     boxes = np.array([[20.0, 30, 60, 120], [90, 20, 120, 90]], np.float32)
     ups = np.array([[0, -1], [0, -1]], np.float32)
-    targets = network.make_targets(boxes, np.zeros(2, np.float32), ups, CELLS)
+    targets = finding.make_targets(boxes, np.zeros(2, np.float32), ups, CELLS)
     batch = {name: jnp.asarray(values[None]) for name, values in targets.items()}
     maps = np.zeros((1, CELLS, CELLS, finder.CHANNELS), np.float32)
     maps[..., finder.CENTRE] = np.where(targets["centre"] >= 1, 8, -8)
