@@ -1,8 +1,10 @@
 """What a script sets before it computes."""
 
+import contextlib
 import ctypes
 import os
 import platform
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -38,6 +40,22 @@ def keep_compiled() -> None:
     """Keeps compiled programs on disk, unless JAX_COMPILATION_CACHE_DIR tells where."""
     if jax.config.values["jax_compilation_cache_dir"] is None:
         jax.config.update("jax_compilation_cache_dir", str(CACHE))
+
+
+@contextlib.contextmanager
+def keeping_small_programs() -> Iterator[None]:
+    """Keeps what compiles within a second, too, while a network is frozen.
+
+    What is constant in it is computed by some 170 small programs, which together take
+    longer to compile than the network.
+    """
+    option = "jax_persistent_cache_min_compile_time_secs"
+    before = jax.config.values[option]
+    jax.config.update(option, 0.0)
+    try:
+        yield
+    finally:
+        jax.config.update(option, before)
 
 
 def keep_freed_memory() -> None:

@@ -176,14 +176,14 @@ def _open_jax(card: Card, memory: str) -> Runtime:
 
     from cmbjax.models import fast
     from cmbjax.models.memory import num_slots
-    from cmbjax.runtime import keep_compiled
+    from cmbjax.runtime import keep_compiled, keeping_small_programs
 
     keep_compiled()
     model, variables = load_weights(card)
     if memory == "frozen":
-        frozen = fast.compile_for(
-            fast.freeze(model, variables, r=card.r), side=card.side
-        )
+        with keeping_small_programs():
+            network = fast.freeze(model, variables, r=card.r)
+            frozen = fast.compile_for(network, side=card.side)
         return Runtime(lambda depth, _: (_as_numpy(frozen(depth)), {}), {})
     stored = variables["memory"]
     if not stored:

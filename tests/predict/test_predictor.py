@@ -349,6 +349,23 @@ print(*sorted({{name.split(".")[0] for name in sys.modules}}))
 
 
 @pytest.mark.slow
+def test_in_jax_the_second_process_compiles_nothing(small, tmp_path):
+    np.save(tmp_path / "a.npy", person(0).depth_mm)
+    cache = tmp_path / "cache"
+    environment = fabricate.environment(ROOT) | {
+        "JAX_COMPILATION_CACHE_DIR": str(cache)
+    }
+    kept = []
+    for turn in range(2):
+        command = [sys.executable, ROOT / "predict.py", tmp_path / "a.npy"]
+        flags = ["--backend=jax", f"--network={small['maps']}"]
+        command += [*flags, f"--out_dir={tmp_path}/{turn}"]
+        subprocess.run(command, check=True, cwd=ROOT, env=environment)
+        kept.append({path.name for path in cache.iterdir()})
+    assert len(kept[0]) > 50 and kept[1] == kept[0]
+
+
+@pytest.mark.slow
 def test_prediction_runs_where_three_packages_are_installed(tmp_path):
     np.save(tmp_path / "a.npy", person(0).depth_mm)
     venv.create(tmp_path / "env", with_pip=True)
