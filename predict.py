@@ -35,7 +35,6 @@ class PredictConfig:
     camera: tuple[float, float, float, float] | None = None
     depth_scale: float = 0.001
     people: str = "nearest"
-    roll: int | None = None
     memory: str = "frozen"
     backend: str = "onnxruntime"
     precision: str = "f32"
@@ -90,13 +89,6 @@ def parse(arguments: Sequence[str] | None = None) -> PredictConfig:
         help="the nearest person of each frame, or all",
     )
     add(
-        "--roll",
-        type=int,
-        choices=(0, 90, 180, 270),
-        help="degrees by which frames must be turned clockwise to be upright; by "
-        "default each person is set upright as it is found",
-    )
-    add(
         "--memory",
         choices=get_args(MemoryUse),
         default="frozen",
@@ -137,7 +129,6 @@ def main(config: PredictConfig) -> dict[str, list[Pose]]:
         camera=config.camera,
         depth_scale=config.depth_scale,
         people=config.people,
-        roll=config.roll,
         memory=config.memory,
         backend=config.backend,
         precision=config.precision,

@@ -142,19 +142,12 @@ def evaluation_view(
         depth [side, side, frames], frame_from_crop [2, 3], reference [] (the person's
         depth, millimetres or raw), is_found [] (whether there was a person to look at).
     """
-    person, distance, roll_deg = _person(example, depth, preparation.crop, metric)
+    person = _person_box(example, depth, preparation.crop, metric)
     whole = frame_box(depth)
     box = whole if person is None or preparation.crop == "full" else person
     side, depth_range = preparation.side, preparation.depth_range
-    crop = crops.look(
-        depth,
-        box,
-        side=side,
-        depth_range=depth_range,
-        around=person if box is whole else None,
-        distance=distance,
-        roll_deg=0 if box is whole else roll_deg,
-    )
+    around = person if box is whole else None
+    crop = crops.look(depth, box, side=side, depth_range=depth_range, around=around)
     view = {
         "depth": crop.depth,
         "frame_from_crop": crop.frame_from_crop,
@@ -169,13 +162,11 @@ def evaluation_view(
     return view
 
 
-def _person(
+def _person_box(
     example: Example, depth: np.ndarray, crop: crops.CropMode, metric: bool
-) -> tuple[np.ndarray | None, float | None, int]:
-    """Returns box, distance and roll of the person to look at; None if not known."""
+) -> np.ndarray | None:
+    """Returns the box of the person to look at; None where there is nobody."""
     if crop == "label_box":
-        box = label_box(example, depth) if example["visible"].any() else None
-        return box, None, 0
-    for person in finder.shipped()(depth, metric=metric):
-        return person.box, person.depth, person.roll_deg
-    return None, None, 0
+        return label_box(example, depth) if example["visible"].any() else None
+    people = finder.find_people(depth, example["camera"], metric=metric)
+    return people[0].box if people else None

@@ -77,7 +77,6 @@ class Predictor:
         camera: Sequence[float] | np.ndarray | None = None,
         depth_scale: float = 0.001,
         people: str = "nearest",
-        roll: int | None = None,
         memory: str = "frozen",
         backend: str = "onnxruntime",
         precision: str = "f32",
@@ -93,8 +92,6 @@ class Predictor:
                 as the focal length is.
             depth_scale: Metres per unit of integer frames.
             people: The nearest person of each frame, or all.
-            roll: By how many degrees frames must be turned clockwise to be upright, a
-                multiple of 90; by default each person is set upright as it is found.
             memory: Frozen: poses depend on their own frame alone. Rolling: the memory
                 goes on being written, so frames should come as a camera gives them;
                 for one person at a time.
@@ -119,8 +116,6 @@ class Predictor:
         if memory == "rolling" and people == "all":
             raise ValueError("memory='rolling' follows one person: people='nearest'")
         pick(DECODES, "decode", decode)
-        if roll is not None and (roll not in (0, 90, 180, 270)):
-            raise ValueError(f"roll must be 0, 90, 180 or 270 degrees, got {roll}")
         if not depth_scale > 0:
             raise ValueError(f"depth_scale must be above 0, got {depth_scale}")
         self.card = read_card(find_folder(network))
@@ -132,8 +127,7 @@ class Predictor:
         self.skeleton: Skeleton = SKELETONS[self.card.skeleton]
         self.camera = None if camera is None else _checked_camera(camera)
         self.depth_scale = depth_scale
-        self.people, self.roll, self.decode_name = people, roll, decode
-        self._finder = finder.shipped()
+        self.people, self.decode_name = people, decode
         self._runtime = open_runtime(
             self.card, memory=memory, backend=backend, precision=precision
         )
@@ -161,10 +155,8 @@ class Predictor:
         self, depth_mm: np.ndarray, *, boxes: np.ndarray | None = None
     ) -> list[Pose]:
         """Returns the people in a frame that `read` returned; see `__call__`."""
-        if boxes is None:
-            views = [self.view(depth_mm, person) for person in self.find(depth_mm)]
-        else:
-            views = [self.crop(depth_mm, box) for box in _checked_boxes(boxes)]
+        people = self.find(depth_mm) if boxes is None else _checked_boxes(boxes)
+        views = [self.crop(depth_mm, box) for box in people]
         return [self.decode(view, self.run(view.depth), depth_mm) for view in views]
 
     def stream(
@@ -191,35 +183,17 @@ class Predictor:
         """Returns [fx, fy, cx, cy], as it was given or is assumed."""
         return default_camera(depth_mm.shape) if self.camera is None else self.camera
 
-    def find(self, depth_mm: np.ndarray) -> list[finder.Person]:
-        """Returns the people in a frame, nearest first."""
-        people = self._finder(depth_mm)
-        return people[:1] if self.people == "nearest" else people
+    def find(self, depth_mm: np.ndarray) -> list[np.ndarray]:
+        """Returns the box of each person, nearest first."""
+        people = finder.find_people(depth_mm, self.intrinsics(depth_mm))
+        chosen = people[:1] if self.people == "nearest" else people
+        return [person.box for person in chosen]
 
-    def view(self, depth_mm: np.ndarray, person: finder.Person) -> View:
-        """Returns a person that was found as the network sees it."""
-        roll = person.roll_deg if self.roll is None else self.roll
-        return self.crop(depth_mm, person.box, distance_mm=person.depth, roll_deg=roll)
-
-    def crop(
-        self,
-        depth_mm: np.ndarray,
-        box: np.ndarray,
-        *,
-        distance_mm: float | None = None,
-        roll_deg: int | None = None,
-    ) -> View:
-        """Returns what is in a box as the network sees it; see `crops.look`."""
+    def crop(self, depth_mm: np.ndarray, box: np.ndarray) -> View:
+        """Returns a person as the network sees it."""
         box = np.asarray(box, np.float32)
-        if roll_deg is None:
-            roll_deg = self.roll or 0
         crop = crops.look(
-            depth_mm,
-            box,
-            side=self.card.side,
-            depth_range=self.card.depth_range,
-            distance=distance_mm,
-            roll_deg=roll_deg,
+            depth_mm, box, side=self.card.side, depth_range=self.card.depth_range
         )
         if not crop.reference > 0:
             raise ValueError(f"the box {box.tolist()} holds no reading of the frame")

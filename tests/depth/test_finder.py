@@ -1,173 +1,210 @@
-"""What the finder is shown, how its maps are read, and whom the shipped one finds."""
+import json
+import pathlib
 
 import cv2
 import numpy as np
 import pytest
 
 from cmbjax.depth import finder
-from datasets.mannequin.frames import make_frame
 
-CELLS = finder.SIDE // finder.STRIDE
-
-
-def maps_of(*people):
-    """Maps that say: at a cell, with a score's logit, there is a box."""
-    maps = np.zeros((CELLS, CELLS, finder.CHANNELS), np.float32)
-    maps[..., finder.CENTRE] = -9
-    for row, column, logit, reach, depth, up in people:
-        values = [logit, *np.log(np.divide(reach, finder.UNIT)), depth, *up]
-        maps[row, column] = values
-    return maps
+CAMERA = np.array([200.0, 200.0, 160.0, 120.0], np.float32)
+REAL = pathlib.Path(__file__).parents[2] / "shared" / "real" / "itop_side_dev"
 
 
-def sight(thinning=2, nearest=1000.0, span=2000.0):
-    image = np.zeros((finder.SIDE, finder.SIDE, 3), np.float32)
-    return finder.Sight(image, thinning, nearest, span)
-
-
-def room():
-    """A floor and a wall 3.5 m away, without anybody, as a camera 1.2 m up sees it."""
-    y = (np.arange(240) + 0.5 - 120) / 285
+def make_room(wall=4.0, floor=1.0, shape=(240, 320)):
+    """An empty room in millimetres: z = wall, and the floor 1 m below the camera."""
+    v = np.arange(shape[0]) + 0.5 - CAMERA[3]
     with np.errstate(divide="ignore"):
-        floor = np.where(y > 0, 1.2 / y, np.inf)
-    rows = np.minimum(floor, 3.5)
-    return np.repeat((1000 * rows).astype(np.uint16)[:, None], 320, axis=1)
+        ground = np.where(v > 0, floor * CAMERA[1] / v, np.inf)
+    return np.repeat(np.minimum(ground, wall)[:, None] * 1000, shape[1], axis=1)
 
 
-def test_a_frame_is_thinned_out_and_scaled_by_what_is_in_it():
-    depth = np.zeros((240, 320), np.uint16)
-    depth[:120] = 1000
-    depth[120:] = 3000
-    depth[:, :2] = 0
-    shown = finder.look(depth, metric=True)
-    assert shown.thinning == 2 and (shown.nearest, shown.span) == (1000, 2000)
-    # Inside: near, far, no reading; outside of the frame: nothing.
-    places = [(10, 10), (70, 10), (10, 0), (150, 10)]
-    values = [shown.image[place].tolist() for place in places]
-    assert values == [[-1, 1, 0.25], [1, 1, 0.75], [0, 0, 0], [0, 0, 0]]
-    raw = finder.look(depth, metric=False)
-    np.testing.assert_array_equal(raw.image[..., :2], shown.image[..., :2])
-    assert not raw.image[..., 2].any()
+def add_person(room, x=160, depth_mm=2500):
+    """Puts head, trunk, arms and legs into a room; returns the box of their pixels.
+
+    At 2.5 m a pixel is 12.5 mm and the floor lies 80 px below the centre, at row 200.
+    The feet end there: the head's top, at row 62, is 1.73 m above the floor. A slope
+    of 8 mm a column keeps the body from being a board; its median is depth_mm.
+    """
+    parts = [(62, 80, 8), (80, 130, 18), (84, 126, 26), (130, 200, 16)]
+    mask = np.zeros(room.shape, bool)
+    for top, bottom, half in parts:
+        mask[top:bottom, max(x - half, 0) : x + half] = True
+    mask[130:200, x - 2 : x + 2] = False  # between the legs
+    columns = np.arange(room.shape[1])
+    depth = depth_mm + 8.0 * np.abs(columns - x)  # a round body comes forward at x
+    depth += depth_mm - np.median(np.broadcast_to(depth, room.shape)[mask])
+    np.copyto(room, np.broadcast_to(depth, room.shape), where=mask)
+    return [max(x - 26, 0), 62, min(x + 26, room.shape[1]), 200]
 
 
-def test_far_values_are_no_readings_and_a_frame_without_any_is_empty():
-    depth = np.full((50, 60), 2000, np.uint16)
-    depth[:25] = 65535
-    image = finder.look(depth, metric=True).image
-    assert not image[:25].any() and image[25:50, :60, 1].all()
-    assert not finder.look(np.zeros((50, 60), np.uint16), metric=True).image.any()
+def find(room, camera=CAMERA):
+    return finder.find_people(np.round(room).astype(np.uint16), camera)
 
 
-def test_maps_are_read_by_hand():
-    # Cell (10, 20) is around the input's pixel (82, 42): of the frame (164, 84).
-    maps = maps_of((10, 20, 2.0, (4, 8, 16, 32), 0.0, (0.0, -0.9)))
-    (person,) = finder.decode(maps, sight(), (240, 320), 0.4)
-    np.testing.assert_allclose(person.box, [156, 68, 196, 148], atol=1e-3)
-    assert person.depth == 2000 and person.roll_deg == 0
-    assert person.score == pytest.approx(1 / (1 + np.exp(-2.0)))
+def test_a_person_in_a_room_is_boxed_to_two_pixels():
+    room = make_room()
+    box = add_person(room, x=131)
+    (person,) = find(room)
+    np.testing.assert_allclose(person.box, box, atol=2)
+    assert person.box.dtype == np.float32
+    assert abs(person.depth_mm - 2500) <= 8  # one column of the round body
+    assert person.mask[100, 131] and not person.mask[100, 200]
+    assert person.mask.shape == room.shape
 
 
-def test_boxes_end_with_the_frame_and_weak_peaks_are_nobody():
-    maps = maps_of((0, 0, 2.0, (30, 30, 30, 30), 0, (0, -1)))
-    (person,) = finder.decode(maps, sight(), (240, 320), 0.4)
-    np.testing.assert_allclose(person.box, [0, 0, 64, 64], atol=1e-3)
-    assert not finder.decode(maps, sight(), (240, 320), 0.9)
+@pytest.mark.parametrize("gap_m", [0.4, 0.9])
+def test_a_wall_close_behind_is_left_out(gap_m):
+    room = make_room(wall=2.5 + 0.2 + gap_m)
+    box = add_person(room)
+    (person,) = find(room)
+    np.testing.assert_allclose(person.box, box, atol=2)
 
 
-def test_a_person_is_found_once_and_one_behind_another_twice():
-    reach, up = (20, 40, 20, 40), (0, -1)
-    same = maps_of((15, 15, 2, reach, 0, up), (15, 17, 1, reach, 0, up))
-    assert len(finder.decode(same, sight(), (240, 320), 0.4)) == 1
-    small = (4, 8, 4, 8)  # inside of the first box
-    behind = maps_of((15, 15, 2, reach, 0, up), (17, 17, 1, small, 0.9, up))
-    assert len(finder.decode(behind, sight(), (240, 320), 0.4)) == 2
-    part = maps_of((15, 15, 2, reach, 0, up), (17, 17, 1, small, 0.0, up))
-    assert len(finder.decode(part, sight(), (240, 320), 0.4)) == 1
+def test_two_people_come_nearest_first():
+    room = make_room(wall=5)
+    far = add_person(room, x=230, depth_mm=2600)
+    near = add_person(room, x=90, depth_mm=2400)
+    first, second = find(room)
+    np.testing.assert_allclose(first.box[[0, 1, 2]], near[:3], atol=2)
+    np.testing.assert_allclose(second.box[[0, 1, 2]], far[:3], atol=2)
+    assert first.depth_mm < second.depth_mm
+
+
+@pytest.mark.parametrize("camera", [CAMERA, np.full(4, np.nan, np.float32), None])
+def test_an_empty_room_holds_nobody(camera):
+    assert find(make_room(), camera) == []
+
+
+def test_furniture_is_nobody():
+    room = make_room()
+    room[120:200, 60:140] = np.minimum(room[120:200, 60:140], 2500)  # a flat cupboard
+    room[150:200, 200:250] = 2500 + 5 * np.abs(np.arange(-25, 25))  # 0.6 m tall
+    assert find(room) == []
+
+
+@pytest.mark.parametrize("shape", [(240, 320), (100, 100), (1, 1), (3, 700)])
+def test_a_frame_without_a_reading_holds_nobody(shape):
+    assert find(np.zeros(shape)) == []
+
+
+@pytest.mark.parametrize("shift", [-40, 17, 60])
+def test_the_box_moves_with_the_scene(shift):
+    rooms = make_room(), make_room()
+    for room, x in zip(rooms, (160, 160 + shift), strict=True):
+        add_person(room, x=x)
+    (still,), (moved,) = find(rooms[0]), find(rooms[1])
+    np.testing.assert_allclose(moved.box - still.box, [shift, 0, shift, 0], atol=1)
+
+
+def test_a_person_cut_by_the_border_is_boxed_up_to_it():
+    room = make_room()
+    add_person(room, x=16)
+    (person,) = find(room)
+    np.testing.assert_allclose(person.box, [0, 62, 42, 200], atol=2)
+
+
+def test_no_floor_in_view_is_no_obstacle():
+    room = np.full((160, 320), 4000.0)
+    add_person(room)
+    (person,) = find(room)  # the rows below 160 are missing
+    np.testing.assert_allclose(person.box, [134, 62, 186, 160], atol=2)
+
+
+def test_holes_speckle_and_a_dead_stripe_do_not_move_the_box():
+    random = np.random.default_rng(0)
+    room = make_room()
+    box = add_person(room)
+    room += random.normal(0, 6, room.shape)
+    room[random.random(room.shape) < 0.01] = 0
+    room[:, :8] = 0
+    speckle = random.random(room.shape) < 0.002
+    room[speckle] = random.uniform(500, 4000, speckle.sum())
+    (person,) = find(room)
+    np.testing.assert_allclose(person.box, box, atol=3)
+
+
+def test_a_forearm_towards_the_camera_belongs_to_the_person():
+    room = make_room()
+    box = add_person(room)
+    room[86:96, 180:195] = 2100  # a hand 0.4 m in front of the shoulder, 9 px beyond
+    (person,) = find(room)
+    np.testing.assert_allclose(person.box, [box[0], box[1], 195, box[3]], atol=2)
+
+
+def test_a_large_image_is_boxed_in_its_own_pixels():
+    room = make_room()
+    box = add_person(room)
+    (person,) = find(room.repeat(2, axis=0).repeat(2, axis=1), 2 * CAMERA)
+    np.testing.assert_allclose(person.box, 2 * np.array(box), atol=4)
+    assert person.mask.shape == (480, 640)
+
+
+def test_an_unknown_camera_is_taken_to_be_the_default():
+    room = make_room()
+    add_person(room)
+    default = [1.07 * 240, 1.07 * 240, 160, 120]
+    (expected,) = find(room, default)
+    for camera in (None, np.full(4, np.nan)):
+        (person,) = find(room, camera)
+        np.testing.assert_array_equal(person.box, expected.box)
+
+
+@pytest.mark.parametrize("background", [0, 255])
+def test_raw_values_need_only_a_clean_background(background):
+    raw = np.full((212, 256), background, np.uint8)
+    raw[40:180, 100:140] = 90
+    raw[50:60, 140:170] = 70  # an arm, nearer
+    raw[5:7, 5:7] = 80  # speckle
+    (person,) = finder.find_people(raw, metric=False)
+    np.testing.assert_array_equal(person.box, [100, 40, 170, 180])
+    assert person.depth_mm == 90
+    assert finder.find_people(np.full_like(raw, background), metric=False) == []
 
 
 @pytest.mark.parametrize(
-    ("up", "degrees"),
-    [((0.1, -1), 0), ((1, 0.1), 270), ((0, 1), 180), ((-0.9, 0), 90), ((0, 0.2), 0)],
+    ("depth", "message"),
+    [
+        (
+            np.zeros((4, 5), np.float32),
+            r"\[height, width\] uint16, got float32 \(4, 5\)",
+        ),
+        (np.zeros((4, 5), np.uint8), r"uint16, got uint8"),
+        (np.zeros((4, 5, 1), np.uint16), r"got uint16 \(4, 5, 1\)"),
+        (np.zeros((0, 5), np.uint16), r"got uint16 \(0, 5\)"),
+    ],
 )
-def test_quarter_turns_set_people_upright(up, degrees):
-    box = np.zeros(4, np.float32)
-    person = finder.Person(box, 1.0, 1.0, np.array(up, np.float32))
-    assert person.roll_deg == degrees
+def test_other_images_are_refused(depth, message):
+    with pytest.raises(ValueError, match=message):
+        finder.find_people(depth)
 
 
-@pytest.mark.parametrize("turns", range(4))
-def test_a_person_is_found_however_the_camera_is_turned(turns):
-    frame = make_frame(0, "test", 0)
-    depth, inside = (np.rot90(x, turns) for x in (frame.depth_mm, frame.parts > 0))
-    people = finder.shipped()(np.ascontiguousarray(depth))
-    rows, columns = np.nonzero(inside)
-    person = max(people, key=lambda p: p.score)
-    truth = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
-    low = np.maximum(person.box[:2], truth[:2])
-    high = np.minimum(person.box[2:], truth[2:])
-    common = np.prod(high - low)
-    areas = [np.prod(np.subtract(b[2:], b[:2])) for b in (person.box, truth)]
-    assert common / (sum(areas) - common) > 0.6
-    assert person.depth == pytest.approx(np.median(depth[inside]), abs=300)
-    assert person.roll_deg == {0: 0, 1: 90, 2: 180, 3: 270}[turns]
+def test_a_camera_has_four_numbers():
+    with pytest.raises(ValueError, match=r"\[fx, fy, cx, cy\], got shape \(3,\)"):
+        finder.find_people(np.zeros((4, 5), np.uint16), [1, 2, 3])
 
 
-def test_nobody_is_in_an_empty_room_and_a_dog_is_nobody():
-    empty = room()
-    assert finder.shipped()(empty) == []
-    cv2.ellipse(empty, (160, 175), (38, 16), 0, 0, 360, 2500, cv2.FILLED)
-    for x in (130, 140, 180, 190):
-        empty[180:215, x : x + 4] = 2500
-    assert finder.shipped()(empty) == []
+@pytest.mark.skipif(not REAL.exists(), reason="the real frames are not at hand")
+def test_the_person_of_real_frames_is_found():
+    labels = json.loads((REAL / "annotations.json").read_text())
+    camera = [labels["info"]["camera"][name] for name in ("fx", "fy", "cx", "cy")]
+    overlaps, counts = [], []
+    for image, label in zip(labels["images"], labels["annotations"], strict=True):
+        depth_mm = cv2.imread(str(REAL / image["file_name"]), cv2.IMREAD_UNCHANGED)
+        people = finder.find_people(depth_mm, camera)
+        joints_px = np.reshape(label["keypoints"], (-1, 3))[:, :2]
+        low, high = joints_px.min(0), joints_px.max(0)
+        pad = 0.08 * (high - low)  # from the joints to the body's outline
+        box = np.clip(np.concatenate([low - pad, high + pad]), 0, 100)
+        overlaps.append(overlap(people[0].box, box) if people else 0.0)
+        counts.append(len(people))
+    assert np.mean(np.array(overlaps) >= 0.7) >= 0.95
+    assert min(overlaps) >= 0.5
+    assert np.mean(np.array(counts) == 1) >= 0.95
 
 
-def test_people_beside_one_another_are_each_found():
-    frame = make_frame(0, "test", 0)
-    inside = frame.parts > 0
-    rows, columns = np.nonzero(inside)
-    person = np.where(inside, frame.depth_mm, 0)
-    middle = (columns.min() + columns.max()) // 2
-    depth = room()
-    for at in (70, 160, 250):
-        moved = np.roll(person, at - middle, axis=1)
-        depth = np.where(moved > 0, moved, depth).astype(np.uint16)
-    people = sorted(finder.shipped()(depth), key=lambda p: p.box[0])
-    centres = [(p.box[0] + p.box[2]) / 2 for p in people]
-    assert len(people) == 3
-    np.testing.assert_allclose(centres, [70, 160, 250], atol=15)
-
-
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_a_person_is_found_without_a_unit(dtype):
-    frame = make_frame(0, "test", 0)
-    depth = np.where(frame.depth_mm > 0, 20 + frame.depth_mm / 32, 0).astype(dtype)
-    people = finder.shipped()(depth, metric=False)
-    rows, columns = np.nonzero(frame.parts > 0)
-    centre = (people[0].box[:2] + people[0].box[2:]) / 2
-    expected = [columns.min() + columns.max(), rows.min() + rows.max()]
-    np.testing.assert_allclose(centre, np.divide(expected, 2), atol=12)
-
-
-@pytest.mark.parametrize(
-    "depth", [np.zeros((4, 5, 1), np.uint16), np.zeros((4, 5)), np.zeros((0, 5), "u2")]
-)
-def test_what_is_no_depth_image_is_refused(depth):
-    with pytest.raises(
-        ValueError, match=r"depth must be \[height, width\] uint16, got"
-    ):
-        finder.shipped()(depth)
-
-
-def test_a_network_that_is_absent_or_damaged_is_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match="absent.onnx: no such file"):
-        finder.Finder(tmp_path / "absent.onnx")
-    changed = tmp_path / "changed.onnx"
-    content = bytearray(finder.WEIGHTS.read_bytes())
-    content[len(content) // 2] ^= 4
-    changed.write_bytes(content)
-    with pytest.raises(FileNotFoundError, match="changed.json: no such file"):
-        finder.Finder(changed)
-    card = finder.WEIGHTS.with_suffix(".json").read_text()
-    changed.with_suffix(".json").write_text(card)
-    with pytest.raises(ValueError, match="changed.onnx is damaged"):
-        finder.Finder(changed)
+def overlap(one, other):
+    shared = np.minimum(one[2:], other[2:]) - np.maximum(one[:2], other[:2])
+    shared = np.prod(np.maximum(shared, 0))
+    sizes = [np.prod(box[2:] - box[:2]) for box in (one, other)]
+    return shared / (sum(sizes) - shared)

@@ -1,23 +1,23 @@
-"""The finder's network: its loss by hand, and the ONNX that is written of it."""
+"""The detector's network: its loss by hand, and the ONNX that is written of it."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import train_finder
-from cmbjax.data import finding
-from cmbjax.depth import finder
-from cmbjax.models import finder as network
+import train_detector
+from cmbjax.data import detection
+from cmbjax.depth import detector
+from cmbjax.models import detector as network
 
-CELLS = finder.SIDE // finder.STRIDE
-assert (network.CENTRE, network.CHANNELS) == (finder.CENTRE, finder.CHANNELS)
+CELLS = detector.SIDE // detector.STRIDE
+assert (network.CENTRE, network.CHANNELS) == (detector.CENTRE, detector.CHANNELS)
 
 
 @pytest.fixture(scope="module")
 def variables():
-    model = network.Finder()
-    image = jnp.zeros((1, finder.SIDE, finder.SIDE, 3))
+    model = network.Detector()
+    image = jnp.zeros((1, detector.SIDE, detector.SIDE, 3))
     shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), image, train=False))
     rng = np.random.default_rng(0)
 
@@ -35,11 +35,11 @@ def variables():
 def test_the_written_network_gives_what_the_trained_one_gives(variables, tmp_path):
     import cv2
 
-    path = tmp_path / "finder.onnx"
-    train_finder.write_onnx(path, variables)
+    path = tmp_path / "detector.onnx"
+    train_detector.write_onnx(path, variables)
     rng = np.random.default_rng(1)
-    image = rng.uniform(-1, 1, (1, finder.SIDE, finder.SIDE, 3)).astype(np.float32)
-    expected = network.Finder().apply(variables, jnp.asarray(image), train=False)
+    image = rng.uniform(-1, 1, (1, detector.SIDE, detector.SIDE, 3)).astype(np.float32)
+    expected = network.Detector().apply(variables, jnp.asarray(image), train=False)
     opened = cv2.dnn.readNetFromONNX(str(path))
     opened.setInput(image.transpose(0, 3, 1, 2))
     maps = opened.forward().transpose(0, 2, 3, 1)
@@ -49,16 +49,16 @@ def test_the_written_network_gives_what_the_trained_one_gives(variables, tmp_pat
 def test_the_loss_is_small_for_what_the_targets_say_and_large_without():
     boxes = np.array([[20.0, 30, 60, 120], [90, 20, 120, 90]], np.float32)
     ups = np.array([[0, -1], [0, -1]], np.float32)
-    targets = finding.make_targets(boxes, np.zeros(2, np.float32), ups, CELLS)
+    targets = detection.make_targets(boxes, np.zeros(2, np.float32), ups, CELLS)
     batch = {name: jnp.asarray(values[None]) for name, values in targets.items()}
-    maps = np.zeros((1, CELLS, CELLS, finder.CHANNELS), np.float32)
-    maps[..., finder.CENTRE] = np.where(targets["centre"] >= 1, 8, -8)
+    maps = np.zeros((1, CELLS, CELLS, detector.CHANNELS), np.float32)
+    maps[..., detector.CENTRE] = np.where(targets["centre"] >= 1, 8, -8)
     maps[..., 1:] = targets["values"]
     good = float(network.loss(jnp.asarray(maps), batch))
     nobody = maps.copy()
-    nobody[..., finder.CENTRE] = -8
+    nobody[..., detector.CENTRE] = -8
     off = maps.copy()
-    off[..., finder.DEPTH] += 0.5
+    off[..., detector.DEPTH] += 0.5
     assert good < 0.02
     # Two centres missed, each by log sigmoid(-8); everything else stands.
     assert float(network.loss(jnp.asarray(nobody), batch)) == pytest.approx(8, rel=0.02)
@@ -70,37 +70,37 @@ def test_the_loss_is_small_for_what_the_targets_say_and_large_without():
 def test_scores_count_people_once_and_alarms_apart():
     depth = np.zeros((20, 20), np.uint16)
     boxes = np.array([[0.0, 0, 10, 10], [10, 10, 20, 20]], np.float32)
-    frame = finding.Frame(depth, boxes, np.ones(2), np.zeros((2, 2)), boxes[:, :2])
+    frame = detection.Frame(depth, boxes, np.ones(2), np.zeros((2, 2)), boxes[:, :2])
 
     def network_of(*guesses):
         people = [
-            finder.Person(np.array(box, float), 1.0, 1.0, np.zeros(2))
+            detector.Person(np.array(box, float), 1.0, 1.0, np.zeros(2))
             for box in guesses
         ]
         return lambda _: people
 
-    twice = train_finder.score(network_of((0, 0, 10, 9), (0, 0, 10, 10)), [frame])
+    twice = train_detector.score(network_of((0, 0, 10, 9), (0, 0, 10, 10)), [frame])
     assert twice["recall"]["all"] == 0.5 and twice["false_alarms_a_frame"] == 0
-    wrong = train_finder.score(network_of((0, 12, 8, 20)), [frame])
+    wrong = train_detector.score(network_of((0, 12, 8, 20)), [frame])
     assert wrong["recall"]["all"] == 0 and wrong["false_alarms_a_frame"] == 1
 
 
 def test_it_learns_a_few_views():
-    model, rng = network.Finder(), np.random.default_rng(0)
+    model, rng = network.Detector(), np.random.default_rng(0)
     depth = np.full((60, 100), 4000, np.uint16)
     depth[10:50, 30:50] = 2000
     box = np.array([[30.0, 10, 50, 50]], np.float32)
     up = np.array([[0.0, -1.0]], np.float32)
-    frame = finding.Frame(depth, box, np.array([2000.0]), up, box[:, :2])
-    images, targets = next(finding.batches([frame], 4, int(rng.integers(9))))
+    frame = detection.Frame(depth, box, np.array([2000.0]), up, box[:, :2])
+    images, targets = next(detection.batches([frame], 4, int(rng.integers(9))))
     variables = jax.jit(lambda key: model.init(key, images, train=False))(
         jax.random.key(0)
     )
-    optimizer = train_finder.optax.adam(3e-3)
+    optimizer = train_detector.optax.adam(3e-3)
     opt_state = optimizer.init(variables["params"])
     losses = []
     for _ in range(25):
-        variables, opt_state, value = train_finder.train_step(
+        variables, opt_state, value = train_detector.train_step(
             variables, opt_state, images, targets, model=model, optimizer=optimizer
         )
         losses.append(float(value))

@@ -1,4 +1,4 @@
-"""The network that finds people in whole frames; see `cmbjax.depth.finder`."""
+"""The network that finds people in whole frames; see `cmbjax.depth.detector`."""
 
 from typing import Any, NamedTuple
 
@@ -8,7 +8,7 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-# As `depth.finder` reads them: the centre; four sides, a depth and a direction.
+# As `depth.detector` reads them: the centre; four sides, a depth and a direction.
 CENTRE, CHANNELS = 0, 8
 
 Maps = Float[Array, "batch cells cells channels"]
@@ -49,7 +49,7 @@ LAYERS = (
 HEAD = "head"
 
 
-class Finder(nn.Module, kw_only=True):
+class Detector(nn.Module, kw_only=True):
     """Maps of centres, boxes, depths and directions of people; `LAYERS` in order."""
 
     dtype: Any = jnp.float32
@@ -58,7 +58,7 @@ class Finder(nn.Module, kw_only=True):
     def __call__(
         self, image: Float[Array, "batch side side 3"], *, train: bool
     ) -> Maps:
-        """Returns the maps that `depth.finder.decode` reads."""
+        """Returns the maps that `depth.detector.decode` reads."""
         maps = {"input": image.astype(self.dtype)}
         for layer in LAYERS:
             parts = [

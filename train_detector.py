@@ -1,4 +1,4 @@
-"""Trains the network that finds people: `python train_finder.py --data_dir=mocap`."""
+"""Trains the network that finds people: `python train_detector.py --data_dir=mocap`."""
 
 import dataclasses
 import functools
@@ -20,16 +20,16 @@ import tyro
 from tqdm import tqdm
 
 from cmbjax import runtime
-from cmbjax.data import finding
-from cmbjax.depth import finder
+from cmbjax.data import detection
+from cmbjax.depth import detector
 from cmbjax.files import write_json
-from cmbjax.models.finder import HEAD, LAYERS, Finder, folded, loss
+from cmbjax.models.detector import HEAD, LAYERS, Detector, folded, loss
 from datasets.crowd.crowd import Crowd
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class FinderConfig:
-    """Trains on the synthetic data set crowd, and writes finder.onnx."""
+class DetectorConfig:
+    """Trains on the synthetic data set crowd, and writes detector.onnx."""
 
     data_dir: Path | None = None
     """Folder of motion capture, as of the data set people."""
@@ -37,8 +37,8 @@ class FinderConfig:
     """Of the data set crowd."""
     tfds_dir: Path | None = None
     """Folder of prepared data sets; by default that of TFDS."""
-    run_dir: Path = Path("runs/finder")
-    """Gets finder.onnx, and finder.json about it."""
+    run_dir: Path = Path("runs/detector")
+    """Gets detector.onnx, and detector.json about it."""
     num_steps: int = 4000
     """Steps of training."""
     batch_size: int = 24
@@ -49,23 +49,23 @@ class FinderConfig:
     """Of parameters and views."""
 
 
-def main(config: FinderConfig) -> dict[str, Any]:
+def main(config: DetectorConfig) -> dict[str, Any]:
     """Trains, exports, and returns how many people of the test split are found."""
     train, test = (load(config, split) for split in ("train", "test"))
-    model = Finder()
+    model = Detector()
     schedule = optax.warmup_cosine_decay_schedule(
         0, config.learning_rate, config.num_steps // 20, config.num_steps
     )
     optimizer = optax.chain(
         optax.clip_by_global_norm(5.0), optax.adamw(schedule, weight_decay=1e-4)
     )
-    image = jnp.zeros((1, finder.SIDE, finder.SIDE, 3))
+    image = jnp.zeros((1, detector.SIDE, detector.SIDE, 3))
     variables = jax.jit(
         functools.partial(model.init, train=False),
         compiler_options=runtime.COMPILED_QUICKLY,
     )(jax.random.key(config.seed), image)
     opt_state = optimizer.init(variables["params"])
-    data = ahead(finding.batches(train, config.batch_size, config.seed))
+    data = ahead(detection.batches(train, config.batch_size, config.seed))
     config.run_dir.mkdir(parents=True, exist_ok=True)
     losses = []
     for number in (bar := tqdm(range(config.num_steps), unit="step", mininterval=5)):
@@ -77,19 +77,19 @@ def main(config: FinderConfig) -> dict[str, Any]:
         if number % 50 == 49:
             bar.set_postfix(loss=f"{np.mean(losses[-50:]):.4f}")
         if number % 1000 == 999:
-            write_onnx(config.run_dir / "finder.onnx", variables)
-    path = config.run_dir / "finder.onnx"
+            write_onnx(config.run_dir / "detector.onnx", variables)
+    path = config.run_dir / "detector.onnx"
     write_onnx(path, variables)
     card: dict[str, Any] = {
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-        "command": f"python train_finder.py --num_steps={config.num_steps}",
+        "command": f"python train_detector.py --num_steps={config.num_steps}",
         "config": config.config,
         "batch_size": config.batch_size,
         "seed": config.seed,
         "loss": float(np.mean(losses[-200:])),
     }
     write_json(path.with_suffix(".json"), card)
-    card |= {"test": score(finder.Finder(path), test)}
+    card |= {"test": score(detector.Detector(path), test)}
     write_json(path.with_suffix(".json"), card)
     return card
 
@@ -103,7 +103,7 @@ def train_step(
     images: Any,
     targets: Any,
     *,
-    model: Finder,
+    model: Detector,
     optimizer: optax.GradientTransformation,
 ) -> tuple[Any, Any, Any]:
     """Returns the next variables and state of the optimizer, and the loss."""
@@ -120,7 +120,7 @@ def train_step(
     return {"params": params, **new}, opt_state, value
 
 
-def load(config: FinderConfig, split: str) -> list[finding.Frame]:
+def load(config: DetectorConfig, split: str) -> list[detection.Frame]:
     """Returns the frames of a split, prepared if that is still to be done."""
     builder = Crowd(
         config=config.config, data_dir=config.tfds_dir, file_format="array_record"
@@ -133,7 +133,7 @@ def load(config: FinderConfig, split: str) -> list[finding.Frame]:
         split, decoders={"depth": tfds.decode.SkipDecoding()}
     )
     return [
-        finding.read_frame(example, neck=joints.index("neck"), hips=hips)
+        detection.read_frame(example, neck=joints.index("neck"), hips=hips)
         for example in tqdm(source, desc=split, unit="frame", mininterval=5)
     ]
 
@@ -210,18 +210,18 @@ def write_onnx(path: Path, variables: Any) -> None:
             parts = [joint]
         convolve(layer.name, parts[0], stride=layer.stride, dilation=layer.dilation)
     convolve(HEAD, LAYERS[-1].name)
-    cells = finder.SIDE // finder.STRIDE
+    cells = detector.SIDE // detector.STRIDE
     graph = onnx.helper.make_graph(
         nodes,
-        "finder",
+        "detector",
         [
             onnx.helper.make_tensor_value_info(
-                "input", onnx.TensorProto.FLOAT, [1, 3, finder.SIDE, finder.SIDE]
+                "input", onnx.TensorProto.FLOAT, [1, 3, detector.SIDE, detector.SIDE]
             )
         ],
         [
             onnx.helper.make_tensor_value_info(
-                HEAD, onnx.TensorProto.FLOAT, [1, finder.CHANNELS, cells, cells]
+                HEAD, onnx.TensorProto.FLOAT, [1, detector.CHANNELS, cells, cells]
             )
         ],
         weights,
@@ -243,7 +243,7 @@ def overlap(first: np.ndarray, second: np.ndarray) -> float:
     return common / max(both - common, 1e-9)
 
 
-def score(network: Any, frames: list[finding.Frame]) -> dict[str, Any]:
+def score(network: Any, frames: list[detection.Frame]) -> dict[str, Any]:
     """Returns how many people are found (IoU 0.5), and false alarms (IoU 0.3) a frame.
 
     Args:
@@ -282,7 +282,7 @@ def score(network: Any, frames: list[finding.Frame]) -> dict[str, Any]:
     }
 
 
-def kinds_of(frame: finding.Frame, box: np.ndarray, distance: float) -> list[str]:
+def kinds_of(frame: detection.Frame, box: np.ndarray, distance: float) -> list[str]:
     """Returns which rows of the table a person counts in."""
     near = "nearer than 1.5 m" if distance < 1500 else "1.5 to 3.5 m"
     size = frame.depth.shape[::-1]
@@ -298,6 +298,6 @@ def kinds_of(frame: finding.Frame, box: np.ndarray, distance: float) -> list[str
 if __name__ == "__main__":
     try:
         runtime.prepare()
-        print(json.dumps(main(tyro.cli(FinderConfig)), indent=1))
+        print(json.dumps(main(tyro.cli(DetectorConfig)), indent=1))
     except (ValueError, OSError) as error:
-        sys.exit(f"train_finder.py: {error}")
+        sys.exit(f"train_detector.py: {error}")

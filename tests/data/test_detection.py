@@ -3,15 +3,15 @@
 import numpy as np
 import pytest
 
-from cmbjax.data import finding
-from cmbjax.depth import finder
+from cmbjax.data import detection
+from cmbjax.depth import detector
 
 
 def frame():
     """A person of 20x40 px at 2 m in a frame of 100x60 at 4 m, head above the hips."""
     depth = np.full((60, 100), 4000, np.uint16)
     depth[10:50, 30:50] = 2000
-    return finding.Frame(
+    return detection.Frame(
         depth,
         np.array([[30.0, 10, 50, 50]], np.float32),
         np.array([2000.0], np.float32),
@@ -23,7 +23,7 @@ def frame():
 @pytest.mark.parametrize("flip", [False, True])
 @pytest.mark.parametrize("quarters", range(4))
 def test_boxes_heads_and_directions_turn_with_the_picture(quarters, flip):
-    turned = finding.turned(frame(), quarters, flip=flip)
+    turned = detection.turned(frame(), quarters, flip=flip)
     x0, y0, x1, y1 = turned.boxes[0].astype(int)
     expected = np.zeros(turned.depth.shape, bool)
     expected[y0:y1, x0:x1] = True
@@ -34,15 +34,15 @@ def test_boxes_heads_and_directions_turn_with_the_picture(quarters, flip):
 
 
 def test_a_window_cuts_boxes_off_and_drops_whom_it_hardly_shows():
-    part = finding.windowed(frame(), (40, 0, 100, 60))
+    part = detection.windowed(frame(), (40, 0, 100, 60))
     np.testing.assert_array_equal(part.boxes, [[0, 10, 10, 50]])
     np.testing.assert_array_equal(part.heads, [[0, 15]])
     assert part.depth.shape == (60, 60)
-    assert not len(finding.windowed(frame(), (47, 0, 100, 60)).boxes)
+    assert not len(detection.windowed(frame(), (47, 0, 100, 60)).boxes)
 
 
 def test_what_hides_a_person_from_below_ends_the_box():
-    hidden = finding.hidden_below(np.random.default_rng(0), frame())
+    hidden = detection.hidden_below(np.random.default_rng(0), frame())
     x0, y0, x1, y1 = hidden.boxes[0].astype(int)
     assert (x0, y0, x1) == (30, 10, 50) and 20 <= y1 <= 43
     assert (hidden.depth[y0:y1, x0:x1] == 2000).all()
@@ -53,24 +53,26 @@ def test_without_a_unit_near_and_far_keep_their_order_or_turn_it():
     orders = set()
     for seed in range(20):
         rng = np.random.default_rng(seed)
-        raw, raws = finding.without_unit(rng, frame().depth, frame().depths)
+        raw, raws = detection.without_unit(rng, frame().depth, frame().depths)
         person, wall = int(raw[20, 40]), int(raw[5, 5])
         assert abs(raws[0] - person) <= 1 and 1 <= min(person, wall)
         orders.add(person < wall)
     assert orders == {True, False}
 
 
-def test_targets_say_what_the_finder_reads():
+def test_targets_say_what_the_detector_reads():
     rng = np.random.default_rng(3)
     for _ in range(40):
-        image, targets = finding.training_image(rng, frame())
-        assert image.shape == (finder.SIDE, finder.SIDE, 3)
+        image, targets = detection.training_image(rng, frame())
+        assert image.shape == (detector.SIDE, detector.SIDE, 3)
         assert all(np.isfinite(values).all() for values in targets.values())
-        maps = np.zeros((finding.CELLS, finding.CELLS, finder.CHANNELS), np.float32)
-        maps[..., finder.CENTRE] = np.where(targets["centre"] >= 1, 5, -9)
+        maps = np.zeros(
+            (detection.CELLS, detection.CELLS, detector.CHANNELS), np.float32
+        )
+        maps[..., detector.CENTRE] = np.where(targets["centre"] >= 1, 5, -9)
         maps[..., 1:] = targets["values"]
-        shown = finder.Sight(image, 1, -1.0, 2.0)
-        for person in finder.decode(maps, shown, (finder.SIDE,) * 2, 0.5):
+        shown = detector.Sight(image, 1, -1.0, 2.0)
+        for person in detector.decode(maps, shown, (detector.SIDE,) * 2, 0.5):
             x0, y0, x1, y1 = np.rint(person.box).astype(int)
             inside = image[y0:y1, x0:x1]
             near = np.abs(inside[..., 0] - person.depth) < 0.4

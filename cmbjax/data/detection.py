@@ -1,4 +1,4 @@
-"""Augmented views of whole frames, to train the finder on."""
+"""Augmented views of whole frames, to train the detector on."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -7,9 +7,9 @@ import cv2
 import numpy as np
 
 from cmbjax.data.examples import decode_depth
-from cmbjax.depth import finder
+from cmbjax.depth import detector
 
-CELLS = finder.SIDE // finder.STRIDE
+CELLS = detector.SIDE // detector.STRIDE
 LEAST_SIDE = 3.0  # pixels of the network's input: a smaller person is not there
 LEFT_OVER = 0.25  # of a box: of whom less is in the picture is not there
 
@@ -176,7 +176,7 @@ def training_image(
         zoom = rng.uniform(0.5, 1.0)
         sight = look_at(depth, metric, zoom)
     else:
-        sight, zoom = finder.look(depth, metric=metric), 1.0
+        sight, zoom = detector.look(depth, metric=metric), 1.0
     scale = zoom / sight.thinning
     boxes = frame.boxes * scale
     large = (boxes[:, 2:] - boxes[:, :2]).min(axis=1, initial=np.inf) > LEAST_SIDE
@@ -187,15 +187,15 @@ def training_image(
     return sight.image, targets
 
 
-def look_at(depth: np.ndarray, metric: bool, zoom: float) -> finder.Sight:
+def look_at(depth: np.ndarray, metric: bool, zoom: float) -> detector.Sight:
     """Returns what the network sees of a frame that was made smaller first."""
     size = (max(8, int(depth.shape[1] * zoom)), max(8, int(depth.shape[0] * zoom)))
     smaller = cv2.resize(depth, size, interpolation=cv2.INTER_NEAREST)
-    thinning = -(-max(depth.shape) // finder.SIDE)
+    thinning = -(-max(depth.shape) // detector.SIDE)
     # As thinned out as the frame itself, so that only the people become smaller.
     padded = np.zeros(depth.shape, depth.dtype)
     padded[: size[1], : size[0]] = smaller
-    sight = finder.look(padded, metric=metric)
+    sight = detector.look(padded, metric=metric)
     assert sight.thinning == thinning
     return sight
 
@@ -233,13 +233,13 @@ def make_targets(
         ups: [people, 2] directions from hips to neck.
         cells: Of the maps.
     """
-    at = finder.STRIDE * (np.arange(cells, dtype=np.float32) + 0.5)
+    at = detector.STRIDE * (np.arange(cells, dtype=np.float32) + 0.5)
     centre = np.zeros((cells, cells), np.float32)
-    values = np.zeros((cells, cells, finder.CHANNELS - 1), np.float32)
+    values = np.zeros((cells, cells, detector.CHANNELS - 1), np.float32)
     for box, depth, up in zip(boxes, depths, ups, strict=True):
         middle, size = (box[:2] + box[2:]) / 2, box[2:] - box[:2]
-        sigma = np.maximum(0.75 * finder.STRIDE, 0.09 * size)
-        column, row = np.clip(middle // finder.STRIDE, 0, cells - 1).astype(int)
+        sigma = np.maximum(0.75 * detector.STRIDE, 0.09 * size)
+        column, row = np.clip(middle // detector.STRIDE, 0, cells - 1).astype(int)
         dx, dy = (at - at[column]) / sigma[0], (at - at[row]) / sigma[1]
         bump = np.exp(-0.5 * (dx[None] ** 2 + dy[:, None] ** 2))
         better = bump > centre
@@ -247,7 +247,7 @@ def make_targets(
         x, y = np.meshgrid(at, at)
         reach = np.stack([x - box[0], y - box[1], box[2] - x, box[3] - y], axis=-1)
         mine = np.empty_like(values)
-        mine[..., :4] = np.log(np.maximum(reach, 1.0) / finder.UNIT)
+        mine[..., :4] = np.log(np.maximum(reach, 1.0) / detector.UNIT)
         mine[..., 4] = depth
         mine[..., 5:] = up
         values = np.where(better[..., None], mine, values)

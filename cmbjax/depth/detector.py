@@ -1,0 +1,205 @@
+"""People in whole depth frames: a small convolutional network, and what it is shown.
+
+Any camera in any place, any number of people, a frame in millimetres or without a unit.
+Pixels: the centre of the top-left pixel is (0.5, 0.5).
+"""
+
+import hashlib
+import threading
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from cmbjax.files import read_json
+
+SIDE = 160  # pixels of the square that the network sees; a frame is thinned out to it
+STRIDE = 4  # pixels of that square a cell
+UNIT = 8.0  # pixels: distances are predicted as logarithms of multiples of it
+LEAST_SCORE = 0.4
+MAX_OVERLAP = 0.55  # intersection over union of two people's boxes
+MAX_INSIDE = 0.85  # part of a box that lies in another of someone equally far away
+FARTHEST_MM = 20_000  # cameras write 65535 and the like for no reading
+# Channels of the network's output.
+CENTRE, SIDES, DEPTH, UP = 0, slice(1, 5), 5, slice(6, 8)
+CHANNELS = 8
+
+
+class Person(NamedTuple):
+    """One person found in a depth image.
+
+    Attributes:
+        box: float32 [x0, y0, x1, y1] of what is seen of the person, pixels.
+        depth: Median distance of that, millimetres (raw: the image's unit).
+        score: From 0 to 1.
+        up: float32 [2] from the hips to the neck in the image, shorter than 1 where
+            the person is seen from above.
+    """
+
+    box: np.ndarray
+    depth: float
+    score: float
+    up: np.ndarray
+
+    @property
+    def roll_deg(self) -> int:
+        """Quarter turns, clockwise on the screen, that set the person upright."""
+        if np.linalg.norm(self.up) < 0.35:
+            return 0
+        angle = np.degrees(np.arctan2(self.up[0], -self.up[1]))
+        return int(-90 * np.rint(angle / 90)) % 360
+
+
+class Sight(NamedTuple):
+    """What the network sees of a frame.
+
+    Attributes:
+        image: float32 [SIDE, SIDE, 3]: depth relative to the frame's own range,
+            whether there is a reading, and depth in units of 4 m (0 without a unit).
+        thinning: Pixels of the frame a pixel.
+        nearest: Depth that is -1 in the first channel.
+        span: Depth from there to 1.
+    """
+
+    image: np.ndarray
+    thinning: int
+    nearest: float
+    span: float
+
+
+def look(depth: np.ndarray, *, metric: bool) -> Sight:
+    """Returns what the network sees of a frame.
+
+    Args:
+        depth: [height, width], 0 = no reading.
+        metric: Whether it is in millimetres.
+    """
+    thinning = -(-max(depth.shape) // SIDE)
+    small = depth[::thinning, ::thinning].astype(np.float32)
+    valid = small > 0
+    if metric:
+        valid &= small < FARTHEST_MM
+    image = np.zeros((SIDE, SIDE, 3), np.float32)
+    readings = small[valid]
+    if not readings.size:
+        return Sight(image, thinning, 0.0, 1.0)
+    nearest, farthest = np.percentile(readings[:: 1 + readings.size // 4000], [3, 97])
+    span = max(float(farthest - nearest), 50.0 if metric else 4.0)
+    relative = np.clip(2 * (small - nearest) / span - 1, -2, 2)
+    rows, columns = small.shape
+    image[:rows, :columns, 0] = np.where(valid, relative, 0)
+    image[:rows, :columns, 1] = valid
+    if metric:
+        image[:rows, :columns, 2] = np.where(valid, np.minimum(small / 4000, 2), 0)
+    return Sight(image, thinning, float(nearest), span)
+
+
+def decode(
+    maps: np.ndarray, sight: Sight, shape: tuple[int, ...], least_score: float
+) -> list[Person]:
+    """Returns the people in what the network gave, the surest first.
+
+    Args:
+        maps: [cells, cells, CHANNELS].
+        sight: What it saw.
+        shape: [height, width] of the frame, pixels.
+        least_score: Of a person.
+    """
+    centre = maps[..., CENTRE]
+    peaks = cv2.dilate(centre, np.ones((3, 3), np.uint8))
+    rows, columns = np.nonzero((centre >= peaks) & (centre > _logit(least_score)))
+    people: list[Person] = []
+    for cell in np.argsort(-centre[rows, columns]):
+        row, column = rows[cell], columns[cell]
+        values = maps[row, column]
+        at = STRIDE * (np.array([column, row]) + 0.5)
+        reach = UNIT * np.exp(np.clip(values[SIDES], -4, 4))
+        box = sight.thinning * np.concatenate([at - reach[:2], at + reach[2:]])
+        box = np.clip(box, 0, [shape[1], shape[0]] * 2).astype(np.float32)
+        depth = sight.nearest + (values[DEPTH] + 1) / 2 * sight.span
+        score = float(1 / (1 + np.exp(-values[CENTRE])))
+        person = Person(box, float(depth), score, values[UP].astype(np.float32))
+        if (box[2:] - box[:2]).min() > 1 and not _is_known(person, people):
+            people.append(person)
+    return people
+
+
+def _is_known(person: Person, people: list[Person]) -> bool:
+    """Tells whether a person is one of those already found, or a part of one."""
+    for known in people:
+        low = np.maximum(person.box[:2], known.box[:2])
+        high = np.minimum(person.box[2:], known.box[2:])
+        common = float(np.prod(np.maximum(high - low, 0)))
+        areas = [float(np.prod(p.box[2:] - p.box[:2])) for p in (person, known)]
+        if common > MAX_OVERLAP * (sum(areas) - common):
+            return True
+        alike = abs(person.depth - known.depth) < 0.12 * known.depth
+        if alike and common > MAX_INSIDE * areas[0]:
+            return True
+    return False
+
+
+def _logit(probability: float) -> float:
+    return float(np.log(probability / (1 - probability)))
+
+
+class Detector:
+    """Finds people by a network that OpenCV runs; threads take turns."""
+
+    def __init__(self, weights: Path) -> None:
+        """Loads a network and checks it against its card, a .json beside it.
+
+        Raises:
+            FileNotFoundError: A file is missing.
+            ValueError: A file is damaged.
+        """
+        card = weights.with_suffix(".json")
+        for path in (weights, card):
+            if not path.is_file():
+                raise FileNotFoundError(f"{path}: no such file")
+        content = weights.read_bytes()
+        expected = read_json(card).get("sha256")
+        if hashlib.sha256(content).hexdigest() != expected:
+            raise ValueError(f"{weights} is damaged: not what {card.name} says")
+        self._network = cv2.dnn.readNetFromONNX(np.frombuffer(content, np.uint8))
+        self._lock = threading.Lock()
+
+    def __call__(
+        self,
+        depth: np.ndarray,
+        *,
+        metric: bool = True,
+        least_score: float = LEAST_SCORE,
+    ) -> list[Person]:
+        """Returns the people in a frame, nearest first (raw: largest first).
+
+        Args:
+            depth: uint16 [height, width], millimetres, 0 = no reading. Not metric:
+                uint8 or uint16 of any scale.
+            metric: Whether `depth` is in millimetres.
+            least_score: Of a person.
+
+        Raises:
+            ValueError: `depth` has another shape or type.
+        """
+        types = ("uint16",) if metric else ("uint8", "uint16")
+        depth = np.asarray(depth)
+        if depth.ndim != 2 or not depth.size or depth.dtype.name not in types:
+            raise ValueError(
+                f"depth must be [height, width] {' or '.join(types)}, "
+                f"got {depth.dtype.name} {list(depth.shape)}"
+            )
+        sight = look(depth, metric=metric)
+        with self._lock:
+            self._network.setInput(sight.image.transpose(2, 0, 1)[None])
+            maps = self._network.forward()
+        people = decode(maps[0].transpose(1, 2, 0), sight, depth.shape, least_score)
+        if metric:
+            return sorted(people, key=lambda person: person.depth)
+        return sorted(
+            people,
+            key=lambda person: (
+                -float(np.prod(np.diff(person.box.reshape(2, 2), axis=0)))
+            ),
+        )
