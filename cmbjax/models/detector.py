@@ -8,6 +8,9 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from cmbjax.models.layers import repeat
+from cmbjax.models.losses import AnyArray
+
 # As `depth.detector` reads them: the centre; four sides, a depth and a direction.
 CENTRE, CHANNELS = 0, 8
 
@@ -56,13 +59,13 @@ class Detector(nn.Module, kw_only=True):
 
     @nn.compact
     def __call__(
-        self, image: Float[Array, "batch side side 3"], *, train: bool
+        self, image: Float[AnyArray, "batch side side 3"], *, train: bool
     ) -> Maps:
         """Returns the maps that `depth.detector.decode` reads."""
-        maps = {"input": image.astype(self.dtype)}
+        maps = {"input": jnp.asarray(image, self.dtype)}
         for layer in LAYERS:
             parts = [
-                repeated(maps[name[:-1]]) if name[-1] == "+" else maps[name]
+                repeat(maps[name[:-1]]) if name[-1] == "+" else maps[name]
                 for name in layer.inputs
             ]
             x = nn.Conv(
@@ -93,11 +96,6 @@ class Detector(nn.Module, kw_only=True):
             name=HEAD,
         )
         return head(maps[LAYERS[-1].name].astype(jnp.float32))
-
-
-def repeated(x: Maps) -> Maps:
-    """Returns maps of twice the height and width."""
-    return x.repeat(2, axis=1).repeat(2, axis=2)
 
 
 def folded(variables: Any) -> dict[str, tuple[np.ndarray, np.ndarray]]:

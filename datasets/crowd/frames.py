@@ -27,6 +27,7 @@ BODIES, POSES = 3, 8  # of a group: who is drawn from for each frame
 COUNTS = (0.22, 0.38, 0.2, 0.1, 0.05, 0.05)  # odds of 0 to 5 people
 NOWHERE = 100.0  # metres: what is outside of every window
 LYING, HOLDING = 0.06, 0.1  # shares of people
+BEHIND = 0.2  # metres from the surface to a joint that is not hidden
 LEAST_PIXELS = 40  # a person of whom less is seen is not there
 STANDING_STILL = room.View(1.5, 0.0, 0.0, 3.0, 0.0, 0.0)
 # Where a camera is: odds, height above the floor, pitch (degrees, downwards).
@@ -333,7 +334,9 @@ def _example(
         with np.errstate(invalid="ignore"):
             inside = ((joints_px >= 0) & (joints_px < size)).all(axis=1)
         cells = np.clip(np.nan_to_num(joints_px), 0, size - 1).astype(int)
-        hidden = ~(inside & mask[cells[:, 1], cells[:, 0]])
+        places = (cells[:, 1], cells[:, 0])
+        hidden = ~(inside & mask[places])
+        hidden |= joints_m[:, 2] - exact[places] > BEHIND  # the person's own arm
         depth = float(np.median(exact[mask]))
         seen.append((box_px, depth, joints_px, joints_m, inside, hidden))
     joints = skeleton.num_joints
