@@ -4,9 +4,10 @@ import dataclasses
 import functools
 import hashlib
 import json
-import queue
 import sys
-import threading
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -138,17 +139,16 @@ def load(config: DetectorConfig, split: str) -> list[detection.Frame]:
     ]
 
 
-def ahead(data: Any) -> Any:
-    """Yields what an iterator does, made in a thread some steps ahead."""
-    waiting: queue.Queue[Any] = queue.Queue(maxsize=4)
+def ahead(data: Iterator[Any], number: int = 4) -> Iterator[Any]:
+    """Yields what an endless iterator does, made in a thread some steps ahead.
 
-    def work() -> None:
-        for batch in data:
-            waiting.put(batch)
-
-    threading.Thread(target=work, daemon=True).start()
-    while True:
-        yield waiting.get()
+    What the iterator raises is raised here.
+    """
+    with ThreadPoolExecutor(1) as executor:
+        waiting = deque(executor.submit(next, data) for _ in range(number))
+        while True:
+            waiting.append(executor.submit(next, data))
+            yield waiting.popleft().result()
 
 
 def write_onnx(path: Path, variables: Any) -> None:
@@ -235,14 +235,6 @@ def write_onnx(path: Path, variables: Any) -> None:
     unfinished.replace(path)
 
 
-def overlap(first: np.ndarray, second: np.ndarray) -> float:
-    """Returns the intersection over the union of two boxes."""
-    size = np.minimum(first[2:], second[2:]) - np.maximum(first[:2], second[:2])
-    common = float(np.prod(np.maximum(size, 0)))
-    both = sum(float(np.prod(box[2:] - box[:2])) for box in (first, second))
-    return common / max(both - common, 1e-9)
-
-
 def score(network: Any, frames: list[detection.Frame]) -> dict[str, Any]:
     """Returns how many people are found (IoU 0.5), and false alarms (IoU 0.3) a frame.
 
@@ -260,7 +252,7 @@ def score(network: Any, frames: list[detection.Frame]) -> dict[str, Any]:
         guesses = [person.box for person in network(frame.depth)]
         free = list(range(len(guesses)))
         for box, distance in zip(frame.boxes, frame.depths, strict=True):
-            overlaps = [(overlap(guesses[i], box), i) for i in free]
+            overlaps = [(detector.overlap(guesses[i], box), i) for i in free]
             best = max(overlaps, default=(0.0, -1))
             if best[0] >= 0.5:
                 free.remove(best[1])
@@ -268,7 +260,7 @@ def score(network: Any, frames: list[detection.Frame]) -> dict[str, Any]:
                 kinds.setdefault(kind, []).append(best[0] >= 0.5)
         alarms.append(
             sum(
-                all(overlap(guess, box) < 0.3 for box in frame.boxes)
+                all(detector.overlap(guess, box) < 0.3 for box in frame.boxes)
                 for guess in guesses
             )
         )

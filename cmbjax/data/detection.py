@@ -32,6 +32,10 @@ class Frame(NamedTuple):
     ups: np.ndarray
     heads: np.ndarray
 
+    def only(self, kept: np.ndarray) -> "Frame":
+        """Returns the frame with some of its people: a bool for each."""
+        return Frame(self.depth, *(values[kept] for values in self[1:]))
+
 
 def read_frame(example: Any, *, neck: int, hips: tuple[int, int]) -> Frame:
     """Returns an example of the data set crowd.
@@ -83,10 +87,12 @@ def windowed(frame: Frame, window: tuple[int, int, int, int]) -> Frame:
     high = np.clip(frame.boxes[:, 2:] - shift, 0, size)
     before = np.prod(frame.boxes[:, 2:] - frame.boxes[:, :2], axis=1)
     kept = np.prod(high - low, axis=1) > LEFT_OVER * before
-    boxes = np.concatenate([low, high], axis=1)[kept]
-    depth = frame.depth[y0:y1, x0:x1]
-    heads = (frame.heads - shift)[kept]
-    return Frame(depth, boxes, frame.depths[kept], frame.ups[kept], heads)
+    part = frame._replace(
+        depth=frame.depth[y0:y1, x0:x1],
+        boxes=np.concatenate([low, high], axis=1),
+        heads=frame.heads - shift,
+    )
+    return part.only(kept)
 
 
 def damaged(rng: np.random.Generator, frame: Frame) -> np.ndarray:
@@ -97,9 +103,8 @@ def damaged(rng: np.random.Generator, frame: Frame) -> np.ndarray:
         kept = np.zeros(depth.shape, bool)
         for box, middle in zip(frame.boxes, frame.depths, strict=True):
             x0, y0, x1, y1 = box.astype(int)
-            inside = np.zeros(depth.shape, bool)
-            inside[y0:y1, x0:x1] = True
-            kept |= inside & (np.abs(depth - middle) < rng.uniform(350, 700))
+            inside = np.s_[y0:y1, x0:x1]
+            kept[inside] |= np.abs(depth[inside] - middle) < rng.uniform(350, 700)
         depth[~kept] = 0
     if rng.random() < 0.25:
         depth[depth > rng.uniform(2500, 8000)] = 0
@@ -143,9 +148,7 @@ def hidden_below(rng: np.random.Generator, frame: Frame) -> Frame:
     kept = boxes[:, 3] - boxes[:, 1] > LEFT_OVER * (
         frame.boxes[:, 3] - frame.boxes[:, 1]
     )
-    return Frame(
-        depth, boxes[kept], frame.depths[kept], frame.ups[kept], frame.heads[kept]
-    )
+    return frame._replace(depth=depth, boxes=boxes).only(kept)
 
 
 def training_image(
@@ -191,13 +194,10 @@ def look_at(depth: np.ndarray, metric: bool, zoom: float) -> detector.Sight:
     """Returns what the network sees of a frame that was made smaller first."""
     size = (max(8, int(depth.shape[1] * zoom)), max(8, int(depth.shape[0] * zoom)))
     smaller = cv2.resize(depth, size, interpolation=cv2.INTER_NEAREST)
-    thinning = -(-max(depth.shape) // detector.SIDE)
     # As thinned out as the frame itself, so that only the people become smaller.
     padded = np.zeros(depth.shape, depth.dtype)
     padded[: size[1], : size[0]] = smaller
-    sight = detector.look(padded, metric=metric)
-    assert sight.thinning == thinning
-    return sight
+    return detector.look(padded, metric=metric)
 
 
 def without_unit(
@@ -236,6 +236,7 @@ def make_targets(
     at = detector.STRIDE * (np.arange(cells, dtype=np.float32) + 0.5)
     centre = np.zeros((cells, cells), np.float32)
     values = np.zeros((cells, cells, detector.CHANNELS - 1), np.float32)
+    x, y = np.meshgrid(at, at)
     for box, depth, up in zip(boxes, depths, ups, strict=True):
         middle, size = (box[:2] + box[2:]) / 2, box[2:] - box[:2]
         sigma = np.maximum(0.75 * detector.STRIDE, 0.09 * size)
@@ -244,13 +245,12 @@ def make_targets(
         bump = np.exp(-0.5 * (dx[None] ** 2 + dy[:, None] ** 2))
         better = bump > centre
         centre = np.where(better, bump, centre)
-        x, y = np.meshgrid(at, at)
         reach = np.stack([x - box[0], y - box[1], box[2] - x, box[3] - y], axis=-1)
-        mine = np.empty_like(values)
-        mine[..., :4] = np.log(np.maximum(reach, 1.0) / detector.UNIT)
-        mine[..., 4] = depth
-        mine[..., 5:] = up
-        values = np.where(better[..., None], mine, values)
+        of_person = np.empty_like(values)
+        of_person[..., :4] = np.log(np.maximum(reach, 1.0) / detector.UNIT)
+        of_person[..., 4] = depth
+        of_person[..., 5:] = up
+        values = np.where(better[..., None], of_person, values)
     weight = np.where(centre > 0.4, centre, 0)
     return {"centre": centre, "values": values, "weight": weight}
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from cmbjax.depth.images import checked_depth
 from cmbjax.files import read_json
 
 SIDE = 160  # pixels of the square that the network sees; a frame is thinned out to it
@@ -127,17 +128,31 @@ def decode(
 
 def _is_known(person: Person, people: list[Person]) -> bool:
     """Tells whether a person is one of those already found, or a part of one."""
-    for known in people:
-        low = np.maximum(person.box[:2], known.box[:2])
-        high = np.minimum(person.box[2:], known.box[2:])
-        common = float(np.prod(np.maximum(high - low, 0)))
-        areas = [float(np.prod(p.box[2:] - p.box[:2])) for p in (person, known)]
-        if common > MAX_OVERLAP * (sum(areas) - common):
+    for earlier in people:
+        if overlap(person.box, earlier.box) > MAX_OVERLAP:
             return True
-        alike = abs(person.depth - known.depth) < 0.12 * known.depth
-        if alike and common > MAX_INSIDE * areas[0]:
+        alike = abs(person.depth - earlier.depth) < 0.12 * earlier.depth
+        common = common_area(person.box, earlier.box)
+        if alike and common > MAX_INSIDE * area(person.box):
             return True
     return False
+
+
+def area(box: np.ndarray) -> float:
+    """Returns the area of a box [x0, y0, x1, y1]."""
+    return float(np.prod(box[2:] - box[:2]))
+
+
+def common_area(first: np.ndarray, second: np.ndarray) -> float:
+    """Returns the area that two boxes share."""
+    size = np.minimum(first[2:], second[2:]) - np.maximum(first[:2], second[:2])
+    return float(np.prod(np.maximum(size, 0)))
+
+
+def overlap(first: np.ndarray, second: np.ndarray) -> float:
+    """Returns the intersection over the union of two boxes."""
+    common = common_area(first, second)
+    return common / max(area(first) + area(second) - common, 1e-9)
 
 
 def _logit(probability: float) -> float:
@@ -183,13 +198,7 @@ class Detector:
         Raises:
             ValueError: `depth` has another shape or type.
         """
-        types = ("uint16",) if metric else ("uint8", "uint16")
-        depth = np.asarray(depth)
-        if depth.ndim != 2 or not depth.size or depth.dtype.name not in types:
-            raise ValueError(
-                f"depth must be [height, width] {' or '.join(types)}, "
-                f"got {depth.dtype.name} {list(depth.shape)}"
-            )
+        depth = checked_depth(depth, "depth", metric=metric)
         sight = look(depth, metric=metric)
         with self._lock:
             self._network.setInput(sight.image.transpose(2, 0, 1)[None])
@@ -197,9 +206,4 @@ class Detector:
         people = decode(maps[0].transpose(1, 2, 0), sight, depth.shape, least_score)
         if metric:
             return sorted(people, key=lambda person: person.depth)
-        return sorted(
-            people,
-            key=lambda person: (
-                -float(np.prod(np.diff(person.box.reshape(2, 2), axis=0)))
-            ),
-        )
+        return sorted(people, key=lambda person: -area(person.box))

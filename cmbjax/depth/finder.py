@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 
 from cmbjax.camera import default_camera
+from cmbjax.depth.images import checked_depth
 
 WORK_SIDE = 320  # pixels: larger images are thinned out, a body keeps 100 rows
 SENSOR_STEP = 2.85e-3  # 1/m: structured light resolves steps of this times z^2
@@ -99,13 +100,7 @@ def find_people(
     Raises:
         ValueError: `depth_mm` or `camera` has another shape or type.
     """
-    types = ("uint16",) if metric else ("uint8", "uint16")
-    depth_mm = np.asarray(depth_mm)
-    if depth_mm.ndim != 2 or not depth_mm.size or depth_mm.dtype.name not in types:
-        raise ValueError(
-            f"depth_mm must be [height, width] {' or '.join(types)}, "
-            f"got {depth_mm.dtype.name} {depth_mm.shape}"
-        )
+    depth_mm = checked_depth(depth_mm, "depth_mm", metric=metric)
     rows, columns = depth_mm.shape
     default = default_camera(depth_mm.shape)
     intrinsics = np.asarray(default if camera is None else camera, np.float32)

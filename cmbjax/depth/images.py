@@ -94,6 +94,27 @@ def to_millimetres(
     return np.where(millimetres < 2**16, millimetres, 0).astype(np.uint16)
 
 
+def checked_depth(depth: np.ndarray, name: str, *, metric: bool) -> np.ndarray:
+    """Returns an image that people can be looked for in.
+
+    Args:
+        depth: [height, width] uint16; without a unit also uint8.
+        name: For errors.
+        metric: Whether it is in millimetres.
+
+    Raises:
+        ValueError: It has another shape or type.
+    """
+    types = ("uint16",) if metric else ("uint8", "uint16")
+    depth = np.asarray(depth)
+    if depth.ndim != 2 or not depth.size or depth.dtype.name not in types:
+        raise ValueError(
+            f"{name} must be [height, width] {' or '.join(types)}, "
+            f"got {depth.dtype.name} {depth.shape}"
+        )
+    return depth
+
+
 def read_png(path: Path, dtype: type[np.generic] = np.uint16) -> np.ndarray:
     """Reads a depth image.
 

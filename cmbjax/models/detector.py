@@ -131,5 +131,4 @@ def loss(maps: Maps, targets: dict[str, Array]) -> Float[Array, ""]:
     off = jnp.abs(maps[..., 1:] - targets["values"]) * targets["weight"][..., None]
     count = jnp.maximum(jnp.sum(targets["weight"]), 1)
     per_channel = jnp.sum(off, axis=(0, 1, 2)) / count
-    sides, rest = per_channel[:4].sum(), per_channel[4:].sum()
-    return focal + 0.4 * sides + 0.4 * rest
+    return focal + 0.4 * jnp.sum(per_channel)

@@ -70,16 +70,16 @@ class Frame(NamedTuple):
 class Astar(FrameBuilder):
     """20 joints of a hand in 320x240 frames of a time-of-flight camera."""
 
+    BUILDER_CONFIGS = [AstarConfig()]
+    MANUAL_DOWNLOAD_INSTRUCTIONS = "See datasets/astar/README.md."
+    skeleton = HAND20
+
     @classmethod
     def make(cls, config: str, source: Path | None, **options: Any) -> Self:
         """Returns the builder of a focal length, as in astar/focal_224."""
         if config:
             options["config"] = astar_config(config)
         return cls(**options)
-
-    BUILDER_CONFIGS = [AstarConfig()]
-    MANUAL_DOWNLOAD_INSTRUCTIONS = "See datasets/astar/README.md."
-    skeleton = HAND20
 
     def files(self) -> list[str]:
         """Returns what the source folder holds."""

@@ -4,7 +4,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from datasets.crowd.frames import FRAMES_PER_GROUP, make_frames
-from datasets.people.people import Part, People, PeopleConfig, make_part
+from datasets.people.people import People, PeopleConfig
 
 
 class Crowd(People):
@@ -15,6 +15,7 @@ class Crowd(People):
     """
 
     VERSION = tfds.core.Version("1.0.0")
+    make_frames = staticmethod(make_frames)
     frames_per_person = FRAMES_PER_GROUP
     people_per_part = 1
     BUILDER_CONFIGS = [
@@ -34,11 +35,6 @@ class Crowd(People):
             test=1,
         ),
     ]
-
-    @staticmethod
-    def make_part(part: Part) -> int:
-        """Makes and saves a part; returns its number of frames."""
-        return make_part(part, make_frames)
 
     def _info(self) -> tfds.core.DatasetInfo:
         joints = self.skeleton.num_joints

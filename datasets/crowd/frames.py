@@ -3,6 +3,8 @@
 What is in a frame depends on (seed, split, group, motion capture) alone.
 """
 
+import dataclasses
+import functools
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -18,7 +20,7 @@ from datasets.people import frames as people
 from datasets.people.figure import Figure, Mesh, Pose
 from datasets.people.motion import Clip
 from datasets.simulation import SPLITS, body, poses, room
-from datasets.simulation.posing import POSE_TRIES, SINK_M, deepest_contact, strike
+from datasets.simulation.posing import strike_free
 from datasets.simulation.shape import Shape
 from datasets.simulation.solids import Solid, about_vertical, box, joined, sheet
 
@@ -99,16 +101,10 @@ def make_frames(
     group: int,
     count: int = FRAMES_PER_GROUP,
 ) -> Iterator[dict[str, object]]:
-    """Yields the frames of one group of people as examples of `crowd.features`.
+    """Yields the frames of one group of people as examples of `Crowd`.
 
-    Args:
-        figure: Draws and poses bodies.
-        clips: Motion capture of the split; may be empty.
-        skeleton: BODY15 or BODY19.
-        seed: Of the data set.
-        split: A name in `SPLITS`.
-        group: Number of the group in the split.
-        count: Frames.
+    The arguments are those of `people.frames.make_frames`, of a group in place of a
+    person.
     """
     rng = np.random.default_rng([seed, SPLITS.index(split), group])
     pool = [posed for _ in range(BODIES) for posed in sample_people(rng, figure, clips)]
@@ -137,11 +133,9 @@ def sample_people(
         families = poses.sample_families(rng)
         if sitting:
             families = poses.Families(families.arms, families.alike, people.sit, False)
-        for _ in range(POSE_TRIES):
-            strike(model, data, STANDING_STILL, *poses.sample_pose(rng, families))
-            if deepest_contact(data) < SINK_M:
-                drawn.append((people.struck(model, data), sitting))
-                break
+        draw = functools.partial(poses.sample_pose, rng, families)
+        if strike_free(model, data, STANDING_STILL, draw) is not None:
+            drawn.append((people.struck(model, data), sitting))
     meshes = figure.pose(person, [pose for pose, _ in drawn])
     return [
         Posed(mesh, sitting) for mesh, (_, sitting) in zip(meshes, drawn, strict=True)
@@ -165,13 +159,13 @@ def make_frame(
             continue
         mesh = posed.mesh.turned(about_vertical(yaw))
         if posed.sitting:
-            things.append(Solid(*people.seat(rng, mesh, yaw)[:2]).moved((*place, 0)))
+            things.append(people.seat(rng, mesh, yaw).moved((*place, 0)))
         elif rng.random() < LYING:
             mesh = _lying(rng, posed.mesh, things, place)
         mesh = mesh.moved((*place, 0.0))
         if is_first:
             high = mesh.joints["head"][2] + rng.uniform(-0.35, 0.2)
-            view = room.View(**{**vars(view), "height": float(max(0.3, high))})
+            view = dataclasses.replace(view, height=float(max(0.3, high)))
         if rng.random() < HOLDING:
             mesh = _with(mesh, _held(rng, mesh))
         bodies.append(mesh)
@@ -370,28 +364,9 @@ def look(
 
     The owner is a body's number, or -1.
     """
-    from embreex.mesh_construction import TriangleMesh
-    from embreex.rtcore_scene import EmbreeScene
-
-    fx, fy, cx, cy = camera.intrinsics.astype(float)
-    x = (np.arange(camera.width) + 0.5 - cx) / fx
-    y = (np.arange(camera.height) + 0.5 - cy) / fy
-    right, down, forward = view.rotation.T
-    rays = x[None, :, None] * right + y[:, None, None] * down + forward
-    rays = rays.reshape(-1, 3).astype(np.float32)
-    scene = EmbreeScene()
-    surfaces = [Solid(mesh.vertices, mesh.faces) for mesh in bodies] + [things]
-    for surface in surfaces:
-        TriangleMesh(scene, surface.vertices.astype(np.float32), surface.faces)
-    origins = np.tile(np.array([0, 0, view.height], np.float32), (len(rays), 1))
-    hits = scene.run(origins, rays, query="INTERSECT", output=True)
-    faces, owner = hits["primID"], hits["geomID"].astype(int)
-    is_hit = faces >= 0
-    dark = np.zeros(len(rays), bool)
-    for number, mesh in enumerate(bodies):
-        of_mesh = is_hit & (owner == number)
-        dark[of_mesh] = mesh.dark[faces[of_mesh]]
-    owner = np.where(is_hit & (owner < len(bodies)), owner, -1)
-    exact = np.where(is_hit, hits["tfar"], NOWHERE)
+    origin, rays = people.cast_rays(camera, view)
+    exact, dark, owner = people.see_meshes([*bodies, Mesh.of(things)], origin, rays)
+    exact = np.where(np.isfinite(exact), exact, NOWHERE)
+    owner = np.where(owner < len(bodies), owner, -1)
     shape = (camera.height, camera.width)
     return exact.reshape(shape), owner.reshape(shape), dark.reshape(shape)

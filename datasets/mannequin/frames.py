@@ -5,6 +5,7 @@ share the work.
 """
 
 import dataclasses
+import functools
 
 import mujoco
 import numpy as np
@@ -15,7 +16,7 @@ from cmbjax.skeletons import BODY15
 from datasets.simulation import SPLITS, body, poses, room
 from datasets.simulation import structured_light as sensor
 from datasets.simulation.anatomy import HAIR
-from datasets.simulation.posing import POSE_TRIES, SINK_M, deepest_contact, strike
+from datasets.simulation.posing import strike_free
 from datasets.simulation.shape import Shape, sample_shape
 
 HEIGHT, WIDTH = 240, 320
@@ -110,10 +111,9 @@ def sample_scene(
     families = poses.sample_families(rng)
     while True:
         model, data, view = sample_room(shape, rng)
-        for _ in range(POSE_TRIES):
-            strike(model, data, view, *poses.sample_pose(rng, families))
-            if deepest_contact(data) < SINK_M:
-                return model, data, view
+        draw = functools.partial(poses.sample_pose, rng, families)
+        if strike_free(model, data, view, draw) is not None:
+            return model, data, view
 
 
 def sample_room(

@@ -14,7 +14,13 @@ import numpy as np
 from datasets.mannequin.frames import Frame, person_shape, sample_room, take_frame
 from datasets.simulation import SPLITS, poses, room
 from datasets.simulation import structured_light as sensor
-from datasets.simulation.posing import POSE_TRIES, SINK_M, deepest_contact, strike
+from datasets.simulation.posing import (
+    POSE_TRIES,
+    SINK_M,
+    deepest_contact,
+    strike,
+    strike_free,
+)
 from datasets.simulation.shape import Shape
 
 MOVE_FRAMES = 5, 8  # from one key pose to the next, at least and at most
@@ -86,11 +92,10 @@ def _sample_start(
     families = poses.sample_families(rng)
     while True:
         model, data, view = sample_room(shape, rng)
-        for _ in range(POSE_TRIES):
-            pose = _sample_key_pose(families, rng)
-            strike(model, data, view, *pose)
-            if deepest_contact(data) < SINK_M:
-                return model, data, view, families, pose
+        draw = functools.partial(_sample_key_pose, families, rng)
+        pose = strike_free(model, data, view, draw)
+        if pose is not None:
+            return model, data, view, families, pose
 
 
 def _sample_key_pose(families: poses.Families, rng: np.random.Generator) -> Pose:

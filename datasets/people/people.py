@@ -8,7 +8,7 @@ import pickle
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import tensorflow_datasets as tfds
 from tqdm import tqdm
@@ -54,6 +54,7 @@ class People(FrameBuilder):
     """Dressed people of many shapes before cameras of several kinds."""
 
     VERSION = tfds.core.Version("1.0.0")
+    make_frames: ClassVar[MakeFrames] = staticmethod(make_frames)
     frames_per_person = FRAMES_PER_PERSON
     people_per_part = PEOPLE_PER_PART
     BUILDER_CONFIGS = [
@@ -73,11 +74,6 @@ class People(FrameBuilder):
             test=1,
         ),
     ]
-
-    @staticmethod
-    def make_part(part: "Part") -> int:
-        """Makes and saves a part; returns its number of frames."""
-        return make_part(part)
 
     @property
     def skeleton(self) -> Skeleton:
@@ -122,6 +118,7 @@ class People(FrameBuilder):
                     range(
                         first, min(first + self.people_per_part, getattr(config, split))
                     ),
+                    self.make_frames,
                 )
                 for first in range(0, getattr(config, split), self.people_per_part)
             ]
@@ -137,7 +134,7 @@ class People(FrameBuilder):
             tqdm(total=frames, desc=f"making {self.name}", unit=" frames") as bar,
             executor(config.workers or os.cpu_count() or 1, chunk=1) as run,
         ):
-            for made in run(self.make_part, missing):
+            for made in run(make_part, missing):
                 bar.update(made)
         return {
             split: [
@@ -180,6 +177,7 @@ class Part:
         seed: Of the data set.
         split: A name in `SPLITS`.
         people: Their numbers.
+        make: Yields the frames of one of them.
     """
 
     path: Path
@@ -188,15 +186,16 @@ class Part:
     seed: int
     split: str
     people: range
+    make: MakeFrames
 
 
-def make_part(part: Part, make: MakeFrames = make_frames) -> int:
+def make_part(part: Part) -> int:
     """Makes and saves a part; returns its number of frames."""
     figure, clips = _figure(), _clips(part.source, part.split)
     frames = [
         frame
         for person in part.people
-        for frame in make(
+        for frame in part.make(
             figure, clips, SKELETONS[part.skeleton], part.seed, part.split, person
         )
     ]

@@ -1,5 +1,7 @@
 """A person of capsules in a room: put into a pose, and held against what it touches."""
 
+from collections.abc import Callable
+
 import mujoco
 import numpy as np
 
@@ -7,6 +9,7 @@ from datasets.simulation import room
 
 POSE_TRIES, SINK_M = 20, 0.03  # parts may sink this far into one another, as flesh does
 STAY = (0.0, 0.0, 0.0)
+Struck = tuple[np.ndarray, ...]  # hinges and lean
 
 
 def strike(
@@ -38,6 +41,25 @@ def strike(
     mujoco.mj_kinematics(model, data)
     mujoco.mj_comPos(model, data)
     mujoco.mj_collision(model, data)
+
+
+def strike_free(
+    model, data, view: room.View, draw: Callable[[], Struck]
+) -> Struck | None:
+    """Strikes poses until one sinks into nothing; returns it, or None after some tries.
+
+    Args:
+        model: See `strike`.
+        data: See `strike`.
+        view: See `strike`.
+        draw: Gives hinges and lean of a pose.
+    """
+    for _ in range(POSE_TRIES):
+        pose = draw()
+        strike(model, data, view, *pose)
+        if deepest_contact(data) < SINK_M:
+            return pose
+    return None
 
 
 def lowest_point(model, data) -> float:

@@ -15,30 +15,29 @@ needs_people = pytest.mark.skipif(
 )
 
 
-def area_and_volume(solid):
-    """Of a closed surface, whichever way its triangles turn."""
+def area(solid):
+    """The area of a surface, whichever way its triangles turn."""
     a, b, c = (solid.vertices[solid.faces[:, i]] for i in range(3))
-    area = np.linalg.norm(np.cross(b - a, c - a), axis=1).sum() / 2
-    return area
+    return np.linalg.norm(np.cross(b - a, c - a), axis=1).sum() / 2
 
 
 def test_solids_have_the_areas_of_geometry():
-    assert area_and_volume(solids.box((0, 0, 0), (1, 2, 3))) == pytest.approx(22)
+    assert area(solids.box((0, 0, 0), (1, 2, 3))) == pytest.approx(22)
     n = solids.SIDES
     cap = n / 2 * np.sin(2 * np.pi / n)
     side = 2 * n * np.sin(np.pi / n)
     tube = solids.tube((0, 0, 0), (0, 0, 2), (1, 1))
-    assert area_and_volume(tube) == pytest.approx(2 * cap + 2 * side, rel=1e-6)
+    assert area(tube) == pytest.approx(2 * cap + 2 * side, rel=1e-6)
     ball = solids.ellipsoid((1, 2, 3), (1, 1, 1))
-    assert area_and_volume(ball) == pytest.approx(4 * np.pi, rel=0.08)
+    assert area(ball) == pytest.approx(4 * np.pi, rel=0.08)
     sheet = solids.sheet(np.zeros((3, 4)), (2, 5))
-    assert area_and_volume(sheet) == pytest.approx(10)
+    assert area(sheet) == pytest.approx(10)
 
 
 def test_joined_solids_keep_their_triangles():
     first, second = solids.box((0, 0, 0), (1, 1, 1)), solids.box((2, 0, 0), (3, 1, 1))
     both = solids.joined([first, second])
-    assert area_and_volume(both) == pytest.approx(12)
+    assert area(both) == pytest.approx(12)
     assert both.vertices.max() == 3 and len(both.faces) == 24
     turned = first.turned(np.pi / 2).moved((5, 0, 0))
     np.testing.assert_allclose(turned.vertices.min(axis=0), (4, 0, 0), atol=1e-12)

@@ -92,7 +92,7 @@ def test_quarter_turns_set_people_upright(up, degrees):
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    """A network of random weights, and its card."""
+    """A network whose weights are all alike, and its card."""
     network = Detector()
     image = np.zeros((1, detector.SIDE, detector.SIDE, 3), np.float32)
     shapes = jax.eval_shape(lambda: network.init(jax.random.key(0), image, train=False))
