@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import onnx
 import optax
+import orbax.checkpoint as ocp
 import tensorflow_datasets as tfds
 import tyro
 from tqdm import tqdm
@@ -30,7 +31,10 @@ from datasets.crowd.crowd import Crowd
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DetectorConfig:
-    """Trains on the synthetic data set crowd, and writes detector.onnx."""
+    """Trains on the synthetic data set crowd, and writes detector.onnx.
+
+    Started again in its folder, it goes on.
+    """
 
     data_dir: Path | None = None
     """Folder of motion capture, as of the data set people."""
@@ -39,8 +43,8 @@ class DetectorConfig:
     tfds_dir: Path | None = None
     """Folder of prepared data sets; by default that of TFDS."""
     run_dir: Path = Path("runs/detector")
-    """Gets detector.onnx, and detector.json about it."""
-    num_steps: int = 4000
+    """Gets detector.onnx, detector.json about it, and checkpoints."""
+    num_steps: int = 20_000
     """Steps of training."""
     batch_size: int = 24
     """Views a step."""
@@ -66,10 +70,27 @@ def main(config: DetectorConfig) -> dict[str, Any]:
         compiler_options=runtime.COMPILED_QUICKLY,
     )(jax.random.key(config.seed), image)
     opt_state = optimizer.init(variables["params"])
-    data = ahead(detection.batches(train, config.batch_size, config.seed))
-    config.run_dir.mkdir(parents=True, exist_ok=True)
+    checkpoints = ocp.CheckpointManager(
+        config.run_dir.absolute() / "checkpoints",
+        options=ocp.CheckpointManagerOptions(max_to_keep=2, create=True),
+    )
+    start = checkpoints.latest_step() or 0
+    if start:
+        like = jax.tree.map(ocp.utils.to_shape_dtype_struct, (variables, opt_state))
+        variables, opt_state = checkpoints.restore(
+            start, args=ocp.args.StandardRestore(like)
+        )
+    data = ahead(detection.batches(train, config.batch_size, config.seed, first=start))
     losses = []
-    for number in (bar := tqdm(range(config.num_steps), unit="step", mininterval=5)):
+    for number in (
+        bar := tqdm(
+            range(start, config.num_steps),
+            initial=start,
+            total=config.num_steps,
+            unit="step",
+            mininterval=5,
+        )
+    ):
         images, targets = next(data)
         variables, opt_state, value = train_step(
             variables, opt_state, images, targets, model=model, optimizer=optimizer
@@ -77,8 +98,10 @@ def main(config: DetectorConfig) -> dict[str, Any]:
         losses.append(float(value))
         if number % 50 == 49:
             bar.set_postfix(loss=f"{np.mean(losses[-50:]):.4f}")
-        if number % 1000 == 999:
-            write_onnx(config.run_dir / "detector.onnx", variables)
+        if number % 1000 == 999 or number == config.num_steps - 1:
+            state = ocp.args.StandardSave((variables, opt_state))
+            checkpoints.save(number + 1, args=state)
+    checkpoints.close()
     path = config.run_dir / "detector.onnx"
     write_onnx(path, variables)
     card: dict[str, Any] = {

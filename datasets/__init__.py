@@ -14,6 +14,7 @@ from cmbjax.registry import pick
 from cmbjax.skeletons import SKELETONS
 from datasets.astar.astar import Astar
 from datasets.builder import SOURCE_FILE, DescribedFrames
+from datasets.crowd.crowd import Crowd
 from datasets.folder.folder import Folder
 from datasets.itop.itop import Itop
 from datasets.k2hpd.k2hpd import K2hpd
@@ -23,6 +24,7 @@ from datasets.people.people import People
 DATASETS: dict[str, type[DescribedFrames]] = {
     "mannequin": Mannequin,
     "people": People,
+    "crowd": Crowd,
     "k2hpd": K2hpd,
     "itop": Itop,
     "astar": Astar,
@@ -66,18 +68,12 @@ def load(
     if split not in builder.info.splits:
         there = ", ".join(builder.info.splits)
         raise ValueError(f"{name} has no {split} split; it has: {there}")
-    images = {
-        feature: tfds.decode.SkipDecoding()
-        for feature in ("depth", "parts")
-        if feature in builder.info.features
-    }
-    source: Sequence[Example] = builder.as_data_source(split, decoders=images)
     record = Path(builder.data_dir) / SOURCE_FILE
     made_of = f" of {record.read_text()}" if record.exists() else ""
     skeleton = SKELETONS[builder.info.metadata["skeleton"]]
     metric = builder.info.metadata["depth_unit"] == "mm"
     frames = DepthFrames(
-        source=source,
+        source=builder.examples_of(split),
         skeleton=skeleton,
         metric=metric,
         name=f"{builder.info.full_name}{made_of}, {split}",

@@ -18,6 +18,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
+from cmbjax.data.examples import Example
 from cmbjax.registry import pick
 from cmbjax.skeletons import SKELETONS, Skeleton
 from datasets import schema
@@ -65,6 +66,15 @@ class DescribedFrames(tfds.core.DatasetBuilder):
     def findable(self) -> bool:
         """Whether these are people whom `depth.finder` serves."""
         return self._labelled.head is not None
+
+    def examples_of(self, split: str) -> Sequence[Example]:
+        """Returns the labelled people of a split, one a frame; images stay PNGs."""
+        images = {
+            feature: tfds.decode.SkipDecoding()
+            for feature in ("depth", "parts")
+            if feature in self.info.features
+        }
+        return self.as_data_source(split, decoders=images)
 
     @property
     def _labelled(self) -> Skeleton:

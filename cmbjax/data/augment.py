@@ -21,6 +21,7 @@ class Augmentation:
         reference: Deviation of the person's depth, in parts of the depth range.
         noise: Deviation of each reading, in parts of the depth range.
         holes: Largest number of holes.
+        damage: Share of the frames that each kind of `views.damaged` befalls.
     """
 
     flip: bool = True
@@ -30,6 +31,7 @@ class Augmentation:
     reference: float = 0.05
     noise: float = 0.01
     holes: int = 3
+    damage: float = 0.0
 
     def __post_init__(self) -> None:
         for name, value in dataclasses.asdict(self).items():
@@ -44,10 +46,20 @@ def random_transform(
     box: Float[np.ndarray, "box=4"],
     side: int,
     augmentation: Augmentation,
+    *,
+    roll_deg: float = 0.0,
 ) -> tuple[Float[np.ndarray, "2 3"], bool]:
-    """Returns a random crop around a box, and whether it is mirrored."""
+    """Returns a random crop around a box, and whether it is mirrored.
+
+    Args:
+        rng: Draws the crop.
+        box: [x0, y0, x1, y1] pixels.
+        side: Of the crop, pixels.
+        augmentation: How far it may differ from the plain one.
+        roll_deg: By how much the plain one is turned, clockwise.
+    """
     flip = bool(augmentation.flip and rng.random() < 0.5)
-    angle = rng.uniform(-1, 1) * augmentation.rotation_deg
+    angle = roll_deg + rng.uniform(-1, 1) * augmentation.rotation_deg
     shift = rng.uniform(-1, 1, 2) * augmentation.shift
     margin = crops.MARGIN * (1 + rng.uniform(-1, 1) * augmentation.scale)
     transform = crops.crop_transform(

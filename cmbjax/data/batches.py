@@ -134,6 +134,7 @@ def evaluation_batches(
             example,
             depth,
             preparation=preparation,
+            skeleton=frames.skeleton,
             metric=frames.metric,
             clip=[decode_depth(frames.source[i]) for i in clip_of.get(index, ())],
         )

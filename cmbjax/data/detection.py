@@ -1,17 +1,20 @@
 """Augmented views of whole frames, to train the detector on."""
 
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 
+from cmbjax.data import damage
 from cmbjax.data.examples import decode_depth
-from cmbjax.depth import detector
+from cmbjax.depth import crops, detector
 
 CELLS = detector.SIDE // detector.STRIDE
 LEAST_SIDE = 3.0  # pixels of the network's input: a smaller person is not there
-LEFT_OVER = 0.25  # of a box: of whom less is in the picture is not there
+LEAST_SEEN = 2  # joints: of whom fewer are seen may be found or not
+LEFT_OVER = 0.25  # of a box: likewise of whom less is left in the picture
 
 
 class Frame(NamedTuple):
@@ -19,18 +22,22 @@ class Frame(NamedTuple):
 
     Attributes:
         depth: uint16 [height, width] millimetres, 0 = no reading.
-        boxes: float32 [people, 4] pixels.
+        boxes: float32 [people, 4] of what is seen, pixels.
+        body_boxes: Likewise, of the bodies as far as they are in the picture.
         depths: float32 [people] millimetres.
         ups: float32 [people, 2] from hips to neck in the image, of length 1 where that
             is across the line of sight.
         heads: float32 [people, 2] pixels; NaN where not in front of the camera.
+        clear: bool [people] whether enough is seen of each.
     """
 
     depth: np.ndarray
     boxes: np.ndarray
+    body_boxes: np.ndarray
     depths: np.ndarray
     ups: np.ndarray
     heads: np.ndarray
+    clear: np.ndarray
 
     def only(self, kept: np.ndarray) -> "Frame":
         """Returns the frame with some of its people: a bool for each."""
@@ -49,123 +56,156 @@ def read_frame(example: Any, *, neck: int, hips: tuple[int, int]) -> Frame:
     joints_m, joints_px = example["joints_m"], example["joints_px"]
     trunk = joints_m[:, neck] - joints_m[:, list(hips)].mean(axis=1)
     length = np.maximum(np.linalg.norm(trunk, axis=1, keepdims=True), 1e-6)
+    seen = (example["inside"] & ~example["hidden"]).sum(axis=1)
+    boxes = example["boxes"]
     return Frame(
         depth,
-        example["boxes"],
+        boxes,
+        np.clip(
+            body_boxes(boxes, joints_px, example["inside"]),
+            0,
+            np.tile(depth.shape[::-1], 2),
+        ),
         1000 * example["depths_m"],
         (trunk / length)[:, :2].astype(np.float32),
         joints_px[:, 0],
+        seen >= LEAST_SEEN,
     )
+
+
+def body_boxes(
+    boxes: np.ndarray, joints_px: np.ndarray, inside: np.ndarray
+) -> np.ndarray:
+    """Returns the boxes [people, 4] of what is in the picture of bodies, and its rim.
+
+    Args:
+        boxes: [people, 4] of what is seen.
+        joints_px: [people, joints, 2].
+        inside: [people, joints] whether a joint is in the picture.
+    """
+    grown = boxes.copy()
+    for box, joints, there in zip(grown, joints_px, inside, strict=True):
+        if there.any():
+            of_joints = crops.body_box(joints, there)
+            box[:2] = np.minimum(box[:2], of_joints[:2])
+            box[2:] = np.maximum(box[2:], of_joints[2:])
+    return grown
 
 
 def turned(frame: Frame, quarters: int, *, flip: bool) -> Frame:
     """Returns a frame turned anticlockwise by quarters, and mirrored after that."""
-    depth, boxes, _, ups, heads = frame
+    depth = frame.depth
+    boxes, heads, ups = [frame.boxes, frame.body_boxes], frame.heads, frame.ups
     for _ in range(quarters):
         width = depth.shape[1]
         depth = np.rot90(depth)
-        x0, y0, x1, y1 = boxes.T
-        boxes = np.stack([y0, width - x1, y1, width - x0], axis=1)
+        boxes = [
+            np.stack([y0, width - x1, y1, width - x0], axis=1)
+            for x0, y0, x1, y1 in (box.T for box in boxes)
+        ]
         ups = np.stack([ups[:, 1], -ups[:, 0]], axis=1)
         heads = np.stack([heads[:, 1], width - heads[:, 0]], axis=1)
     if flip:
         width = depth.shape[1]
         depth = depth[:, ::-1]
-        x0, y0, x1, y1 = boxes.T
-        boxes = np.stack([width - x1, y0, width - x0, y1], axis=1)
+        boxes = [
+            np.stack([width - x1, y0, width - x0, y1], axis=1)
+            for x0, y0, x1, y1 in (box.T for box in boxes)
+        ]
         ups = ups * (-1, 1)
         heads = np.stack([width - heads[:, 0], heads[:, 1]], axis=1)
-    return Frame(np.ascontiguousarray(depth), boxes, frame.depths, ups, heads)
+    return frame._replace(
+        depth=np.ascontiguousarray(depth),
+        boxes=boxes[0],
+        body_boxes=boxes[1],
+        ups=ups,
+        heads=heads,
+    )
 
 
 def windowed(frame: Frame, window: tuple[int, int, int, int]) -> Frame:
     """Returns a part of a frame: x0, y0, x1, y1 in whole pixels."""
     x0, y0, x1, y1 = window
-    shift = np.array([x0, y0])
-    size = np.array([x1 - x0, y1 - y0])
-    low = np.clip(frame.boxes[:, :2] - shift, 0, size)
-    high = np.clip(frame.boxes[:, 2:] - shift, 0, size)
-    before = np.prod(frame.boxes[:, 2:] - frame.boxes[:, :2], axis=1)
-    kept = np.prod(high - low, axis=1) > LEFT_OVER * before
+    shift, size = np.tile([x0, y0], 2), np.tile([x1 - x0, y1 - y0], 2)
+    boxes, body_boxes = (
+        np.clip(boxes - shift, 0, size) for boxes in (frame.boxes, frame.body_boxes)
+    )
+    before, left = (np.prod(b[:, 2:] - b[:, :2], axis=1) for b in (frame.boxes, boxes))
     part = frame._replace(
         depth=frame.depth[y0:y1, x0:x1],
-        boxes=np.concatenate([low, high], axis=1),
-        heads=frame.heads - shift,
+        boxes=boxes,
+        body_boxes=body_boxes,
+        heads=frame.heads - shift[:2],
     )
-    return part.only(kept)
+    part = part._replace(clear=frame.clear & (left > LEFT_OVER * before))
+    return part.only(left > 0)
+
+
+def random_window(rng: np.random.Generator, frame: Frame) -> tuple[int, int, int, int]:
+    """Draws a part of a frame, in one of three around somebody: x0, y0, x1, y1."""
+    size = np.array(frame.depth.shape[::-1])
+    if len(frame.boxes) and rng.random() < 0.35:
+        box = frame.boxes[int(rng.integers(len(frame.boxes)))]
+        margin = rng.uniform(-0.1, 0.4, 4) * np.tile(box[2:] - box[:2], 2)
+        if rng.random() < 0.35:  # cut off at the hips, say
+            side = int(rng.integers(4))
+            margin[side] = -rng.uniform(0.2, 0.6) * (box[2:] - box[:2])[side % 2]
+        low, high = box[:2] - margin[:2], box[2:] + margin[2:]
+        low = np.clip(low, 0, size - 16).astype(int)
+        high = np.clip(high, low + 16, size).astype(int)
+    else:
+        part = rng.uniform(0.5, 1.0, 2) if rng.random() < 0.5 else rng.uniform(0.5, 1)
+        extent = (size * part).astype(int)
+        low = rng.integers(size - extent + 1)
+        high = low + extent
+    return int(low[0]), int(low[1]), int(high[0]), int(high[1])
 
 
 def damaged(rng: np.random.Generator, frame: Frame) -> np.ndarray:
     """Returns the depth as a worse camera gives it: readings missing here and there."""
-    depth = frame.depth.copy()
-    height, width = depth.shape
-    if rng.random() < 0.15 and len(frame.boxes):  # a background that is cut out
-        kept = np.zeros(depth.shape, bool)
-        for box, middle in zip(frame.boxes, frame.depths, strict=True):
-            x0, y0, x1, y1 = box.astype(int)
-            inside = np.s_[y0:y1, x0:x1]
-            kept[inside] |= np.abs(depth[inside] - middle) < rng.uniform(350, 700)
-        depth[~kept] = 0
+    depth = frame.depth
+    if rng.random() < 0.1 and len(frame.boxes):
+        reach = rng.uniform(350, 700)
+        depth = damage.without_background(depth, frame.boxes, frame.depths, reach)
+    if rng.random() < 0.2:
+        depth = np.where(depth > rng.uniform(3000, 8000), 0, depth)
+    if rng.random() < 0.2:
+        depth = damage.without_single_readings(rng, depth, rng.uniform(0, 0.35))
     if rng.random() < 0.25:
-        depth[depth > rng.uniform(2500, 8000)] = 0
-    if rng.random() < 0.25:
-        depth[rng.random(depth.shape) < rng.uniform(0, 0.4)] = 0
-    if rng.random() < 0.35:  # patches
-        for _ in range(rng.integers(1, 12)):
-            at = (int(rng.uniform(0, width)), int(rng.uniform(0, height)))
-            axes = tuple(int(v) for v in rng.uniform(1, 0.12 * width, 2))
-            cv2.ellipse(depth, at, axes, rng.uniform(0, 180), 0, 360, 0, cv2.FILLED)
+        depth = damage.without_patches(rng, depth, int(rng.integers(1, 8)))
     for head, box in zip(frame.heads, frame.boxes, strict=True):
-        if rng.random() < 0.12 and np.isfinite(head).all():  # dark hair
-            radius = int(0.09 * max(box[2:] - box[:2])) + 1
-            x, y = np.clip(head, -1000, 1000).astype(int)
-            cv2.circle(depth, (int(x), int(y)), radius, 0, cv2.FILLED)
-    if rng.random() < 0.3:
+        if rng.random() < 0.12:
+            depth = damage.without_hair(rng, depth, head, max(box[2:] - box[:2]))
+    if rng.random() < 0.2:
         noise = rng.uniform(0, 0.006) * depth * rng.standard_normal(depth.shape)
         depth = np.where(depth > 0, np.clip(depth + noise, 1, 65535), 0)
     return depth.astype(np.uint16)
 
 
 def hidden_below(rng: np.random.Generator, frame: Frame) -> Frame:
-    """Returns a frame with something before the lower part of a person: a table."""
+    """Returns a frame with something before the lower part of a person."""
     person = int(rng.integers(len(frame.boxes)))
-    x0, y0, x1, y1 = frame.boxes[person]
-    edge = int(y0 + rng.uniform(0.35, 0.8) * (y1 - y0))
-    wide = rng.uniform(0.6, 3) * (x1 - x0)
-    middle = (x0 + x1) / 2 + rng.normal(0, 0.2) * wide
-    left, right = int(max(0, middle - wide)), int(max(1, middle + wide))
-    depth = frame.depth.copy()
-    near = max(300.0, frame.depths[person] - rng.uniform(150, 900))
-    table = depth[edge:, left:right]
-    slope = np.linspace(0, rng.uniform(-0.3, 0.1), len(table))[:, None] * near
-    depth[edge:, left:right] = np.where(
-        (table == 0) | (table > near + slope), np.clip(near + slope, 200, 60000), table
-    )
     boxes = frame.boxes.copy()
-    covered = (boxes[:, 0] >= left) & (boxes[:, 2] <= right) & (frame.depths > near)
-    covered |= np.arange(len(boxes)) == person
-    boxes[covered, 3] = np.clip(boxes[covered, 3], None, edge)
-    kept = boxes[:, 3] - boxes[:, 1] > LEFT_OVER * (
-        frame.boxes[:, 3] - frame.boxes[:, 1]
+    depth, cover = damage.covered_below(
+        rng, frame.depth, boxes[person], frame.depths[person]
     )
-    return frame._replace(depth=depth, boxes=boxes).only(kept)
+    is_behind = frame.depths > cover.distance
+    is_behind &= (boxes[:, 0] >= cover.left) & (boxes[:, 2] <= cover.right)
+    is_behind[person] = True
+    boxes[is_behind, 3] = np.clip(boxes[is_behind, 3], None, cover.top)
+    before, left = (b[:, 3] - b[:, 1] for b in (frame.boxes, boxes))
+    clear = frame.clear & (left > LEFT_OVER * before)
+    return frame._replace(depth=depth, boxes=boxes, clear=clear).only(left > 0)
 
 
 def training_image(
     rng: np.random.Generator, frame: Frame
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Returns a random view of a frame as the network sees it, and its targets."""
-    quarters = int(rng.choice(4, p=(0.76, 0.08, 0.08, 0.08)))
+    quarters = int(rng.choice(4, p=(0.85, 0.05, 0.05, 0.05)))
     frame = turned(frame, quarters, flip=rng.random() < 0.5)
-    height, width = frame.depth.shape
-    if rng.random() < 0.35:  # a part of the picture; people are cut off by its edges
-        part = rng.uniform(0.35, 1.0, 2) if rng.random() < 0.5 else rng.uniform(0.35, 1)
-        tall, wide = (np.array([height, width]) * part).astype(int)
-        x0, y0 = (
-            int(rng.integers(width - wide + 1)),
-            int(rng.integers(height - tall + 1)),
-        )
-        frame = windowed(frame, (x0, y0, x0 + int(wide), y0 + int(tall)))
+    if rng.random() < 0.4:  # a part of the picture; people are cut off by its edges
+        frame = windowed(frame, random_window(rng, frame))
     if len(frame.boxes) and rng.random() < 0.1:
         frame = hidden_below(rng, frame)
     depth = damaged(rng, frame)
@@ -175,8 +215,8 @@ def training_image(
         depth, depths = without_unit(rng, depth, depths)
     elif rng.random() < 0.15:  # far values for no reading
         depth[depth == 0] = 65535
-    if rng.random() < 0.3:  # seen at another scale
-        zoom = rng.uniform(0.5, 1.0)
+    if rng.random() < 0.2:  # seen at another scale
+        zoom = rng.uniform(0.6, 1.0)
         sight = look_at(depth, metric, zoom)
     else:
         sight, zoom = detector.look(depth, metric=metric), 1.0
@@ -185,7 +225,12 @@ def training_image(
     large = (boxes[:, 2:] - boxes[:, :2]).min(axis=1, initial=np.inf) > LEAST_SIDE
     relative = 2 * (depths - sight.nearest) / sight.span - 1
     targets = make_targets(
-        boxes[large], np.clip(relative, -2, 2)[large], frame.ups[large], CELLS
+        boxes,
+        frame.body_boxes * scale,
+        np.clip(relative, -2, 2),
+        frame.ups,
+        large & frame.clear,
+        CELLS,
     )
     return sight.image, targets
 
@@ -223,21 +268,37 @@ def without_unit(
 
 
 def make_targets(
-    boxes: np.ndarray, depths: np.ndarray, ups: np.ndarray, cells: int
+    boxes: np.ndarray,
+    body_boxes: np.ndarray,
+    depths: np.ndarray,
+    ups: np.ndarray,
+    clear: np.ndarray,
+    cells: int,
 ) -> dict[str, np.ndarray]:
     """Returns the targets of one image.
 
     Args:
-        boxes: [people, 4] pixels of the network's input.
+        boxes: [people, 4] of what is seen, pixels of the network's input.
+        body_boxes: [people, 4] likewise, of the bodies.
         depths: [people] in units of the first input channel.
         ups: [people, 2] directions from hips to neck.
+        clear: [people] whether the person must be found; others may be or not.
         cells: Of the maps.
+
+    Returns:
+        See `models.detector.loss`.
     """
     at = detector.STRIDE * (np.arange(cells, dtype=np.float32) + 0.5)
     centre = np.zeros((cells, cells), np.float32)
     values = np.zeros((cells, cells, detector.CHANNELS - 1), np.float32)
+    unclear = np.zeros((cells, cells), bool)
     x, y = np.meshgrid(at, at)
-    for box, depth, up in zip(boxes, depths, ups, strict=True):
+    for box in boxes[~clear]:
+        unclear |= (np.abs(x - (box[0] + box[2]) / 2) <= (box[2] - box[0]) / 2 + 2) & (
+            np.abs(y - (box[1] + box[3]) / 2) <= (box[3] - box[1]) / 2 + 2
+        )
+    columns = (boxes, body_boxes, depths, ups)
+    for box, body_box, depth, up in zip(*(c[clear] for c in columns), strict=True):
         middle, size = (box[:2] + box[2:]) / 2, box[2:] - box[:2]
         sigma = np.maximum(0.75 * detector.STRIDE, 0.09 * size)
         column, row = np.clip(middle // detector.STRIDE, 0, cells - 1).astype(int)
@@ -245,22 +306,31 @@ def make_targets(
         bump = np.exp(-0.5 * (dx[None] ** 2 + dy[:, None] ** 2))
         better = bump > centre
         centre = np.where(better, bump, centre)
-        reach = np.stack([x - box[0], y - box[1], box[2] - x, box[3] - y], axis=-1)
+        both = (box, body_box)
+        reach = [r for b in both for r in (x - b[0], y - b[1], b[2] - x, b[3] - y)]
         of_person = np.empty_like(values)
-        of_person[..., :4] = np.log(np.maximum(reach, 1.0) / detector.UNIT)
-        of_person[..., 4] = depth
-        of_person[..., 5:] = up
+        logs = np.log(np.maximum(np.stack(reach, axis=-1), 1.0) / detector.UNIT)
+        of_person[..., :8] = logs
+        of_person[..., 8] = depth
+        of_person[..., 9:] = up
         values = np.where(better[..., None], of_person, values)
     weight = np.where(centre > 0.4, centre, 0)
-    return {"centre": centre, "values": values, "weight": weight}
+    return {"centre": centre, "values": values, "weight": weight, "unclear": unclear}
 
 
 def batches(
-    frames: Sequence[Frame], batch_size: int, seed: int
+    frames: Sequence[Frame], batch_size: int, seed: int, *, first: int = 0
 ) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
-    """Yields random views of random frames without end."""
-    rng = np.random.default_rng(seed)
-    while True:
+    """Yields random views of random frames without end.
+
+    Args:
+        frames: To draw from.
+        batch_size: Views at a time.
+        seed: Each batch depends on it and on its own number alone.
+        first: Number of the first batch.
+    """
+    for number in itertools.count(first):
+        rng = np.random.default_rng([seed, number])
         chosen = rng.integers(len(frames), size=batch_size)
         images, targets = zip(
             *(training_image(rng, frames[i]) for i in chosen), strict=True

@@ -5,14 +5,18 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from cmbjax.data import damage
 from cmbjax.data.augment import Augmentation, random_transform, sensor_noise
 from cmbjax.data.examples import Example, decode_depth
-from cmbjax.depth import crops, finder
+from cmbjax.depth import crops, detector
 from cmbjax.skeletons import Skeleton
 
 View = dict[str, np.ndarray]  # arrays of one frame by name; stacked, those of a batch
 
 LEAST_EXTENT = 0.1  # of the frame's longer side: no labelled box is smaller
+# How the detector errs, on validation frames of the data set crowd.
+DISTANCE_ERROR_MM = 60.0
+ROLL_ERROR_DEG = 10.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,6 +51,8 @@ def frame_box(depth: np.ndarray) -> np.ndarray:
 def label_box(example: Example, depth: np.ndarray) -> np.ndarray:
     """Returns the box of the labelled body, as far as it is in the frame."""
     box = crops.body_box(example["joints_px"], example["visible"])
+    if "box" in example:
+        box = example["box"]
     height, width = depth.shape
     clipped = np.clip(box, 0, np.array([width, height, width, height], np.float32))
     if (clipped[2:] - clipped[:2]).min() > 1:
@@ -55,6 +61,94 @@ def label_box(example: Example, depth: np.ndarray) -> np.ndarray:
     centre, half = (box[:2] + box[2:]) / 2, (box[2:] - box[:2]) / 2
     half = np.maximum(half, max(height, width) * LEAST_EXTENT / 2)
     return np.concatenate([centre - half, centre + half]).astype(np.float32)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Target:
+    """Whom a view is to show.
+
+    Attributes:
+        box: [4] pixels of the frame.
+        distance: In the unit of the depth; None where it is not known.
+        up: [2] from the hips to the neck in the image, in lengths of the trunk.
+    """
+
+    box: np.ndarray
+    distance: float | None = None
+    up: np.ndarray = dataclasses.field(default_factory=lambda: np.array([0.0, -1.0]))
+
+
+def labelled_target(
+    example: Example, depth: np.ndarray, skeleton: Skeleton
+) -> Target | None:
+    """Returns the labelled person; None where no joint is labelled."""
+    if not example["visible"].any():
+        return None
+    box = label_box(example, depth)
+    joints_m = example["joints_m"]
+    depths = joints_m[example["visible"], 2]
+    if not np.isfinite(depths).any():
+        return Target(box=box)
+    distance = 1000 * float(np.nanmedian(depths))
+    if "neck_to_hips" not in skeleton.torsos:
+        return Target(box=box, distance=distance)
+    neck, hips = (
+        joints_m[list(joints)].mean(axis=0)
+        for joints in skeleton.torsos["neck_to_hips"]
+    )
+    up = (neck - hips) / max(float(np.linalg.norm(neck - hips)), 1e-6)
+    if not np.isfinite(up).all():
+        return Target(box=box, distance=distance)
+    return Target(box=box, distance=distance, up=up[:2])
+
+
+def damaged(
+    rng: np.random.Generator,
+    depth: np.ndarray,
+    target: Target,
+    head_px: np.ndarray,
+    share: float,
+) -> tuple[np.ndarray, Target]:
+    """Returns a frame as worse cameras and fuller rooms give it, and whom it shows.
+
+    Of each kind a share: cut off by the picture's edge, its lower part covered,
+    background cut out, readings missing one by one, in patches, on the head.
+
+    Args:
+        rng: Draws what befalls it.
+        depth: [height, width].
+        target: The person.
+        head_px: [2] pixels.
+        share: Of the frames, for each kind.
+    """
+    box, distance = target.box, target.distance
+    size = box[2:] - box[:2]
+    if rng.random() < share:
+        # Left, top, right, bottom.
+        edge = int(rng.choice(4, p=(0.15, 0.12, 0.15, 0.58)))
+        side = edge % 2
+        sign = -1 if edge < 2 else 1
+        at = int(box[edge] - sign * rng.uniform(0.05, 0.6) * size[side])
+        lost = slice(None, max(0, at)) if edge < 2 else slice(max(0, at), None)
+        depth, box = depth.copy(), box.copy()
+        depth[(slice(None), lost) if side == 0 else lost] = 0
+        box[edge] = at
+    if distance is not None:
+        is_upright = crops.quarter_turns_deg(target.up) == 0
+        if is_upright and rng.random() < share:
+            depth, _ = damage.covered_below(rng, depth, box, distance)
+        if rng.random() < share / 2:
+            around = np.clip(box + 0.1 * np.tile(size, 2) * (-1, -1, 1, 1), 0, None)
+            reach = rng.uniform(500, 900)
+            depth = damage.without_background(depth, [around], [distance], reach)
+    if rng.random() < share:
+        missing = rng.uniform(0, 0.35)
+        depth = damage.without_single_readings(rng, depth, missing)
+    if rng.random() < share:
+        depth = damage.without_patches(rng, depth, int(rng.integers(1, 6)))
+    if rng.random() < share:
+        depth = damage.without_hair(rng, depth, head_px, float(max(size)))
+    return depth.astype(np.uint16), dataclasses.replace(target, box=box)
 
 
 def training_view(
@@ -78,32 +172,53 @@ def training_view(
 
     Returns:
         depth [side, side, frames] in [-1, 1], joints_px [joints, 2], joints_z [joints]
-        in normalised depth (NaN where unlabelled), visible [joints]; of a clip also
-        frames_joints_px [frames, joints, 2], frames_joints_z, frames_visible.
+        in normalised depth (NaN where unlabelled), visible [joints], which are
+        labelled; of a clip also frames_joints_px [frames, joints, 2], frames_joints_z,
+        frames_visible.
     """
     depth = decode_depth(example)
-    box = person = frame_box(depth)
-    if example["visible"].any():
-        person = label_box(example, depth)
-        box = box if preparation.crop == "full" else person
-    transform, flip = random_transform(rng, box, preparation.side, augmentation)
+    target = labelled_target(example, depth, skeleton)
+    if target is not None and augmentation.damage and not clip:
+        head_px = np.full(2, np.nan)
+        if skeleton.head is not None:
+            (joint,), _ = skeleton.head
+            head_px = example["joints_px"][joint]
+        depth, target = damaged(rng, depth, target, head_px, augmentation.damage)
+    is_whole = target is None or preparation.crop == "full"
+    box = frame_box(depth) if target is None or is_whole else target.box
+    roll_deg, distance = 0.0, None
+    if target is not None:
+        distance = target.distance
+        if distance is not None:
+            distance += rng.normal(0, DISTANCE_ERROR_MM)
+        if not is_whole:
+            turn = np.radians(rng.normal(0, ROLL_ERROR_DEG))
+            cos, sin = np.cos(turn), np.sin(turn)
+            up = np.array([[cos, -sin], [sin, cos]]) @ target.up
+            roll_deg = crops.quarter_turns_deg(up)
+    transform, flip = random_transform(
+        rng, box, preparation.side, augmentation, roll_deg=roll_deg
+    )
     crop = crops.cut(depth, transform, preparation.side)
     depth_range = preparation.depth_range
-    crop = sensor_noise(rng, crop, depth_range, augmentation)
-    if box is person:
+    crop = crops.filled(sensor_noise(rng, crop, depth_range, augmentation))
+    if distance is not None and not is_whole:
+        reference = crops.near_depth(crop, distance, depth_range / 2)
+    elif target is None or not is_whole:
         reference = crops.person_depth(crop, depth_range / 2)
     else:
-        reference = crops.reference_depth(depth, person, depth_range)
+        reference = crops.reference_depth(depth, target.box, depth_range)
     reference += depth_range * rng.normal(0, augmentation.reference)
     order = list(skeleton.mirror) if flip else list(range(skeleton.num_joints))
 
     def labels(example: Example) -> View:
         joints_px = crops.transform_points(transform, example["joints_px"])[order]
         joints_z = (1000 * example["joints_m"][order, 2] - reference) / depth_range
+        labelled = example.get("labelled", example["visible"])
         return {
             "joints_px": joints_px.astype(np.float32),
             "joints_z": joints_z.astype(np.float32),
-            "visible": example["visible"][order],
+            "visible": labelled[order],
         }
 
     view = {
@@ -113,7 +228,9 @@ def training_view(
     if clip:
         cuts = [crops.cut(decode_depth(x), transform, preparation.side) for x in clip]
         noisy = [sensor_noise(rng, x, depth_range, augmentation) for x in cuts]
-        normalised = [crops.normalise(x, reference, depth_range) for x in noisy]
+        normalised = [
+            crops.normalise(crops.filled(x), reference, depth_range) for x in noisy
+        ]
         view["depth"] = np.concatenate(normalised, axis=-1)
         frames_labels = [labels(x) for x in clip]
         for name in frames_labels[0]:
@@ -126,6 +243,7 @@ def evaluation_view(
     depth: np.ndarray,
     *,
     preparation: Preparation,
+    skeleton: Skeleton,
     metric: bool,
     clip: Sequence[np.ndarray] = (),
 ) -> View:
@@ -135,6 +253,7 @@ def evaluation_view(
         example: The frame.
         depth: [height, width] uint16, its depth.
         preparation: How it becomes an input.
+        skeleton: Of its joints.
         metric: See `DepthFrames`.
         clip: Depth of the frames around it, and its own in the middle.
 
@@ -142,31 +261,48 @@ def evaluation_view(
         depth [side, side, frames], frame_from_crop [2, 3], reference [] (the person's
         depth, millimetres or raw), is_found [] (whether there was a person to look at).
     """
-    person = _person_box(example, depth, preparation.crop, metric)
-    whole = frame_box(depth)
-    box = whole if person is None or preparation.crop == "full" else person
+    if preparation.crop == "label_box":
+        target = labelled_target(example, depth, skeleton)
+    else:
+        target = found_target(example, depth, metric=metric)
+    whole = Target(box=frame_box(depth))
+    seen = whole if target is None or preparation.crop == "full" else target
     side, depth_range = preparation.side, preparation.depth_range
-    around = person if box is whole else None
-    crop = crops.look(depth, box, side=side, depth_range=depth_range, around=around)
+    crop = crops.look(
+        depth,
+        seen.box,
+        side=side,
+        depth_range=depth_range,
+        around=target.box if target is not None and seen is whole else None,
+        distance=seen.distance,
+        roll_deg=crops.quarter_turns_deg(seen.up),
+    )
     view = {
         "depth": crop.depth,
         "frame_from_crop": crop.frame_from_crop,
         "reference": np.array(crop.reference, np.float32),
-        "is_found": np.array(person is not None),
+        "is_found": np.array(target is not None),
     }
     if clip:
         transform = crops.invert(crop.frame_from_crop)
-        cuts = [crops.cut(frame, transform, side) for frame in clip]
+        cuts = [crops.filled(crops.cut(frame, transform, side)) for frame in clip]
         normalised = [crops.normalise(x, crop.reference, depth_range) for x in cuts]
         view["depth"] = np.concatenate(normalised, axis=-1)
     return view
 
 
-def _person_box(
-    example: Example, depth: np.ndarray, crop: crops.CropMode, metric: bool
-) -> np.ndarray | None:
-    """Returns the box of the person to look at; None where there is nobody."""
-    if crop == "label_box":
-        return label_box(example, depth) if example["visible"].any() else None
-    people = finder.find_people(depth, example["camera"], metric=metric)
-    return people[0].box if people else None
+def found_target(example: Example, depth: np.ndarray, *, metric: bool) -> Target | None:
+    """Returns the nearest person found; None where there is nobody.
+
+    Of several labelled people in one frame each is compared with whom it overlaps
+    most, as in the evaluation of detectors.
+    """
+    people = detector.shipped()(depth, metric=metric)
+    if not people:
+        return None
+    person = people[0]
+    if "box" in example:
+        person = max(people, key=lambda p: detector.overlap(p.body_box, example["box"]))
+        if not detector.overlap(person.body_box, example["box"]) > 0:
+            return None
+    return Target(box=person.body_box, distance=person.depth, up=person.up)

@@ -15,6 +15,9 @@ CropMode = Literal["full", "person", "label_box"]
 OUTLINE = 0.08
 # A crop's side as a multiple of the longer side of the body's box.
 MARGIN = 1.15
+LEAST_AROUND = 5  # readings next to a missing one, for it to be filled
+FARTHEST = np.uint16(2**16 - 1)
+LEAST_UP = 0.35  # of a trunk's length in the image: shorter, it is seen from an end
 REFERENCE_SIDE = 64  # pixels; enough to tell a person's depth from
 
 
@@ -108,6 +111,43 @@ def person_depth(crop: np.ndarray, reach: float) -> float:
     return float(np.median(valid[np.abs(valid - first) <= reach]))
 
 
+def near_depth(crop: np.ndarray, distance: float, reach: float) -> float:
+    """Returns the median reading of a crop's middle near a distance, or that itself."""
+    side = len(crop)
+    middle = crop[side // 4 : side - side // 4, side // 4 : side - side // 4]
+    near = middle[(middle > 0) & (np.abs(middle - distance) <= reach)]
+    return float(np.median(near)) if near.size else float(distance)
+
+
+def filled(crop: np.ndarray) -> np.ndarray:
+    """Returns a crop whose single missing readings are those of a near neighbour.
+
+    Larger holes stay: what is behind a body's shadow is not known.
+    """
+    for _ in range(2):
+        valid = (crop > 0).astype(np.uint8)
+        around = cv2.boxFilter(valid, cv2.CV_8U, (3, 3), normalize=False)
+        holes = (valid == 0) & (around >= LEAST_AROUND)
+        if not holes.any():
+            break
+        nearest = cv2.erode(np.where(valid > 0, crop, FARTHEST), np.ones((3, 3)))
+        crop = np.where(holes, nearest, crop)
+    return crop
+
+
+def quarter_turns_deg(up: np.ndarray) -> int:
+    """Returns the quarter turns, clockwise on the screen, that set a person upright.
+
+    Args:
+        up: [2] from the hips to the neck in the image, in lengths of the trunk: where
+            that is short, the person is seen from above or below, and stays.
+    """
+    if not np.linalg.norm(up) >= LEAST_UP:
+        return 0
+    angle = np.degrees(np.arctan2(up[0], -up[1]))
+    return int(-90 * np.rint(angle / 90)) % 360
+
+
 def normalise(crop: np.ndarray, reference: float, depth_range: float) -> np.ndarray:
     """Returns depth relative to the person's, in [-1, 1]: float32 [side, side, 1].
 
@@ -143,6 +183,8 @@ def look(
     side: int,
     depth_range: float,
     around: np.ndarray | None = None,
+    distance: float | None = None,
+    roll_deg: float = 0.0,
 ) -> Crop:
     """Returns what the network sees of a depth image, without augmentation.
 
@@ -152,14 +194,18 @@ def look(
         side: Of the crop, pixels.
         depth_range: See `normalise`.
         around: The box of the person whose depth is the reference; by default `box`.
+        distance: About how far the person is, in the unit of `depth`, where that is
+            known: what stands before the person is then not taken for it.
+        roll_deg: Turns what is seen, clockwise, so that the person is upright.
     """
-    transform = crop_transform(box, side)
-    crop = cut(depth, transform, side)
-    reference = (
-        person_depth(crop, depth_range / 2)
-        if around is None
-        else reference_depth(depth, around, depth_range)
-    )
+    transform = crop_transform(box, side, angle_deg=roll_deg)
+    crop = filled(cut(depth, transform, side))
+    if distance is not None:
+        reference = near_depth(crop, distance, depth_range / 2)
+    elif around is None:
+        reference = person_depth(crop, depth_range / 2)
+    else:
+        reference = reference_depth(depth, around, depth_range)
     return Crop(normalise(crop, reference, depth_range), invert(transform), reference)
 
 

@@ -4,6 +4,7 @@ Any camera in any place, any number of people, a frame in millimetres or without
 Pixels: the centre of the top-left pixel is (0.5, 0.5).
 """
 
+import functools
 import hashlib
 import threading
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from cmbjax.depth import crops
 from cmbjax.depth.images import checked_depth
 from cmbjax.files import read_json
 
@@ -21,10 +23,11 @@ UNIT = 8.0  # pixels: distances are predicted as logarithms of multiples of it
 LEAST_SCORE = 0.4
 MAX_OVERLAP = 0.55  # intersection over union of two people's boxes
 MAX_INSIDE = 0.85  # part of a box that lies in another of someone equally far away
+WEIGHTS = Path(__file__).with_suffix(".onnx")
 FARTHEST_MM = 20_000  # cameras write 65535 and the like for no reading
 # Channels of the network's output.
-CENTRE, SIDES, DEPTH, UP = 0, slice(1, 5), 5, slice(6, 8)
-CHANNELS = 8
+CENTRE, SIDES, BODY, DEPTH, UP = 0, slice(1, 5), slice(5, 9), 9, slice(10, 12)
+CHANNELS = 12
 
 
 class Person(NamedTuple):
@@ -32,6 +35,7 @@ class Person(NamedTuple):
 
     Attributes:
         box: float32 [x0, y0, x1, y1] of what is seen of the person, pixels.
+        body_box: Likewise, with the parts that are hidden by something in the picture.
         depth: Median distance of that, millimetres (raw: the image's unit).
         score: From 0 to 1.
         up: float32 [2] from the hips to the neck in the image, shorter than 1 where
@@ -39,6 +43,7 @@ class Person(NamedTuple):
     """
 
     box: np.ndarray
+    body_box: np.ndarray
     depth: float
     score: float
     up: np.ndarray
@@ -46,10 +51,7 @@ class Person(NamedTuple):
     @property
     def roll_deg(self) -> int:
         """Quarter turns, clockwise on the screen, that set the person upright."""
-        if np.linalg.norm(self.up) < 0.35:
-            return 0
-        angle = np.degrees(np.arctan2(self.up[0], -self.up[1]))
-        return int(-90 * np.rint(angle / 90)) % 360
+        return crops.quarter_turns_deg(self.up)
 
 
 class Sight(NamedTuple):
@@ -115,15 +117,25 @@ def decode(
         row, column = rows[cell], columns[cell]
         values = maps[row, column]
         at = STRIDE * (np.array([column, row]) + 0.5)
-        reach = UNIT * np.exp(np.clip(values[SIDES], -4, 4))
-        box = sight.thinning * np.concatenate([at - reach[:2], at + reach[2:]])
-        box = np.clip(box, 0, [shape[1], shape[0]] * 2).astype(np.float32)
+        box, body_box = (
+            _box(at, values[sides], sight.thinning, shape) for sides in (SIDES, BODY)
+        )
         depth = sight.nearest + (values[DEPTH] + 1) / 2 * sight.span
         score = float(1 / (1 + np.exp(-values[CENTRE])))
-        person = Person(box, float(depth), score, values[UP].astype(np.float32))
+        up = values[UP].astype(np.float32)
+        person = Person(box, body_box, float(depth), score, up)
         if (box[2:] - box[:2]).min() > 1 and not _is_known(person, people):
             people.append(person)
     return people
+
+
+def _box(
+    at: np.ndarray, sides: np.ndarray, thinning: int, shape: tuple[int, ...]
+) -> np.ndarray:
+    """Returns a box in a frame, given logarithms of how far its sides are."""
+    reach = UNIT * np.exp(np.clip(sides, -4, 4))
+    box = thinning * np.concatenate([at - reach[:2], at + reach[2:]])
+    return np.clip(box, 0, [shape[1], shape[0]] * 2).astype(np.float32)
 
 
 def _is_known(person: Person, people: list[Person]) -> bool:
@@ -157,6 +169,12 @@ def overlap(first: np.ndarray, second: np.ndarray) -> float:
 
 def _logit(probability: float) -> float:
     return float(np.log(probability / (1 - probability)))
+
+
+@functools.cache
+def shipped() -> "Detector":
+    """Returns the package's own detector, loaded once."""
+    return Detector(WEIGHTS)
 
 
 class Detector:

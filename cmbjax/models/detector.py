@@ -11,8 +11,9 @@ from jaxtyping import Array, Float
 from cmbjax.models.layers import repeat
 from cmbjax.models.losses import AnyArray
 
-# As `depth.detector` reads them: the centre; four sides, a depth and a direction.
-CENTRE, CHANNELS = 0, 8
+# As `depth.detector` reads them: the centre; four sides of what is seen and four of the
+# body, a depth and a direction.
+CENTRE, CHANNELS = 0, 12
 
 Maps = Float[Array, "batch cells cells channels"]
 
@@ -121,12 +122,14 @@ def loss(maps: Maps, targets: dict[str, Array]) -> Float[Array, ""]:
     Args:
         maps: Of the network.
         targets: centre [batch, cells, cells] Gaussians, 1 at a person's centre; values
-            [batch, cells, cells, CHANNELS - 1] and weight [batch, cells, cells].
+            [batch, cells, cells, CHANNELS - 1] and weight [batch, cells, cells]; of
+            the centres, cells that are `unclear` [batch, cells, cells] do not count.
     """
     logits, centre = maps[..., CENTRE], targets["centre"]
     p = jnp.clip(jax.nn.sigmoid(logits), 1e-5, 1 - 1e-5)
     hit = (centre >= 1) * (1 - p) ** 2 * jnp.log(p)
-    miss = (centre < 1) * (1 - centre) ** 4 * p**2 * jnp.log(1 - p)
+    counts = (centre < 1) & ~targets["unclear"]
+    miss = counts * (1 - centre) ** 4 * p**2 * jnp.log(1 - p)
     focal = -jnp.sum(hit + miss) / jnp.maximum(jnp.sum(centre >= 1), 1)
     off = jnp.abs(maps[..., 1:] - targets["values"]) * targets["weight"][..., None]
     count = jnp.maximum(jnp.sum(targets["weight"]), 1)

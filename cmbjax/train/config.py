@@ -30,6 +30,7 @@ POSENET_FIELDS = {
 
 # Runs of earlier versions do not name these.
 ADDED_FIELDS = {"memory_steps": 1, "memory_gradient": False, "init_from": None}
+ADDED_AUGMENTATION = {"damage": 0.0}
 
 # A run may be continued with other values of these: no step depends on them.
 FREE_FIELDS = {
@@ -261,9 +262,10 @@ class TrainConfig(DataFlags):
             wrong = ", ".join(sorted(set(fields) ^ expected))
             raise ValueError(f"config.json has other fields than this version: {wrong}")
         names = {field.name for field in dataclasses.fields(Augmentation)}
-        if set(fields["augmentation"]) != names:
+        augmentation = ADDED_AUGMENTATION | fields["augmentation"]
+        if set(augmentation) != names:
             raise ValueError("config.json: augmentation has other fields than here")
-        values = {**fields, "augmentation": Augmentation(**fields["augmentation"])}
+        values = {**fields, "augmentation": Augmentation(**augmentation)}
         for name in ("data_dir", "tfds_dir", "run_dir"):
             values[name] = Path(values[name]) if values[name] else None
         return cls(**values)

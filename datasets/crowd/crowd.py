@@ -1,10 +1,17 @@
 """TFDS builder of whole frames of rooms, with no person in them or several."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import tensorflow_datasets as tfds
 
+from cmbjax.data import detection
+from cmbjax.data.examples import Example
 from datasets.crowd.frames import FRAMES_PER_GROUP, make_frames
 from datasets.people.people import People, PeopleConfig
+
+LEAST_SEEN = 4  # joints of a person who is to be posed
 
 
 class Crowd(People):
@@ -21,8 +28,8 @@ class Crowd(People):
     BUILDER_CONFIGS = [
         PeopleConfig(
             name="crowd",
-            description="9,200 frames, ITOP's joints.",
-            train=200,
+            description="21,200 frames, ITOP's joints.",
+            train=500,
             validation=10,
             test=20,
         ),
@@ -61,3 +68,53 @@ class Crowd(People):
                 {"skeleton": self.skeleton.name, "depth_unit": "mm"}
             ),
         )
+
+    def examples_of(self, split: str) -> Sequence[Example]:
+        """Returns the people of a split as examples of their own; see `EachPerson`."""
+        return EachPerson(super().examples_of(split))
+
+
+class EachPerson(Sequence[Example]):
+    """Each person of whole frames as an example of its own.
+
+    Those of whom at least `LEAST_SEEN` joints are seen. Beside what schema.py names, an
+    example has `box` [4], of what of the body is in the picture, and `labelled`
+    [joints], which joints have a place; `visible` are those in the picture.
+    """
+
+    def __init__(self, frames: Sequence[Any]) -> None:
+        """Takes examples of `Crowd`, and looks who is in them."""
+        self._frames = frames
+        self._places = [
+            (number, person)
+            for number in range(len(frames))
+            for person in np.flatnonzero(_seen(frames[number]) >= LEAST_SEEN).tolist()
+        ]
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, index: Any) -> Any:
+        number, person = self._places[index]
+        frame = self._frames[number]
+        one = slice(person, person + 1)
+        joints_px, inside = frame["joints_px"][one], frame["inside"][one]
+        boxes = detection.body_boxes(frame["boxes"][one], joints_px, inside)
+        name = frame["frame"]
+        name = name.decode() if isinstance(name, bytes) else name
+        return {
+            "depth": frame["depth"],
+            "joints_px": joints_px[0],
+            "joints_m": frame["joints_m"][person],
+            "visible": inside[0],
+            "labelled": np.isfinite(joints_px[0]).all(axis=1),
+            "hidden": frame["hidden"][person],
+            "box": boxes[0],
+            "camera": frame["camera"],
+            "frame": f"{name}_{person}",
+            "subject": name.rsplit("_", 1)[0],
+        }
+
+
+def _seen(frame: Any) -> np.ndarray:
+    return (frame["inside"] & ~frame["hidden"]).sum(axis=1)
