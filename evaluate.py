@@ -135,6 +135,10 @@ def main(config: EvalConfig) -> metrics.Columns:
         "torso": torso or next(iter(skeleton.torsos), None),
         "train_config": run.config.to_json(),
     }
+    of_confidence = None
+    if run.calibration is not None:
+        of_confidence = report.confidence(result, run.calibration, skeleton)
+    about["confidence"] = of_confidence
     report.write_results(out_dir, result, frames, columns, about, torso)
     print(f"{run.folder}, {what}, torso {about['torso']}")
     if preparation.crop == "person":
@@ -144,6 +148,11 @@ def main(config: EvalConfig) -> metrics.Columns:
     titles = metrics.table(result.poses, skeleton, [config.metric], torso)
     columns = {title: columns[title] for title in titles}
     print(metrics.format_table(columns))
+    if of_confidence is not None:
+        print(
+            "confidence: mean {mean:.3f}, right {right:.3f}, expected calibration "
+            "error {ece:.3f}, area under ROC {auroc:.3f}".format(**of_confidence)
+        )
     print(f"Details and pictures: {out_dir}")
     return columns
 

@@ -103,6 +103,7 @@ def main(config: ExportConfig) -> Path:
     preparation = flags.make_preparation(frames)
     number = max(2, -(-config.num_frames // config.batch_size))
     batches = depth_batches(frames, preparation, number, config.batch_size)
+    calibration = run.calibration
     about = {
         "format": FORMAT,
         "network": card.of_network(flags.model, model),
@@ -117,6 +118,7 @@ def main(config: ExportConfig) -> Path:
         "skeleton": frames.skeleton.name,
         "joints": list(frames.skeleton.joints),
         **card.of_preparation(preparation, stride=model.stride, metric=frames.metric),
+        "calibration": None if calibration is None else calibration.tolist(),
         "offsets_m": run.statistics.offsets_m.tolist(),
         "memory": config.memory,
         "memory_mode": flags.memory_mode,

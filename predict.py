@@ -14,7 +14,7 @@ import numpy as np
 from cmbjax.depth.images import files_of
 from cmbjax.files import write_json
 from cmbjax.predict import overlay, records
-from cmbjax.predict.predictor import MemoryUse, People, Pose, Predictor
+from cmbjax.predict.predictor import SEEN, MemoryUse, People, Pose, Predictor
 from cmbjax.predict.runtimes import Backend, Precision
 from cmbjax.skeletons import joint_colours
 
@@ -35,6 +35,7 @@ class PredictConfig:
     camera: tuple[float, float, float, float] | None = None
     depth_scale: float = 0.001
     people: str = "nearest"
+    roll: int | None = None
     memory: str = "frozen"
     backend: str = "onnxruntime"
     precision: str = "f32"
@@ -89,6 +90,13 @@ def parse(arguments: Sequence[str] | None = None) -> PredictConfig:
         help="the nearest person of each frame, or all",
     )
     add(
+        "--roll",
+        type=int,
+        choices=(0, 90, 180, 270),
+        help="degrees by which frames must be turned clockwise to be upright; by "
+        "default each person is set upright as it is found",
+    )
+    add(
         "--memory",
         choices=get_args(MemoryUse),
         default="frozen",
@@ -129,6 +137,7 @@ def main(config: PredictConfig) -> dict[str, list[Pose]]:
         camera=config.camera,
         depth_scale=config.depth_scale,
         people=config.people,
+        roll=config.roll,
         memory=config.memory,
         backend=config.backend,
         precision=config.precision,
@@ -153,7 +162,7 @@ def main(config: PredictConfig) -> dict[str, list[Pose]]:
             coco.add(path, poses, camera, depth_mm.shape)
             if config.overlays:
                 picture = out_dir / OVERLAYS / f"{number:06d}_{path.stem}.png"
-                joints_px = [pose.joints_px for pose in poses]
+                joints_px = [pose.seen_px for pose in poses]
                 overlay.save(picture, depth_mm, joints_px, skeleton)
             if viewer:
                 viewer.log(number, depth_mm, poses, camera, predictor)
@@ -241,14 +250,18 @@ class Viewer:
         colours = joint_colours(skeleton)
         rgb = [[int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in colours]
         for index, pose in enumerate(poses):
+            is_seen = pose.visibility == SEEN
             bones = [
                 pose.joints_m[[parent, joint]]
                 for joint, parent in enumerate(skeleton.parents)
-                if parent >= 0
+                if parent >= 0 and is_seen[joint] and is_seen[parent]
             ]
             name = f"camera/people/{index}"
             joints = rr.Points3D(
-                pose.joints_m, radii=0.02, colors=rgb, labels=skeleton.joints
+                pose.joints_m[is_seen],
+                radii=0.02,
+                colors=[rgb[joint] for joint in np.flatnonzero(is_seen)],
+                labels=[skeleton.joints[joint] for joint in np.flatnonzero(is_seen)],
             )
             rr.log(f"{name}/joints", joints)
             rr.log(f"{name}/bones", rr.LineStrips3D(bones, radii=0.01))

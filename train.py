@@ -6,11 +6,12 @@ from typing import Annotated, Any
 
 import grain
 import jax
+import numpy as np
 import tyro
 
 import cmbjax
 import datasets
-from cmbjax import plots, runtime
+from cmbjax import calibration, plots, runtime
 from cmbjax.data.batches import training_batches
 from cmbjax.evaluate import predictions, report
 from cmbjax.train import initial, sharding, step
@@ -121,6 +122,10 @@ def main(
         titles = [result.names[i] for i in indices]
         path = run.figures / f"validation_{int(state.step):06d}.png"
         report.write_overlays(path, result, validation, indices, titles)
+        if (is_right := result.is_right(validation.skeleton)) is not None:
+            counted = np.asarray(result.poses.visible) & result.is_found[:, None]
+            coefficients = calibration.fit(result.scores, is_right, counted)
+            run.save_calibration(coefficients, validation.name)
         summary = report.summary(result, validation.skeleton)
         return {f"validation/{title}": value for title, value in summary.items()}
 

@@ -4,7 +4,6 @@ Every function returns a changed copy of a depth image [height, width], millimet
 raw, 0 = no reading. Boxes are [x0, y0, x1, y1] in pixels.
 """
 
-from collections.abc import Iterable
 from typing import NamedTuple
 
 import cv2
@@ -55,11 +54,11 @@ def without_hair(
 
 def without_background(
     depth: np.ndarray,
-    boxes: Iterable[np.ndarray],
-    distances: Iterable[float],
+    boxes: np.ndarray,
+    distances: np.ndarray,
     reach: float,
 ) -> np.ndarray:
-    """Returns depth in some boxes alone, and there only near their distances."""
+    """Returns depth in boxes [people, 4] alone, near their distances [people]."""
     kept = np.zeros(depth.shape, bool)
     for box, distance in zip(boxes, distances, strict=True):
         x0, y0, x1, y1 = box.astype(int)

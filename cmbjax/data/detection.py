@@ -175,7 +175,8 @@ def damaged(rng: np.random.Generator, frame: Frame) -> np.ndarray:
         depth = damage.without_patches(rng, depth, int(rng.integers(1, 8)))
     for head, box in zip(frame.heads, frame.boxes, strict=True):
         if rng.random() < 0.12:
-            depth = damage.without_hair(rng, depth, head, max(box[2:] - box[:2]))
+            size = float(max(box[2:] - box[:2]))
+            depth = damage.without_hair(rng, depth, head, size)
     if rng.random() < 0.2:
         noise = rng.uniform(0, 0.006) * depth * rng.standard_normal(depth.shape)
         depth = np.where(depth > 0, np.clip(depth + noise, 1, 65535), 0)
@@ -187,7 +188,7 @@ def hidden_below(rng: np.random.Generator, frame: Frame) -> Frame:
     person = int(rng.integers(len(frame.boxes)))
     boxes = frame.boxes.copy()
     depth, cover = damage.covered_below(
-        rng, frame.depth, boxes[person], frame.depths[person]
+        rng, frame.depth, boxes[person], float(frame.depths[person])
     )
     is_behind = frame.depths > cover.distance
     is_behind &= (boxes[:, 0] >= cover.left) & (boxes[:, 2] <= cover.right)

@@ -140,7 +140,9 @@ def damaged(
         if rng.random() < share / 2:
             around = np.clip(box + 0.1 * np.tile(size, 2) * (-1, -1, 1, 1), 0, None)
             reach = rng.uniform(500, 900)
-            depth = damage.without_background(depth, [around], [distance], reach)
+            depth = damage.without_background(
+                depth, around[None], np.array([distance]), reach
+            )
     if rng.random() < share:
         missing = rng.uniform(0, 0.35)
         depth = damage.without_single_readings(rng, depth, missing)

@@ -7,6 +7,7 @@ from cmbjax.depth import crops
 
 # Of the readings around a joint: near the front, as a limb's edge shows what is behind.
 PERCENTILE = 25
+BEHIND_M = 0.2  # from the surface to a joint that is not hidden: no body is thicker
 
 
 def surface_depth(
@@ -76,6 +77,31 @@ def lift(
         limb_m=limb_m,
     )
     return pixels_to_camera(joints_px, surface + offsets_m, camera)
+
+
+def hidden(
+    depth_mm: np.ndarray, joints_px: np.ndarray, depths_m: np.ndarray
+) -> np.ndarray:
+    """Returns which joints [joints] are behind a surface, of others or of the body.
+
+    Where there is no reading, nothing is known to be in front.
+
+    Args:
+        depth_mm: [height, width], 0 = no reading.
+        joints_px: [joints, 2] pixels; outside the image nothing is hidden.
+        depths_m: [joints] metres.
+    """
+    height, width = depth_mm.shape
+    is_hidden = np.zeros(len(joints_px), bool)
+    is_inside = ((joints_px >= 0) & (joints_px < (width, height))).all(axis=1)
+    for joint in np.flatnonzero(is_inside):
+        column, row = joints_px[joint].astype(int)
+        around = depth_mm[max(row - 1, 0) : row + 2, max(column - 1, 0) : column + 2]
+        readings = around[around > 0]
+        if readings.size:
+            surface_m = np.median(readings) / 1000
+            is_hidden[joint] = depths_m[joint] - surface_m > BEHIND_M
+    return is_hidden
 
 
 def regressed_to_camera(

@@ -20,6 +20,7 @@ from cmbjax.heatmaps import Decoded
 from cmbjax.models import memory as memories
 from cmbjax.models.losses import joints_to_heatmaps
 from cmbjax.models.network import Network, Outputs
+from cmbjax.skeletons import Skeleton
 from cmbjax.train.statistics import Statistics
 
 ORDERS = ("shuffled", "sorted", "reversed")
@@ -45,6 +46,23 @@ class Result(NamedTuple):
     scores: np.ndarray
     is_found: np.ndarray
     names: list[str]
+
+    def is_right(self, skeleton: Skeleton) -> np.ndarray | None:
+        """Returns [frames, joints]: within 10 cm, or within half a head without metres.
+
+        None where there is neither.
+        """
+        poses = self.poses
+        if poses.predictions_m is not None and poses.targets_m is not None:
+            distances = np.linalg.norm(poses.predictions_m - poses.targets_m, axis=-1)
+            return distances < 0.1
+        if skeleton.head is None:
+            return None
+        targets = np.asarray(poses.targets_px)
+        start, end = (targets[:, list(ends)].mean(axis=1) for ends in skeleton.head)
+        head = np.linalg.norm(end - start, axis=-1, keepdims=True)
+        distances = np.linalg.norm(poses.predictions_px - targets, axis=-1)
+        return distances <= 0.5 * head
 
 
 class Predictions(NamedTuple):

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from cmbjax import metrics, plots
+from cmbjax import calibration, metrics, plots
 from cmbjax.data.examples import DepthFrames, decode_depth
 from cmbjax.data.views import View
 from cmbjax.evaluate.predictions import Result
@@ -42,6 +42,35 @@ def summary(result: Result, skeleton: Skeleton) -> dict[str, float]:
     columns = metrics.table(result.poses, skeleton)
     overall = metrics.overall_row(skeleton)
     return {title: column[overall] for title, column in columns.items()}
+
+
+def confidence(
+    result: Result, coefficients: np.ndarray, skeleton: Skeleton
+) -> dict[str, float] | None:
+    """Returns how far the confidence of joints that were found is to be trusted.
+
+    Args:
+        result: Of `predictions.evaluate`.
+        coefficients: Of `calibration.fit`.
+        skeleton: Of the joints.
+
+    Returns:
+        Means of the confidence and of how often joints are right, expected calibration
+        error, and area under ROC; None where right and wrong have no measure, or
+        nobody was found.
+    """
+    is_right = result.is_right(skeleton)
+    counted = np.asarray(result.poses.visible) & result.is_found[:, None]
+    if is_right is None or not counted.any():
+        return None
+    sure = calibration.probabilities(result.scores, coefficients)[counted]
+    right = is_right[counted]
+    return {
+        "mean": float(sure.mean()),
+        "right": float(right.mean()),
+        "ece": calibration.expected_error(sure, right),
+        "auroc": calibration.area_under_roc(sure, right),
+    }
 
 
 def frame_errors(result: Result) -> np.ndarray:

@@ -43,6 +43,8 @@ class Card:
         memory_mode: "shared" or "per_sample".
         r: Bound of Eq. 2.
         batch_size: Frames at once, in the files but for the weights.
+        calibration: Of each joint's heat map, offset and slope, see
+            `calibration.probabilities`; None where it was not measured.
         outputs: Shape of what the files return for a frame, by name.
         files: Size and checksum of each file, by name.
     """
@@ -63,6 +65,7 @@ class Card:
     memory_mode: str
     r: float
     batch_size: int
+    calibration: tuple[tuple[float, float], ...] | None
     outputs: Mapping[str, Any]
     files: Mapping[str, Mapping[str, Any]]
 
@@ -122,12 +125,15 @@ def read_card(folder: Path) -> Card:
             f"{path} has the format {stored.get('format')}; this version of cmbjax "
             f"reads {FORMAT}: export the network again"
         )
+    stored.setdefault("calibration", None)  # of networks before 0.3.0
     names = {field.name for field in dataclasses.fields(Card)} - {"folder"}
     if missing := sorted(names - stored.keys()):
         raise ValueError(f"{path} lacks {', '.join(missing)}: export the network again")
     values = {name: stored[name] for name in names}
     for name in ("joints", "offsets_m"):
         values[name] = tuple(values[name])
+    if values["calibration"] is not None:
+        values["calibration"] = tuple(map(tuple, values["calibration"]))
     return Card(folder=folder, **values)
 
 

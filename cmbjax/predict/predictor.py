@@ -11,14 +11,18 @@ from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 
+from cmbjax.calibration import probabilities
 from cmbjax.camera import default_camera
-from cmbjax.depth import crops, finder, lifting
+from cmbjax.depth import crops, detector, lifting
 from cmbjax.depth.images import files_of, read_frame, to_millimetres
 from cmbjax.heatmaps import DECODES, decode_maps
 from cmbjax.predict.card import find_folder, read_card
 from cmbjax.predict.runtimes import Backend, Outputs, Precision, open_runtime
 from cmbjax.registry import pick
 from cmbjax.skeletons import SKELETONS, Skeleton
+
+OUTSIDE, HIDDEN, SEEN = 0, 1, 2  # values of `Pose.visibility`
+LEAST_PEAK = 0.12  # of the heat map of a joint that is in the picture
 
 People = Literal["nearest", "all"]
 MemoryUse = Literal["frozen", "rolling"]
@@ -31,17 +35,31 @@ class Pose:
     Attributes:
         joints_px: [joints, 2] pixels of the frame.
         joints_m: [joints, 3] metres, camera frame.
-        confidence: [joints] height of each heat map's peak, in [0, 1]. Low where a
-            joint is hidden or the pose unusual; it is no probability.
-        box: [x0, y0, x1, y1] pixels of the person found.
+        confidence: [joints] how probably the joint is within 10 cm of where it is said
+            to be (see `calibration`); of networks whose card has no calibration, the
+            height of the heat map's peak, in [0, 1].
+        visibility: uint8 [joints] as in COCO: 2 is seen, 1 hidden by something or by
+            the person's own body, 0 not in the picture.
+        box: [x0, y0, x1, y1] pixels of what is seen of the person.
         depth_m: Depth of the person as a whole, metres.
     """
 
     joints_px: np.ndarray
     joints_m: np.ndarray
     confidence: np.ndarray
+    visibility: np.ndarray
     box: np.ndarray
     depth_m: float
+
+    @property
+    def seen_px(self) -> np.ndarray:
+        """Returns `joints_px`, NaN where a joint is hidden or not in the picture."""
+        return np.where(self.visibility[:, None] == SEEN, self.joints_px, np.nan)
+
+    @property
+    def seen_m(self) -> np.ndarray:
+        """Returns `joints_m`, NaN where a joint is hidden or not in the picture."""
+        return np.where(self.visibility[:, None] == SEEN, self.joints_m, np.nan)
 
 
 class View(NamedTuple):
@@ -77,6 +95,7 @@ class Predictor:
         camera: Sequence[float] | np.ndarray | None = None,
         depth_scale: float = 0.001,
         people: str = "nearest",
+        roll: int | None = None,
         memory: str = "frozen",
         backend: str = "onnxruntime",
         precision: str = "f32",
@@ -92,6 +111,8 @@ class Predictor:
                 as the focal length is.
             depth_scale: Metres per unit of integer frames.
             people: The nearest person of each frame, or all.
+            roll: By how many degrees frames must be turned clockwise to be upright: 0,
+                90, 180 or 270; by default each person is set upright as it is found.
             memory: Frozen: poses depend on their own frame alone. Rolling: the memory
                 goes on being written, so frames should come as a camera gives them;
                 for one person at a time.
@@ -116,6 +137,8 @@ class Predictor:
         if memory == "rolling" and people == "all":
             raise ValueError("memory='rolling' follows one person: people='nearest'")
         pick(DECODES, "decode", decode)
+        if roll not in (None, 0, 90, 180, 270):
+            raise ValueError(f"roll must be 0, 90, 180 or 270 degrees, got {roll}")
         if not depth_scale > 0:
             raise ValueError(f"depth_scale must be above 0, got {depth_scale}")
         self.card = read_card(find_folder(network))
@@ -127,7 +150,8 @@ class Predictor:
         self.skeleton: Skeleton = SKELETONS[self.card.skeleton]
         self.camera = None if camera is None else _checked_camera(camera)
         self.depth_scale = depth_scale
-        self.people, self.decode_name = people, decode
+        self.people, self.roll, self.decode_name = people, roll, decode
+        self._detector = detector.shipped()
         self._runtime = open_runtime(
             self.card, memory=memory, backend=backend, precision=precision
         )
@@ -155,8 +179,10 @@ class Predictor:
         self, depth_mm: np.ndarray, *, boxes: np.ndarray | None = None
     ) -> list[Pose]:
         """Returns the people in a frame that `read` returned; see `__call__`."""
-        people = self.find(depth_mm) if boxes is None else _checked_boxes(boxes)
-        views = [self.crop(depth_mm, box) for box in people]
+        if boxes is None:
+            views = [self.view(depth_mm, person) for person in self.find(depth_mm)]
+        else:
+            views = [self.crop(depth_mm, box) for box in _checked_boxes(boxes)]
         return [self.decode(view, self.run(view.depth), depth_mm) for view in views]
 
     def stream(
@@ -183,17 +209,38 @@ class Predictor:
         """Returns [fx, fy, cx, cy], as it was given or is assumed."""
         return default_camera(depth_mm.shape) if self.camera is None else self.camera
 
-    def find(self, depth_mm: np.ndarray) -> list[np.ndarray]:
-        """Returns the box of each person, nearest first."""
-        people = finder.find_people(depth_mm, self.intrinsics(depth_mm))
-        chosen = people[:1] if self.people == "nearest" else people
-        return [person.box for person in chosen]
+    def find(self, depth_mm: np.ndarray) -> list[detector.Person]:
+        """Returns the people in a frame, nearest first."""
+        people = self._detector(depth_mm)
+        return people[:1] if self.people == "nearest" else people
 
-    def crop(self, depth_mm: np.ndarray, box: np.ndarray) -> View:
-        """Returns a person as the network sees it."""
+    def view(self, depth_mm: np.ndarray, person: detector.Person) -> View:
+        """Returns a person that was found as the network sees it."""
+        view = self.crop(
+            depth_mm,
+            person.body_box,
+            distance_mm=person.depth,
+            roll_deg=person.roll_deg if self.roll is None else self.roll,
+        )
+        return view._replace(box=person.box)
+
+    def crop(
+        self,
+        depth_mm: np.ndarray,
+        box: np.ndarray,
+        *,
+        distance_mm: float | None = None,
+        roll_deg: int | None = None,
+    ) -> View:
+        """Returns what is in a box as the network sees it; see `crops.look`."""
         box = np.asarray(box, np.float32)
         crop = crops.look(
-            depth_mm, box, side=self.card.side, depth_range=self.card.depth_range
+            depth_mm,
+            box,
+            side=self.card.side,
+            depth_range=self.card.depth_range,
+            distance=distance_mm,
+            roll_deg=(self.roll or 0) if roll_deg is None else roll_deg,
         )
         if not crop.reference > 0:
             raise ValueError(f"the box {box.tolist()} holds no reading of the frame")
@@ -235,10 +282,20 @@ class Predictor:
                 side=card.side,
                 depth_range=card.depth_range,
             )
+        peaks = decoded.scores[0]
+        confidence = np.clip(peaks, 0, 1)
+        if card.calibration is not None:
+            confidence = probabilities(peaks, np.array(card.calibration))
+        size = depth_mm.shape[::-1]
+        is_inside = ((joints_px >= 0) & (joints_px < size)).all(axis=1)
+        is_hidden = lifting.hidden(depth_mm, joints_px, joints_m[:, 2])
+        visibility = np.where(is_hidden, HIDDEN, SEEN).astype(np.uint8)
+        visibility[~is_inside | (peaks < LEAST_PEAK)] = OUTSIDE
         return Pose(
             joints_px=joints_px,
             joints_m=joints_m.astype(np.float32),
-            confidence=np.clip(decoded.scores[0], 0, 1),
+            confidence=confidence,
+            visibility=visibility,
             box=view.box,
             depth_m=view.reference_mm / 1000,
         )

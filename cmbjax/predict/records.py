@@ -10,8 +10,6 @@ import numpy as np
 from cmbjax.predict.predictor import Pose
 from cmbjax.skeletons import Skeleton
 
-SURE = 0.3  # a joint of less confidence counts as labelled but hidden in COCO's file
-
 
 def line(
     path: Path, poses: Sequence[Pose], camera: np.ndarray, skeleton: Skeleton
@@ -28,6 +26,7 @@ def line(
                 "joints_px": _rounded(pose.joints_px, 2),
                 "joints_m": _rounded(pose.joints_m, 4),
                 "confidence": _rounded(pose.confidence, 3),
+                "visibility": pose.visibility.tolist(),
             }
             for pose in poses
         ],
@@ -69,8 +68,9 @@ class Coco:
             }
         )
         for pose in poses:
-            visibility = np.where(pose.confidence >= SURE, 2, 1)
-            keypoints = np.column_stack([pose.joints_px, visibility]).ravel()
+            is_there = pose.visibility > 0
+            places = np.where(is_there[:, None], pose.joints_px, 0)
+            keypoints = np.column_stack([places, pose.visibility]).ravel()
             x0, y0, x1, y1 = pose.box.tolist()
             self.annotations.append(
                 {
@@ -78,7 +78,7 @@ class Coco:
                     "image_id": image_id,
                     "category_id": 1,
                     "keypoints": _rounded(keypoints, 2),
-                    "num_keypoints": self.skeleton.num_joints,
+                    "num_keypoints": int(is_there.sum()),
                     "bbox": [x0, y0, x1 - x0, y1 - y0],
                     "area": (x1 - x0) * (y1 - y0),
                     "iscrowd": 0,

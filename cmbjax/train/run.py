@@ -14,6 +14,8 @@ import functools
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+
 from cmbjax.data.examples import DepthFrames
 from cmbjax.data.flags import RunFlags
 from cmbjax.files import read_json, write_json
@@ -26,6 +28,7 @@ from cmbjax.train.statistics import Statistics, training_statistics
 RUNS = Path("runs")
 CONFIG_FILE = "config.json"
 STATISTICS_FILE = "statistics.json"
+CALIBRATION_FILE = "calibration.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,6 +135,17 @@ class Run:
                 f"the data set is now {frames.name}; choose another folder"
             )
         return self.statistics
+
+    def save_calibration(self, coefficients: np.ndarray, frames: str) -> None:
+        """Writes what `calibration.fit` measured on frames of that name."""
+        content = {"frames": frames, "coefficients": coefficients.tolist()}
+        write_json(self.folder / CALIBRATION_FILE, content)
+
+    @property
+    def calibration(self) -> np.ndarray | None:
+        """Returns what `calibration.fit` measured; None of runs that did not."""
+        path = self.folder / CALIBRATION_FILE
+        return np.array(read_json(path)["coefficients"]) if path.exists() else None
 
     def restore(self, num_joints: int) -> tuple[Network, step.TrainState]:
         """Returns the network and what the latest checkpoint holds.

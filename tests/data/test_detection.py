@@ -14,9 +14,11 @@ def frame():
     return detection.Frame(
         depth,
         np.array([[30.0, 10, 50, 50]], np.float32),
+        np.array([[28.0, 8, 52, 54]], np.float32),
         np.array([2000.0], np.float32),
         np.array([[0.0, -1.0]], np.float32),
         np.array([[40.0, 15.0]], np.float32),
+        np.ones(1, bool),
     )
 
 
@@ -28,6 +30,10 @@ def test_boxes_heads_and_directions_turn_with_the_picture(quarters, flip):
     expected = np.zeros(turned.depth.shape, bool)
     expected[y0:y1, x0:x1] = True
     np.testing.assert_array_equal(turned.depth == 2000, expected)
+    # The body's box is 2 px further out, and 4 at the feet: away from the head.
+    rim = np.abs(turned.body_boxes - turned.boxes)[0]
+    feet = [(3, 2, 1, 0), (3, 0, 1, 2)][flip][quarters]
+    assert rim.tolist() == [4 if side == feet else 2 for side in range(4)]
     # From the middle of the box to the head is upwards in the frame as it was.
     middle = (turned.boxes[0, :2] + turned.boxes[0, 2:]) / 2
     np.testing.assert_allclose(turned.heads[0] - middle, 15 * turned.ups[0], atol=1e-5)
@@ -37,8 +43,11 @@ def test_a_window_cuts_boxes_off_and_drops_whom_it_hardly_shows():
     part = detection.windowed(frame(), (40, 0, 100, 60))
     np.testing.assert_array_equal(part.boxes, [[0, 10, 10, 50]])
     np.testing.assert_array_equal(part.heads, [[0, 15]])
-    assert part.depth.shape == (60, 60)
-    assert not len(detection.windowed(frame(), (47, 0, 100, 60)).boxes)
+    np.testing.assert_array_equal(part.body_boxes, [[0, 8, 12, 54]])
+    assert part.depth.shape == (60, 60) and part.clear.all()
+    # Of 3 columns in 20 somebody may be found or not; of none, nobody is there.
+    assert not detection.windowed(frame(), (47, 0, 100, 60)).clear.any()
+    assert not len(detection.windowed(frame(), (50, 0, 100, 60)).boxes)
 
 
 def test_what_hides_a_person_from_below_ends_the_box():

@@ -95,3 +95,49 @@ def test_normalisation_does_not_depend_on_the_distance():
     crop = np.array([[2500, 3000], [2750, 2100]], np.uint16)
     near = crops.normalise(crop - np.uint16(1000), 1700.0, 1000.0)
     np.testing.assert_allclose(near, crops.normalise(crop, 2700.0, 1000.0), atol=1e-6)
+
+
+def test_single_holes_are_filled_from_near_neighbours_and_large_ones_stay():
+    crop = np.full((20, 20), 3000, np.uint16)
+    crop[:, 10:] = 2000
+    whole = crop.copy()
+    rng = np.random.default_rng(0)
+    crop[rng.random(crop.shape) < 0.2] = 0
+    filled = crops.filled(crop)
+    assert (filled > 0).mean() > 0.97
+    # Only at the edge between the surfaces may a reading be that of the other one.
+    wrong = (filled != whole) & (filled > 0)
+    assert not np.delete(wrong, [9, 10], axis=1)[:, :8].any()
+    hole = whole.copy()
+    hole[5:15, 2:8] = 0
+    assert (crops.filled(hole)[7:13, 4:6] == 0).all()
+    np.testing.assert_array_equal(crops.filled(whole), whole)
+
+
+def test_depth_near_a_distance_is_not_that_of_what_stands_before():
+    crop = np.full((40, 40), 3000, np.uint16)
+    crop[:, 12:28] = 2000
+    crop[25:] = 1200  # a table
+    assert crops.near_depth(crop, 2150.0, 500.0) == 2000
+    assert crops.near_depth(crop, 1000.0, 500.0) == 1200
+    assert crops.near_depth(np.zeros_like(crop), 1700.0, 500.0) == 1700
+
+
+@pytest.mark.parametrize(
+    ("up", "degrees"),
+    [
+        ((0.1, -1), 0),
+        ((1, 0.1), 270),
+        ((0, 1), 180),
+        ((-0.9, 0), 90),
+        ((0, 0.2), 0),  # seen from above
+        ((np.nan, 1), 0),
+    ],
+)
+def test_quarter_turns_set_people_upright(up, degrees):
+    assert crops.quarter_turns_deg(np.array(up)) == degrees
+    if np.linalg.norm(up) > 0.5:  # turned so, the neck is above the hips
+        transform = crops.crop_transform(BOX, 46, angle_deg=degrees)
+        ends = np.stack([[40.0, 50], np.add([40, 50], np.multiply(up, 10))])
+        hips, neck = crops.transform_points(transform, ends)
+        assert hips[1] - neck[1] > abs(hips[0] - neck[0])

@@ -2,6 +2,7 @@
 
 import hashlib
 
+import cv2
 import jax
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import train_detector
 from cmbjax.depth import detector
 from cmbjax.files import write_json
 from cmbjax.models.detector import Detector
+from datasets.mannequin.frames import make_frame
 
 CELLS = detector.SIDE // detector.STRIDE
 
@@ -19,8 +21,9 @@ def maps_of(*people):
     maps = np.zeros((CELLS, CELLS, detector.CHANNELS), np.float32)
     maps[..., detector.CENTRE] = -9
     for row, column, logit, reach, depth, up in people:
-        values = [logit, *np.log(np.divide(reach, detector.UNIT)), depth, *up]
-        maps[row, column] = values
+        logs = np.log(np.divide(reach, detector.UNIT))
+        body = logs + np.log([1, 1, 1, 2])  # twice as far down
+        maps[row, column] = [logit, *logs, *body, depth, *up]
     return maps
 
 
@@ -58,6 +61,7 @@ def test_maps_are_read_by_hand():
     maps = maps_of((10, 20, 2.0, (4, 8, 16, 32), 0.0, (0.0, -0.9)))
     (person,) = detector.decode(maps, sight(), (240, 320), 0.4)
     np.testing.assert_allclose(person.box, [156, 68, 196, 148], atol=1e-3)
+    np.testing.assert_allclose(person.body_box, [156, 68, 196, 212], atol=1e-3)
     assert person.depth == 2000 and person.roll_deg == 0
     assert person.score == pytest.approx(1 / (1 + np.exp(-2.0)))
 
@@ -86,7 +90,7 @@ def test_a_person_is_found_once_and_one_behind_another_twice():
 )
 def test_quarter_turns_set_people_upright(up, degrees):
     box = np.zeros(4, np.float32)
-    person = detector.Person(box, 1.0, 1.0, np.array(up, np.float32))
+    person = detector.Person(box, box, 1.0, 1.0, np.array(up, np.float32))
     assert person.roll_deg == degrees
 
 
@@ -137,3 +141,65 @@ def test_a_network_that_is_absent_or_damaged_is_refused(weights, tmp_path):
     changed.with_suffix(".json").write_text(card)
     with pytest.raises(ValueError, match="changed.onnx is damaged"):
         detector.Detector(changed)
+
+
+def room():
+    """A floor and a wall 3.5 m away, without anybody, as a camera 1.2 m up sees it."""
+    y = (np.arange(240) + 0.5 - 120) / 285
+    with np.errstate(divide="ignore"):
+        floor = np.where(y > 0, 1.2 / y, np.inf)
+    rows = np.minimum(floor, 3.5)
+    return np.repeat((1000 * rows).astype(np.uint16)[:, None], 320, axis=1)
+
+
+@pytest.mark.parametrize("turns", range(4))
+def test_a_person_is_found_however_the_camera_is_turned(turns):
+    frame = make_frame(0, "test", 0)
+    depth, inside = (np.rot90(x, turns) for x in (frame.depth_mm, frame.parts > 0))
+    people = detector.shipped()(np.ascontiguousarray(depth))
+    rows, columns = np.nonzero(inside)
+    person = max(people, key=lambda p: p.score)
+    truth = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+    low = np.maximum(person.box[:2], truth[:2])
+    high = np.minimum(person.box[2:], truth[2:])
+    common = np.prod(high - low)
+    areas = [np.prod(np.subtract(b[2:], b[:2])) for b in (person.box, truth)]
+    assert common / (sum(areas) - common) > 0.6
+    assert person.depth == pytest.approx(np.median(depth[inside]), abs=300)
+    assert person.roll_deg == {0: 0, 1: 90, 2: 180, 3: 270}[turns]
+
+
+def test_nobody_is_in_an_empty_room_and_a_dog_is_nobody():
+    empty = room()
+    assert detector.shipped()(empty) == []
+    cv2.ellipse(empty, (160, 175), (38, 16), 0, 0, 360, 2500, cv2.FILLED)
+    for x in (130, 140, 180, 190):
+        empty[180:215, x : x + 4] = 2500
+    assert detector.shipped()(empty) == []
+
+
+def test_people_beside_one_another_are_each_found():
+    frame = make_frame(0, "test", 0)
+    inside = frame.parts > 0
+    rows, columns = np.nonzero(inside)
+    person = np.where(inside, frame.depth_mm, 0)
+    middle = (columns.min() + columns.max()) // 2
+    depth = room()
+    for at in (70, 160, 250):
+        moved = np.roll(person, at - middle, axis=1)
+        depth = np.where(moved > 0, moved, depth).astype(np.uint16)
+    people = sorted(detector.shipped()(depth), key=lambda p: p.box[0])
+    centres = [(p.box[0] + p.box[2]) / 2 for p in people]
+    assert len(people) == 3
+    np.testing.assert_allclose(centres, [70, 160, 250], atol=15)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_a_person_is_found_without_a_unit(dtype):
+    frame = make_frame(0, "test", 0)
+    depth = np.where(frame.depth_mm > 0, 20 + frame.depth_mm / 32, 0).astype(dtype)
+    people = detector.shipped()(depth, metric=False)
+    rows, columns = np.nonzero(frame.parts > 0)
+    centre = (people[0].box[:2] + people[0].box[2:]) / 2
+    expected = [columns.min() + columns.max(), rows.min() + rows.max()]
+    np.testing.assert_allclose(centre, np.divide(expected, 2), atol=12)

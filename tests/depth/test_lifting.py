@@ -49,3 +49,14 @@ def test_joint_that_is_nowhere_gets_the_persons_depth():
     joints = np.array([[np.nan, np.nan], [-40, 20]], np.float32)
     surface = lifting.surface_depth(scene(), joints, 2345.0, 100.0, **BODY)
     np.testing.assert_allclose(surface, [2.345, 2.345])
+
+
+def test_joints_behind_a_surface_are_hidden():
+    depth_mm = np.full((20, 30), 3000, np.uint16)
+    depth_mm[:, :10] = 1500
+    depth_mm[:, 20:] = 0
+    joints_px = np.array([[5.0, 5], [15, 5], [25, 5], [-3, 5], [np.nan, 5]])
+    behind = lifting.hidden(depth_mm, joints_px, np.full(5, 2.0))
+    assert behind.tolist() == [True, False, False, False, False]
+    near = lifting.hidden(depth_mm, joints_px, np.full(5, 1.65))
+    assert not near.any()

@@ -49,7 +49,8 @@ def test_the_written_network_gives_what_the_trained_one_gives(variables, tmp_pat
 def test_the_loss_is_small_for_what_the_targets_say_and_large_without():
     boxes = np.array([[20.0, 30, 60, 120], [90, 20, 120, 90]], np.float32)
     ups = np.array([[0, -1], [0, -1]], np.float32)
-    targets = detection.make_targets(boxes, np.zeros(2, np.float32), ups, CELLS)
+    clear = np.ones(2, bool)
+    targets = detection.make_targets(boxes, boxes, np.zeros(2), ups, clear, CELLS)
     batch = {name: jnp.asarray(values[None]) for name, values in targets.items()}
     maps = np.zeros((1, CELLS, CELLS, detector.CHANNELS), np.float32)
     maps[..., detector.CENTRE] = np.where(targets["centre"] >= 1, 8, -8)
@@ -67,14 +68,33 @@ def test_the_loss_is_small_for_what_the_targets_say_and_large_without():
     )
 
 
+def test_who_is_hardly_seen_may_be_found_or_not():
+    box, up = np.array([[40.0, 40, 60, 80]]), np.array([[0.0, -1]])
+    losses = {}
+    for clear in (True, False):
+        targets = detection.make_targets(
+            box, box, np.zeros(1), up, np.array([clear]), CELLS
+        )
+        batch = {name: jnp.asarray(values[None]) for name, values in targets.items()}
+        for found in (True, False):
+            maps = np.zeros((1, CELLS, CELLS, detector.CHANNELS), np.float32)
+            maps[..., detector.CENTRE] = -8
+            if found:  # in the middle of the box
+                maps[0, 15, 12, detector.CENTRE] = 8
+            losses[clear, found] = float(network.loss(jnp.asarray(maps), batch))
+    assert losses[True, False] - losses[True, True] == pytest.approx(8, rel=0.02)
+    assert losses[False, True] == pytest.approx(losses[False, False], abs=1e-3)
+
+
 def test_scores_count_people_once_and_alarms_apart():
     depth = np.zeros((20, 20), np.uint16)
     boxes = np.array([[0.0, 0, 10, 10], [10, 10, 20, 20]], np.float32)
-    frame = detection.Frame(depth, boxes, np.ones(2), np.zeros((2, 2)), boxes[:, :2])
+    ups, clear = np.zeros((2, 2)), np.ones(2, bool)
+    frame = detection.Frame(depth, boxes, boxes, np.ones(2), ups, boxes[:, :2], clear)
 
     def network_of(*guesses):
         people = [
-            detector.Person(np.array(box, float), 1.0, 1.0, np.zeros(2))
+            detector.Person(np.array(box, float), np.array(box), 1.0, 1.0, np.zeros(2))
             for box in guesses
         ]
         return lambda _: people
@@ -91,7 +111,8 @@ def test_it_learns_a_few_views():
     depth[10:50, 30:50] = 2000
     box = np.array([[30.0, 10, 50, 50]], np.float32)
     up = np.array([[0.0, -1.0]], np.float32)
-    frame = detection.Frame(depth, box, np.array([2000.0]), up, box[:, :2])
+    clear = np.ones(1, bool)
+    frame = detection.Frame(depth, box, box, np.array([2000.0]), up, box[:, :2], clear)
     images, targets = next(detection.batches([frame], 4, int(rng.integers(9))))
     variables = jax.jit(lambda key: model.init(key, images, train=False))(
         jax.random.key(0)

@@ -1,0 +1,70 @@
+"""What befalls depth images: what is lost is what was asked for, and no more."""
+
+import numpy as np
+
+from cmbjax.data import damage, views
+
+DEPTH = np.full((80, 100), 3000, np.uint16)
+DEPTH[20:60, 40:60] = 2000
+BOX = np.array([40.0, 20, 60, 60], np.float32)
+
+
+def test_single_readings_are_missing_at_the_rate_that_is_asked_for():
+    rng = np.random.default_rng(0)
+    lost = damage.without_single_readings(rng, np.full((300, 300), 7), 0.2) == 0
+    assert 0.19 < lost.mean() < 0.21
+    # Independently of one another: next to a missing one the rate is the same.
+    assert 0.19 < lost[:, 1:][lost[:, :-1]].mean() < 0.21
+
+
+def test_hair_is_lost_around_the_head_alone():
+    rng = np.random.default_rng(0)
+    lost = damage.without_hair(rng, DEPTH, np.array([50.0, 25.0]), 40.0) == 0
+    rows, columns = np.nonzero(lost)
+    assert lost[25, 50] and rows.max() < 32 and (abs(columns - 50) < 7).all()
+    unknown = damage.without_hair(rng, DEPTH, np.full(2, np.nan), 40.0)
+    np.testing.assert_array_equal(unknown, DEPTH)
+
+
+def test_without_its_background_the_person_is_left():
+    left = damage.without_background(DEPTH, BOX[None], np.array([2100.0]), 300.0)
+    np.testing.assert_array_equal(left > 0, DEPTH == 2000)
+    assert (left[left > 0] == 2000).all()
+
+
+def test_a_cover_hides_the_lower_part_and_nothing_above():
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        covered, cover = damage.covered_below(rng, DEPTH, BOX, 2000.0)
+        assert 34 <= cover.top <= 52 and 1100 <= cover.distance <= 1850
+        np.testing.assert_array_equal(covered[: cover.top], DEPTH[: cover.top])
+        below = covered[cover.top :, cover.left : cover.right]
+        assert (below < 2000).all() and (below > 0).all()
+
+
+def test_a_view_that_is_cut_off_shows_a_box_up_to_the_cut():
+    target = views.Target(box=BOX, distance=2000.0)
+    lost = set()
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        depth, seen = views.damaged(rng, DEPTH, target, np.full(2, np.nan), 1.0)
+        assert np.abs(seen.box - BOX).astype(bool).sum() == 1
+        (edge,) = np.flatnonzero(seen.box != BOX)
+        lost.add(int(edge))
+        beyond = [np.s_[:, : int(seen.box[0])], np.s_[: int(seen.box[1])]]
+        beyond += [np.s_[:, int(seen.box[2]) :], np.s_[int(seen.box[3]) :]]
+        inside = depth[20:60, 40:60]
+        if edge == 3:  # a table may be put there afterwards, but nothing of the room
+            assert (depth[beyond[edge]] < 2000).all()
+        else:
+            assert not (depth[beyond[edge]] == 3000).any()
+        assert inside.any()
+    assert lost == {0, 1, 2, 3}
+
+
+def test_nothing_befalls_a_frame_unless_it_is_asked_for():
+    target = views.Target(box=BOX, distance=2000.0)
+    rng = np.random.default_rng(0)
+    depth, seen = views.damaged(rng, DEPTH, target, np.array([50.0, 25.0]), 0.0)
+    np.testing.assert_array_equal(depth, DEPTH)
+    assert seen == target
