@@ -24,7 +24,7 @@ from tqdm import tqdm
 from cmbjax import runtime
 from cmbjax.data import detection
 from cmbjax.depth import detector
-from cmbjax.files import write_json
+from cmbjax.files import read_json, write_json
 from cmbjax.models.detector import HEAD, LAYERS, Detector, folded, loss
 from datasets.crowd.crowd import Crowd
 
@@ -54,8 +54,32 @@ class DetectorConfig:
     """Of parameters and views."""
 
 
+def claim(config: DetectorConfig) -> None:
+    """Makes the run's folder, or finds it to be of this config.
+
+    Raises:
+        ValueError: It holds a run of another.
+    """
+    path = config.run_dir / "config.json"
+    flags = ("config", "num_steps", "batch_size", "learning_rate", "seed")
+    mine = {name: getattr(config, name) for name in flags}
+    if path.exists() and (theirs := read_json(path)) != mine:
+        different = ", ".join(
+            f"{name}: {theirs.get(name)} there, {mine[name]} here"
+            for name in mine
+            if theirs.get(name) != mine[name]
+        )
+        raise ValueError(
+            f"--run_dir={config.run_dir} holds a run of another config; choose another "
+            f"folder, or the same flags. {different}"
+        )
+    config.run_dir.mkdir(parents=True, exist_ok=True)
+    write_json(path, mine)
+
+
 def main(config: DetectorConfig) -> dict[str, Any]:
     """Trains, exports, and returns how many people of the test split are found."""
+    claim(config)
     train, test = (load(config, split) for split in ("train", "test"))
     model = Detector()
     schedule = optax.warmup_cosine_decay_schedule(

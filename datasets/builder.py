@@ -64,7 +64,7 @@ class DescribedFrames(tfds.core.DatasetBuilder):
 
     @property
     def findable(self) -> bool:
-        """Whether these are people whom `depth.finder` serves."""
+        """Whether these are people whom `depth.detector` serves."""
         return self._labelled.head is not None
 
     def examples_of(self, split: str) -> Sequence[Example]:

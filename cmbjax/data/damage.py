@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 
 LARGEST_PATCH = 0.08  # of the image's width: an ellipse's longer half axis
+EDGE = 0.05  # of the depth: a larger jump is an edge
 NEAREST_MM = 300.0  # nothing is put closer to the camera
 
 
@@ -18,6 +19,31 @@ def without_single_readings(
 ) -> np.ndarray:
     """Returns depth without a share of its readings, at random."""
     return np.where(rng.random(depth.shape, np.float32) < share, 0, depth)
+
+
+def without_clouds_of_readings(
+    rng: np.random.Generator, depth: np.ndarray
+) -> np.ndarray:
+    """Returns depth without most readings in some regions, as in sunlight or far away.
+
+    How many are missing changes smoothly over the image.
+    """
+    coarse = rng.random((int(rng.integers(2, 9)), int(rng.integers(2, 9))), np.float32)
+    smooth = cv2.resize(coarse, depth.shape[::-1], interpolation=cv2.INTER_LINEAR)
+    share = np.clip(2 * (smooth - rng.uniform(0.45, 0.85)), 0, 0.9)
+    return np.where(rng.random(depth.shape, np.float32) < share, 0, depth)
+
+
+def without_edges(rng: np.random.Generator, depth: np.ndarray) -> np.ndarray:
+    """Returns depth without most readings beside jumps of the depth."""
+    values = depth.astype(np.float32)
+    three = np.ones((3, 3), np.uint8)
+    jump = cv2.dilate(values, three) - cv2.erode(values, three)
+    is_edge = (jump > EDGE * values).astype(np.uint8)
+    reach = 1 + 2 * int(rng.integers(0, 3))
+    near_edge = cv2.dilate(is_edge, np.ones((reach, reach), np.uint8)) > 0
+    lost = rng.random(depth.shape, np.float32) < rng.uniform(0.3, 1.0)
+    return np.where(near_edge & lost, 0, depth)
 
 
 def without_patches(

@@ -12,6 +12,7 @@ from cmbjax.data.examples import decode_depth
 from cmbjax.depth import crops, detector
 
 CELLS = detector.SIDE // detector.STRIDE
+EMPTY = 0.5  # how often a frame without people is drawn, one with people once
 LEAST_SIDE = 3.0  # pixels of the network's input: a smaller person is not there
 LEAST_SEEN = 2  # joints: of whom fewer are seen may be found or not
 LEFT_OVER = 0.25  # of a box: likewise of whom less is left in the picture
@@ -171,6 +172,10 @@ def damaged(rng: np.random.Generator, frame: Frame) -> np.ndarray:
         depth = np.where(depth > rng.uniform(3000, 8000), 0, depth)
     if rng.random() < 0.2:
         depth = damage.without_single_readings(rng, depth, rng.uniform(0, 0.35))
+    if rng.random() < 0.15:
+        depth = damage.without_clouds_of_readings(rng, depth)
+    if rng.random() < 0.15:
+        depth = damage.without_edges(rng, depth)
     if rng.random() < 0.25:
         depth = damage.without_patches(rng, depth, int(rng.integers(1, 8)))
     for head, box in zip(frame.heads, frame.boxes, strict=True):
@@ -265,7 +270,8 @@ def without_unit(
     raw, raws = np.rint(scaled(depth)), np.rint(scaled(depths))
     if rng.random() < 0.3:  # brighter the nearer
         raw, raws = bits + 1 - raw, bits + 1 - raws
-    return np.where(valid, raw, 0).astype(np.uint16), raws
+    nothing = bits if rng.random() < 0.15 else 0  # some cameras say far for unknown
+    return np.where(valid, raw, nothing).astype(np.uint16), raws
 
 
 def make_targets(
@@ -330,9 +336,11 @@ def batches(
         seed: Each batch depends on it and on its own number alone.
         first: Number of the first batch.
     """
+    odds = np.array([1.0 if len(frame.boxes) else EMPTY for frame in frames])
+    odds /= odds.sum()
     for number in itertools.count(first):
         rng = np.random.default_rng([seed, number])
-        chosen = rng.integers(len(frames), size=batch_size)
+        chosen = rng.choice(len(frames), size=batch_size, p=odds)
         images, targets = zip(
             *(training_image(rng, frames[i]) for i in chosen), strict=True
         )

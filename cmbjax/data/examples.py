@@ -23,8 +23,8 @@ class DepthFrames:
         name: Tells this data set, in this version and state, from all others.
         depth_range: How far before and behind the whole its parts may be, millimetres
             or raw; None where that is not known.
-        findable: Whether these are people whom `depth.finder` serves, and not hands, or
-            people seen from above.
+        findable: Whether `depth.detector` serves to find what is labelled: people, and
+            not hands.
     """
 
     source: Sequence[Example]

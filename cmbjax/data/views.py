@@ -146,6 +146,10 @@ def damaged(
     if rng.random() < share:
         missing = rng.uniform(0, 0.35)
         depth = damage.without_single_readings(rng, depth, missing)
+    if rng.random() < share / 2:
+        depth = damage.without_clouds_of_readings(rng, depth)
+    if rng.random() < share / 2:
+        depth = damage.without_edges(rng, depth)
     if rng.random() < share:
         depth = damage.without_patches(rng, depth, int(rng.integers(1, 6)))
     if rng.random() < share:

@@ -163,7 +163,9 @@ def markdown(card: Card) -> str:
         f"- crop: a square around {_CROPS[card['crop']]}, its side "
         f"{card['crop_margin']:g} times the longer side of that, 0 outside the image, "
         f"resized to {card['side']} pixels by nearest neighbour;",
-        "- reference: the person's median depth (`depth.crops.person_depth`);",
+        "- single missing readings filled from neighbours (`depth.crops.filled`);",
+        "- reference: the person's median depth (`depth.crops.near_depth`, or "
+        "`person_depth` where no distance is known);",
         f"- `clip((crop - reference) / {extent}, -1, 1)`, and 1 where there is no "
         "reading.",
         "",
@@ -212,7 +214,7 @@ def markdown(card: Card) -> str:
 
 _CROPS = {
     "full": "the whole image",
-    "person": "the person's box, as `depth.finder` finds it",
+    "person": "the body's box, as `depth.detector` finds it, set upright by quarters",
     "label_box": f"the joints' box, grown by {crops.OUTLINE:g} of its longer side",
 }
 

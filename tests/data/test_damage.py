@@ -17,6 +17,27 @@ def test_single_readings_are_missing_at_the_rate_that_is_asked_for():
     assert 0.19 < lost[:, 1:][lost[:, :-1]].mean() < 0.21
 
 
+def test_clouds_lose_readings_in_some_regions_and_not_in_others():
+    shares = []
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        lost = damage.without_clouds_of_readings(rng, np.full((240, 320), 7)) == 0
+        of_tiles = lost.reshape(8, 30, 8, 40).mean(axis=(1, 3))
+        shares.append(of_tiles)
+    shares = np.array(shares)
+    assert shares.min() == 0 and 0.5 < shares.max() < 0.95
+    assert 0.02 < shares.mean() < 0.6
+
+
+def test_edges_lose_readings_and_surfaces_keep_them():
+    rng = np.random.default_rng(0)
+    lost = np.mean([damage.without_edges(rng, DEPTH) == 0 for _ in range(40)], axis=0)
+    assert (lost[20, 40:60] > 0.4).all() and (lost[30:50, 40] > 0.4).all()
+    assert not lost[26:54, 46:54].any() and not lost[:14].any()
+    flat = np.full((30, 30), 900, np.uint16)
+    np.testing.assert_array_equal(damage.without_edges(rng, flat), flat)
+
+
 def test_hair_is_lost_around_the_head_alone():
     rng = np.random.default_rng(0)
     lost = damage.without_hair(rng, DEPTH, np.array([50.0, 25.0]), 40.0) == 0
