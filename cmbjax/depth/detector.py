@@ -23,7 +23,7 @@ UNIT = 8.0  # pixels: distances are predicted as logarithms of multiples of it
 LEAST_SCORE = 0.4
 MAX_OVERLAP = 0.55  # intersection over union of two people's boxes
 MAX_INSIDE = 0.85  # part of a box that lies in another of someone equally far away
-WEIGHTS = Path(__file__).with_suffix(".onnx")
+WEIGHTS = Path(__file__).parents[1] / "weights/detector/detector.onnx"
 FARTHEST_MM = 20_000  # cameras write 65535 and the like for no reading
 # Channels of the network's output.
 CENTRE, SIDES, BODY, DEPTH, UP = 0, slice(1, 5), slice(5, 9), 9, slice(10, 12)

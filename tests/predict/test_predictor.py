@@ -1,5 +1,6 @@
 """Predictor and predict.py, with a small untrained network and with the pretrained."""
 
+import dataclasses
 import functools
 import importlib.util
 import json
@@ -24,7 +25,7 @@ from cmbjax.data.views import Preparation
 from cmbjax.depth import crops
 from cmbjax.evaluate import predictions
 from cmbjax.export.formats import ONNX_PACKAGES
-from cmbjax.predict import overlay
+from cmbjax.predict import overlay, records
 from cmbjax.predict.card import WEIGHTS, read_card
 from cmbjax.predict.predictor import Predictor
 from cmbjax.predict.runtimes import load_weights
@@ -75,8 +76,9 @@ def small(tmp_path_factory):
 def test_what_is_seen_leads_back_to_the_frame(small):
     predictor = Predictor(small["maps"])
     depth = person(0).depth_mm
-    (box,) = predictor.find(depth)
-    view = predictor.crop(depth, box)
+    (found,) = predictor.find(depth)
+    view = predictor.view(depth, found)
+    np.testing.assert_array_equal(view.box, found.box)
     assert view.depth.shape == (1, 32, 32, 1)
     # Exactly there and back: the crop's corners, and a joint.
     corners = np.array([[0.0, 0], [32, 0], [32, 32], [10, 20]], np.float32)
@@ -84,7 +86,8 @@ def test_what_is_seen_leads_back_to_the_frame(small):
     back = crops.transform_points(view.frame_from_crop, inside)
     np.testing.assert_allclose(back, corners, atol=1e-3)
     centre = crops.transform_points(view.frame_from_crop, np.array([[16.0, 16.0]]))
-    np.testing.assert_allclose(centre[0], (box[:2] + box[2:]) / 2, atol=1e-3)
+    middle = (found.body_box[:2] + found.body_box[2:]) / 2
+    np.testing.assert_allclose(centre[0], middle, atol=1e-3)
     # The middle of the crop shows the person's own depth.
     assert abs(view.reference_mm - depth[person(0).parts > 0].mean()) < 200
 
@@ -106,6 +109,68 @@ def test_metres_from_pixels_and_depth_by_hand(small):
     np.testing.assert_allclose(pose.joints_m, [[-0.275, 0.05, 2.5]] * 15, atol=1e-4)
     np.testing.assert_allclose(pose.confidence, 0.7)
     assert pose.depth_m == 2.0
+
+
+def test_joints_are_seen_hidden_or_not_in_the_picture(small):
+    predictor = Predictor(small["maps"], camera=(200, 200, 50, 30))
+    depth_mm = np.full((60, 100), 2000, np.uint16)
+    depth_mm[:, 60:] = 1500
+    view = predictor.crop(depth_mm, np.array([20.0, 5, 80, 55]), distance_mm=2000.0)
+    maps = np.zeros((1, 16, 16, 15), np.float32)
+    maps[0, 8, 7] = 0.6  # near the middle, on the surface of 2 m
+    maps[0, :, :, 1] = 0
+    maps[0, 8, 13, 1] = 0.6  # at the right, where something is 0.5 m before it
+    maps[0, :, :, 2] *= 0.1  # hardly anywhere
+    maps[0, :, :, 3] = 0
+    maps[0, 0, 8, 3] = 0.6  # above the picture
+    pose = predictor.decode(
+        view, {"heatmaps": maps, "depth_maps": np.zeros_like(maps)}, depth_mm
+    )
+    assert pose.joints_px[3, 1] < 0 < pose.joints_px[0, 1]
+    assert pose.visibility.tolist() == [2, 1, 0, 0] + [2] * 11
+    for seen, all_of_them in (
+        (pose.seen_px, pose.joints_px),
+        (pose.seen_m, pose.joints_m),
+    ):
+        assert np.isnan(seen[1:4]).all()
+        np.testing.assert_array_equal(seen[4:], all_of_them[4:])
+    coco = records.Coco(BODY15, Path())
+    coco.add(Path("a.png"), [pose], predictor.camera, depth_mm.shape)
+    (person_of_file,) = coco.to_json()["annotations"]
+    keypoints = np.reshape(person_of_file["keypoints"], (15, 3))
+    assert person_of_file["num_keypoints"] == 13
+    np.testing.assert_array_equal(keypoints[:, 2], pose.visibility)
+    np.testing.assert_allclose(keypoints[1, :2], pose.joints_px[1], atol=0.01)
+    assert not keypoints[2:4].any()
+
+
+def test_confidence_is_the_probability_that_the_card_says(small):
+    predictor = Predictor(small["maps"])
+    offset, slope = np.zeros(15), np.ones(15)
+    offset[0], slope[1] = 1.0, 2.0
+    calibration = tuple(zip(offset.tolist(), slope.tolist(), strict=True))
+    predictor.card = dataclasses.replace(predictor.card, calibration=calibration)
+    maps = np.zeros((1, 16, 16, 15), np.float32)
+    maps[0, 8, 8] = 0.5
+    depth_mm = np.full((60, 100), 2000, np.uint16)
+    view = predictor.crop(depth_mm, np.array([20.0, 5, 80, 55]))
+    pose = predictor.decode(view, {"heatmaps": maps}, depth_mm)
+    odds = [np.e * 0.5, 0.25] + 13 * [0.5]  # exp(offset) peak^slope
+    np.testing.assert_allclose(pose.confidence, np.divide(odds, np.add(odds, 1)))
+
+
+def test_a_view_is_turned_by_what_is_known_of_the_camera(small):
+    depth = np.rot90(person(0).depth_mm)  # the camera lies on its side
+    upright = Predictor(small["maps"]).crop(
+        person(0).depth_mm, np.array([90.0, 20, 190, 220])
+    )
+    box = np.array([20.0, 130, 220, 230])  # of the same pixels
+    turned = Predictor(small["maps"], roll=90).crop(depth, box)
+    assert (turned.depth != expected.depth).mean() < 0.02  # but for pixels' rounding
+    with pytest.raises(
+        ValueError, match="roll must be 0, 90, 180 or 270 degrees, got 45"
+    ):
+        Predictor(small["maps"], roll=45)
 
 
 def test_without_a_head_the_depth_is_looked_up(small):
