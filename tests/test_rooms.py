@@ -12,6 +12,7 @@ PACKAGE = ROOT / "cmbjax"
 
 # Modules that lie in no folder, and what each of them needs beside NumPy.
 GROUND = {
+    "calibration": set(),
     "camera": set(),
     "files": set(),
     "heatmaps": set(),

@@ -161,9 +161,8 @@ def test_confidence_is_the_probability_that_the_card_says(small):
 
 def test_a_view_is_turned_by_what_is_known_of_the_camera(small):
     depth = np.rot90(person(0).depth_mm)  # the camera lies on its side
-    upright = Predictor(small["maps"]).crop(
-        person(0).depth_mm, np.array([90.0, 20, 190, 220])
-    )
+    upright = np.array([90.0, 20, 190, 220])
+    expected = Predictor(small["maps"]).crop(person(0).depth_mm, upright)
     box = np.array([20.0, 130, 220, 230])  # of the same pixels
     turned = Predictor(small["maps"], roll=90).crop(depth, box)
     assert (turned.depth != expected.depth).mean() < 0.02  # but for pixels' rounding
