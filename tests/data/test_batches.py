@@ -9,7 +9,7 @@ from cmbjax.data import recordings, views
 from cmbjax.data.augment import Augmentation
 from cmbjax.data.examples import DepthFrames, decode_depth, frame_name
 from cmbjax.data.views import Preparation
-from cmbjax.depth import crops
+from cmbjax.depth import crops, detector
 from cmbjax.skeletons import BODY15
 from tests.data.test_augment import STILL
 
@@ -24,6 +24,8 @@ def make_example(index, **changes):
     depth[20:110, 60:100] = 2000 + 10 * index
     joints_px = rng.uniform([62, 25], [98, 105], (15, 2)).astype(np.float32)
     joints_px[0], joints_px[14] = (80, 25), (80, 105)
+    # The neck above the hips.
+    joints_px[1], joints_px[9:11] = rng.uniform((75, 30), (85, 40)), (80, 95)
     z = np.full((15, 1), 2.05 + 0.01 * index)
     joints_m = np.concatenate([(joints_px - CAMERA[2:]) / CAMERA[:2] * z, z], axis=1)
     example = {
@@ -258,12 +260,13 @@ def test_every_epoch_shows_every_frame_once_in_another_order():
         return steps
 
     source = [
-        make_example(i, joints_m=np.full((15, 3), i, np.float32)) for i in range(6)
+        make_example(i, joints_m=np.full((15, 3), 2 + 0.02 * i, np.float32))
+        for i in range(6)
     ]
     frames = make_frames(source)
     z = np.concatenate(frames_of(batches(frames, augmentation=STILL), 6))[:, 0]
-    # Normalised: 1000 * number - 2000 - 10 * number, over 1000.
-    numbers = np.rint((z + 2) / 0.99).astype(int)
+    # Normalised: 2000 + 20 * number - 2000 - 10 * number, over 1000.
+    numbers = np.rint(100 * z).astype(int)
     epochs = numbers.reshape(3, 6)
     assert (np.sort(epochs, axis=1) == np.arange(6)).all()
     assert len({tuple(epoch) for epoch in epochs}) > 1
@@ -284,14 +287,15 @@ def test_resumed_iterator_gives_the_very_next_batches():
 
 def test_share_uses_that_part_of_the_frames_and_always_the_same():
     source = [
-        make_example(i, joints_m=np.full((15, 3), i, np.float32)) for i in range(7)
+        make_example(i, joints_m=np.full((15, 3), 2 + 0.02 * i, np.float32))
+        for i in range(7)
     ]
     frames = make_frames(source)
 
     def numbers(seed):
         iterator = batches(frames, seed=seed, augmentation=STILL, share=0.3)
         z = np.concatenate([next(iterator)["joints_z"] for _ in range(4)])[:, 0]
-        return set(np.rint((z + 2) / 0.99).astype(int).tolist())
+        return set(np.rint(100 * z).astype(int).tolist())
 
     assert len(numbers(0)) == 2
     assert numbers(0) == numbers(0)
@@ -316,11 +320,16 @@ def test_evaluation_shows_every_frame_once_and_in_order():
 
 def evaluation_view(example, preparation):
     depth = decode_depth(example)
-    return views.evaluation_view(example, depth, preparation=preparation, metric=True)
+    return views.evaluation_view(
+        example, depth, preparation=preparation, skeleton=BODY15, metric=True
+    )
 
 
 @pytest.mark.parametrize("crop", ["full", "label_box", "person"])
-def test_crop_pixels_lead_back_to_the_frame(crop):
+def test_crop_pixels_lead_back_to_the_frame(crop, monkeypatch):
+    box = np.array([58.0, 17, 103, 112], np.float32)
+    found = detector.Person(box, box, 2010.0, 0.9, np.array([0.0, -1]))
+    monkeypatch.setattr(detector, "shipped", lambda: lambda depth, metric: [found])
     preparation = Preparation(side=64, crop=crop, depth_range=1000.0)
     example = make_example(2)
     view = evaluation_view(example, preparation)
