@@ -134,7 +134,7 @@ def main(config: DetectorConfig) -> dict[str, Any]:
         "config": config.config,
         "batch_size": config.batch_size,
         "seed": config.seed,
-        "loss": float(np.mean(losses[-200:])),
+        "loss": float(np.mean(losses[-200:])) if losses else None,
     }
     write_json(path.with_suffix(".json"), card)
     card |= {"test": score(detector.Detector(path), test)}
@@ -285,6 +285,8 @@ def write_onnx(path: Path, variables: Any) -> None:
 def score(network: Any, frames: list[detection.Frame]) -> dict[str, Any]:
     """Returns how many people are found (IoU 0.5), and false alarms (IoU 0.3) a frame.
 
+    Of whom hardly anything is seen may be found or not: see `detection.Frame`.
+
     Args:
         network: Gives the people in a depth image.
         frames: Of the data set crowd.
@@ -298,12 +300,13 @@ def score(network: Any, frames: list[detection.Frame]) -> dict[str, Any]:
     for frame in frames:
         guesses = [person.box for person in network(frame.depth)]
         free = list(range(len(guesses)))
-        for box, distance in zip(frame.boxes, frame.depths, strict=True):
+        for person in np.flatnonzero(frame.clear):
+            box = frame.boxes[person]
             overlaps = [(detector.overlap(guesses[i], box), i) for i in free]
             best = max(overlaps, default=(0.0, -1))
             if best[0] >= 0.5:
                 free.remove(best[1])
-            for kind in kinds_of(frame, box, distance):
+            for kind in kinds_of(frame, int(person)):
                 kinds.setdefault(kind, []).append(best[0] >= 0.5)
         alarms.append(
             sum(
@@ -321,16 +324,20 @@ def score(network: Any, frames: list[detection.Frame]) -> dict[str, Any]:
     }
 
 
-def kinds_of(frame: detection.Frame, box: np.ndarray, distance: float) -> list[str]:
+def kinds_of(frame: detection.Frame, person: int) -> list[str]:
     """Returns which rows of the table a person counts in."""
+    box, distance, up = frame.boxes[person], frame.depths[person], frame.ups[person]
     near = "nearer than 1.5 m" if distance < 1500 else "1.5 to 3.5 m"
     size = frame.depth.shape[::-1]
     is_cut = (box[:2] <= 1).any() or (box[2:] >= np.subtract(size, 1)).any()
+    number = len(frame.boxes)
+    seen = "upright" if up[1] < -abs(up[0]) else "turned or lying"
     return [
         "all",
         near if distance < 3500 else "beyond 3.5 m",
-        "alone" if len(frame.boxes) == 1 else "with others",
+        {1: "alone", 2: "one of two"}.get(number, "one of three or more"),
         "cut off by the picture" if is_cut else "whole or hidden",
+        "along the trunk" if np.linalg.norm(up) < 0.5 else seen,
     ]
 
 

@@ -76,10 +76,10 @@ def measure(predictor: Predictor, frames: list[Any], rounds: int) -> dict[str, f
             return result
 
         depth_mm = timed(predictor.read, frame)
-        boxes = timed(predictor.find, depth_mm)
-        if not boxes:
+        people = timed(predictor.find, depth_mm)
+        if not people:
             continue
-        view = timed(predictor.crop, depth_mm, boxes[0])
+        view = timed(predictor.view, depth_mm, people[0])
         outputs = timed(predictor.run, view.depth)
         timed(predictor.decode, view, outputs, depth_mm)
         for stage, value in zip(times, [*spent, sum(spent)], strict=True):
