@@ -46,6 +46,29 @@ def without_edges(rng: np.random.Generator, depth: np.ndarray) -> np.ndarray:
     return np.where(near_edge & lost, 0, depth)
 
 
+def as_stereo_sees_it(rng: np.random.Generator, depth: np.ndarray) -> np.ndarray:
+    """Returns depth as a pair of cameras gives it, beside an exact one's.
+
+    What is near grows by the window that is compared, what is far has no reading where
+    only one of the cameras sees it, and errors change smoothly and grow with distance.
+    """
+    farthest = np.iinfo(np.uint16).max
+    values = np.where(depth > 0, depth, farthest).astype(np.uint16)
+    window = 1 + 2 * int(rng.integers(0, 4))
+    near = cv2.erode(values, np.ones((window, window), np.uint8))
+    values = np.where(values - near.astype(np.float32) > EDGE * near, near, values)
+    shadow = 1 + int(rng.integers(0, 7))
+    left = np.zeros((1, 2 * shadow + 1), np.uint8)
+    left[0, shadow:] = 1  # what is nearer in the next columns hides this one
+    before = cv2.erode(values, left).astype(np.float32)
+    lost = (values - before > EDGE * before) | (values == farthest)
+    coarse = rng.standard_normal([1 + size // 6 for size in depth.shape])
+    smooth = cv2.resize(coarse, depth.shape[::-1], interpolation=cv2.INTER_LINEAR)
+    error = rng.uniform(0, 0.004) * smooth * values * (values / 2000)
+    noisy = np.clip(values + error, 1, farthest - 1)
+    return np.where(lost, 0, noisy).astype(np.uint16)
+
+
 def without_patches(
     rng: np.random.Generator, depth: np.ndarray, number: int
 ) -> np.ndarray:

@@ -165,6 +165,8 @@ def random_window(rng: np.random.Generator, frame: Frame) -> tuple[int, int, int
 def damaged(rng: np.random.Generator, frame: Frame) -> np.ndarray:
     """Returns the depth as a worse camera gives it: readings missing here and there."""
     depth = frame.depth
+    if rng.random() < 0.15:
+        depth = damage.as_stereo_sees_it(rng, depth)
     if rng.random() < 0.1 and len(frame.boxes):
         reach = rng.uniform(350, 700)
         depth = damage.without_background(depth, frame.boxes, frame.depths, reach)

@@ -15,7 +15,7 @@ View = dict[str, np.ndarray]  # arrays of one frame by name; stacked, those of a
 
 LEAST_EXTENT = 0.1  # of the frame's longer side: no labelled box is smaller
 # How the detector errs, on validation frames of the data set crowd.
-DISTANCE_ERROR_MM = 60.0
+DISTANCE_ERROR = 0.06  # of the depth range
 ROLL_ERROR_DEG = 10.0
 
 
@@ -112,7 +112,8 @@ def damaged(
     """Returns a frame as worse cameras and fuller rooms give it, and whom it shows.
 
     Of each kind a share: cut off by the picture's edge, its lower part covered,
-    background cut out, readings missing one by one, in patches, on the head.
+    background cut out, as stereo sees it, readings missing one by one, in regions, at
+    edges, in patches, on the head.
 
     Args:
         rng: Draws what befalls it.
@@ -123,6 +124,8 @@ def damaged(
     """
     box, distance = target.box, target.distance
     size = box[2:] - box[:2]
+    if distance is not None and rng.random() < share:
+        depth = damage.as_stereo_sees_it(rng, depth)
     if rng.random() < share:
         # Left, top, right, bottom.
         edge = int(rng.choice(4, p=(0.15, 0.12, 0.15, 0.58)))
@@ -192,11 +195,12 @@ def training_view(
         depth, target = damaged(rng, depth, target, head_px, augmentation.damage)
     is_whole = target is None or preparation.crop == "full"
     box = frame_box(depth) if target is None or is_whole else target.box
+    depth_range = preparation.depth_range
     roll_deg, distance = 0.0, None
     if target is not None:
         distance = target.distance
         if distance is not None:
-            distance += rng.normal(0, DISTANCE_ERROR_MM)
+            distance += depth_range * rng.normal(0, DISTANCE_ERROR)
         if not is_whole:
             turn = np.radians(rng.normal(0, ROLL_ERROR_DEG))
             cos, sin = np.cos(turn), np.sin(turn)
@@ -206,7 +210,6 @@ def training_view(
         rng, box, preparation.side, augmentation, roll_deg=roll_deg
     )
     crop = crops.cut(depth, transform, preparation.side)
-    depth_range = preparation.depth_range
     crop = crops.filled(sensor_noise(rng, crop, depth_range, augmentation))
     if distance is not None and not is_whole:
         reference = crops.near_depth(crop, distance, depth_range / 2)
