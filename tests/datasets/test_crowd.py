@@ -100,3 +100,42 @@ def test_the_same_group_has_the_same_frames():
         return [frame["depth"] for frame in made]
 
     assert frames(3) == frames(3) != frames(4)
+
+
+def test_each_person_of_whom_enough_is_seen_is_an_example():
+    from datasets.crowd.crowd import EachPerson
+
+    joints_px = np.zeros((3, 15, 2), np.float32)
+    joints_px[..., 0] = np.arange(15) * 4  # 0 to 56
+    joints_px[..., 1] = 20
+    joints_px[1, 12:] = np.nan  # behind the camera
+    inside, hidden = np.ones((3, 15), bool), np.zeros((3, 15), bool)
+    inside[1, 12:] = False
+    hidden[2, 3:] = True  # three joints are left
+    frame = {
+        "depth": b"a PNG",
+        "boxes": np.array([[2.0, 10, 40, 30], [0, 0, 60, 60], [0, 0, 9, 9]], "f4"),
+        "joints_px": joints_px,
+        "joints_m": np.arange(3.0)[:, None, None] * np.ones((3, 15, 3)),
+        "inside": inside,
+        "hidden": hidden,
+        "camera": np.ones(4, np.float32),
+        "frame": b"test_00007_31",
+    }
+    nobody = {
+        name: value[:0] if isinstance(value, np.ndarray) and name != "camera" else value
+        for name, value in frame.items()
+    }
+    people = EachPerson([nobody, frame])
+    assert [person["frame"] for person in people] == [
+        "test_00007_31_0",
+        "test_00007_31_1",
+    ]
+    first, second = people
+    assert first["subject"] == "test_00007" and first["joints_m"][0, 0] == 0
+    assert second["joints_m"][0, 0] == 1 and second["depth"] == b"a PNG"
+    # Joints from 0 to 56 in row 20, and the rim of 8 % of that around them.
+    rim = 0.08 * 56
+    np.testing.assert_allclose(first["box"], [-rim, 10, 56 + rim, 30], atol=1e-4)
+    np.testing.assert_array_equal(second["labelled"], np.arange(15) < 12)
+    np.testing.assert_array_equal(second["visible"], np.arange(15) < 12)
