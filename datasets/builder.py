@@ -105,6 +105,7 @@ class FrameBuilder(DescribedFrames, tfds.core.ShardBasedBuilder):
     depth_unit = "mm"
     parts = False
     _source: Path | None = None
+    _bar: Any = None  # of tqdm; there is none on the workers of Beam
 
     @property
     @abc.abstractmethod
@@ -202,7 +203,8 @@ class FrameBuilder(DescribedFrames, tfds.core.ShardBasedBuilder):
 
     def _shard(self, items: Sequence[Item]) -> Iterator[tuple[str, dict[str, object]]]:
         for example in self.examples(items):
-            self._bar.update()
+            if self._bar is not None:
+                self._bar.update()
             yield str(example["frame"]), example
 
     def _checked_source(self) -> Path:

@@ -57,6 +57,9 @@ class People(FrameBuilder):
     make_frames: ClassVar[MakeFrames] = staticmethod(make_frames)
     frames_per_person = FRAMES_PER_PERSON
     people_per_part = PEOPLE_PER_PART
+    _beam: tuple[Any, Any] | None = (
+        None  # a runner and its options, where Beam is to run
+    )
     BUILDER_CONFIGS = [
         PeopleConfig(name="people", description="23,000 frames, ITOP's joints."),
         PeopleConfig(
@@ -130,6 +133,9 @@ class People(FrameBuilder):
             Figure()  # fills anny's cache, which processes would fill side by side
         frames = self.frames_per_person * sum(len(part.people) for part in missing)
         self._bar.clear()
+        if self._beam is not None:
+            make_with_beam(missing, *self._beam)
+            missing = []
         with (
             tqdm(total=frames, desc=f"making {self.name}", unit=" frames") as bar,
             executor(config.workers or os.cpu_count() or 1, chunk=1) as run,
@@ -160,8 +166,15 @@ class People(FrameBuilder):
                 path, frames = where, pickle.loads(where.read_bytes())
             yield frames[number]
 
-    def _download_and_prepare(self, *args: Any, **kwargs: Any) -> None:
-        super()._download_and_prepare(*args, **kwargs)
+    def _download_and_prepare(
+        self,
+        dl_manager: tfds.download.DownloadManager,
+        download_config: tfds.download.DownloadConfig | None = None,
+    ) -> None:
+        asked = download_config
+        if asked and (asked.beam_runner or asked.beam_options):
+            self._beam = asked.beam_runner, asked.beam_options
+        super()._download_and_prepare(dl_manager, download_config)
         source = self._source or Path()
         shutil.rmtree(self._parts_folder(source))
 
@@ -203,6 +216,24 @@ def make_part(part: Part) -> int:
     unfinished.write_bytes(pickle.dumps(frames))
     unfinished.rename(part.path)
     return len(frames)
+
+
+def make_with_beam(parts: Sequence[Part], runner: Any, options: Any) -> None:
+    """Makes parts on the workers of Apache Beam, which share the parts' folder.
+
+    Args:
+        parts: To make.
+        runner: A name or an object of Beam's; by default Beam's own.
+        options: Of the pipeline.
+
+    Raises:
+        ModuleNotFoundError: apache-beam is not installed.
+    """
+    import apache_beam
+
+    with apache_beam.Pipeline(runner=runner, options=options) as pipeline:
+        made = pipeline | apache_beam.Create(parts) | apache_beam.Reshuffle()
+        _ = made | apache_beam.Map(make_part)
 
 
 _figure = functools.cache(Figure)

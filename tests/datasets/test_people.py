@@ -3,6 +3,7 @@ import tarfile
 
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 
 import datasets
 from cmbjax.camera import camera_to_pixels
@@ -11,6 +12,7 @@ from cmbjax.skeletons import BODY15, BODY19
 from datasets.people import motion, people
 from datasets.simulation import time_of_flight
 
+HAS_BEAM = importlib.util.find_spec("apache_beam") is not None
 needs_anny = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in people.PACKAGES),
     reason=f"needs pip install -r {people.REQUIREMENTS}",
@@ -297,3 +299,25 @@ def test_a_stopped_generation_goes_on(tmp_path, monkeypatch):
         for key in ("depth", "joints_m"):
             np.testing.assert_array_equal(parts[index][key], whole[index][key])
     assert not list((tmp_path / "parts" / "downloads").glob("people*"))
+
+
+@needs_anny
+@warns
+@pytest.mark.skipif(not HAS_BEAM, reason="apache-beam is not installed")
+def test_beam_makes_the_same_frames(tmp_path):
+    options = {"seed": 3, "captured": False, "validation": 1, "test": 1, "workers": 1}
+    config = people.PeopleConfig(name="few", train=1, **options)
+    sources = []
+    for runner in (None, "DirectRunner"):
+        builder = people.People(
+            config=config, data_dir=tmp_path / str(runner), file_format="array_record"
+        )
+        builder.download_and_prepare(
+            download_config=tfds.download.DownloadConfig(beam_runner=runner)
+        )
+        sources.append(builder.as_data_source("train"))
+    here, by_beam = sources
+    assert len(here) == len(by_beam) == 10
+    for ours, theirs in zip(here, by_beam, strict=True):
+        np.testing.assert_array_equal(ours["depth"], theirs["depth"])
+        np.testing.assert_array_equal(ours["joints_m"], theirs["joints_m"])
