@@ -309,7 +309,7 @@ def found_target(example: Example, depth: np.ndarray, *, metric: bool) -> Target
     people = detector.shipped()(depth, metric=metric)
     if not people:
         return None
-    person = people[0]
+    (person,) = detector.nearest(people)
     if "box" in example:
         person = max(people, key=lambda p: detector.overlap(p.body_box, example["box"]))
         if not detector.overlap(person.body_box, example["box"]) > 0:

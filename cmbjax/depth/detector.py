@@ -21,6 +21,7 @@ SIDE = 160  # pixels of the square that the network sees; a frame is thinned out
 STRIDE = 4  # pixels of that square a cell
 UNIT = 8.0  # pixels: distances are predicted as logarithms of multiples of it
 LEAST_SCORE = 0.4
+NEARLY = 0.8  # as sure as somebody: this part of the score
 MAX_OVERLAP = 0.55  # intersection over union of two people's boxes
 MAX_INSIDE = 0.85  # part of a box that lies in another of someone equally far away
 WEIGHTS = Path(__file__).parents[1] / "weights/detector/detector.onnx"
@@ -52,6 +53,12 @@ class Person(NamedTuple):
     def roll_deg(self) -> int:
         """Quarter turns, clockwise on the screen, that set the person upright."""
         return crops.quarter_turns_deg(self.up)
+
+
+def nearest(people: list[Person]) -> list[Person]:
+    """Returns the first of those nearly as sure as the surest; of nobody, nobody."""
+    surest = max((person.score for person in people), default=0.0)
+    return [person for person in people if person.score >= NEARLY * surest][:1]
 
 
 class Sight(NamedTuple):

@@ -131,7 +131,11 @@ def loss(maps: Maps, targets: dict[str, Array]) -> Float[Array, ""]:
     counts = (centre < 1) & ~targets["unclear"]
     miss = counts * (1 - centre) ** 4 * p**2 * jnp.log(1 - p)
     focal = -jnp.sum(hit + miss) / jnp.maximum(jnp.sum(centre >= 1), 1)
-    off = jnp.abs(maps[..., 1:] - targets["values"]) * targets["weight"][..., None]
+    off = maps[..., 1:] - targets["values"]
+    # Squares of the direction: most people are upright, so that the least absolute
+    # error across the image is that of a network that always says none.
+    off = jnp.concatenate([jnp.abs(off[..., :-2]), 2 * off[..., -2:] ** 2], axis=-1)
+    off *= targets["weight"][..., None]
     count = jnp.maximum(jnp.sum(targets["weight"]), 1)
     per_channel = jnp.sum(off, axis=(0, 1, 2)) / count
     return focal + 0.4 * jnp.sum(per_channel)

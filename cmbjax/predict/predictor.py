@@ -210,9 +210,12 @@ class Predictor:
         return default_camera(depth_mm.shape) if self.camera is None else self.camera
 
     def find(self, depth_mm: np.ndarray) -> list[detector.Person]:
-        """Returns the people in a frame, nearest first."""
+        """Returns the people in a frame, nearest first.
+
+        Of one person only, the nearest of those nearly as sure as the surest.
+        """
         people = self._detector(depth_mm)
-        return people[:1] if self.people == "nearest" else people
+        return detector.nearest(people) if self.people == "nearest" else people
 
     def view(self, depth_mm: np.ndarray, person: detector.Person) -> View:
         """Returns a person that was found as the network sees it."""

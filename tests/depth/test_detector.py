@@ -84,6 +84,17 @@ def test_a_person_is_found_once_and_one_behind_another_twice():
     assert len(detector.decode(part, sight(), (240, 320), 0.4)) == 1
 
 
+def test_the_nearest_is_the_first_of_those_who_are_nearly_as_sure_as_the_surest():
+    box, up = np.zeros(4, np.float32), np.zeros(2, np.float32)
+    people = [
+        detector.Person(box, box, 1000.0 + i, score, up)
+        for i, score in enumerate((0.45, 0.7, 0.75))
+    ]
+    assert detector.nearest(people) == [people[1]]
+    assert detector.nearest(people[:1]) == [people[0]]
+    assert detector.nearest([]) == []
+
+
 @pytest.mark.parametrize(
     ("up", "degrees"),
     [((0.1, -1), 0), ((1, 0.1), 270), ((0, 1), 180), ((-0.9, 0), 90), ((0, 0.2), 0)],

@@ -66,6 +66,11 @@ def test_the_loss_is_small_for_what_the_targets_say_and_large_without():
     assert float(network.loss(jnp.asarray(off), batch)) == pytest.approx(
         good + 0.4 * 0.5, rel=1e-3
     )
+    turned = maps.copy()
+    turned[..., detector.UP] += 0.5  # of two numbers twice the square
+    assert float(network.loss(jnp.asarray(turned), batch)) == pytest.approx(
+        good + 0.4 * 2 * 2 * 0.25, rel=1e-3
+    )
 
 
 def test_who_is_hardly_seen_may_be_found_or_not():
