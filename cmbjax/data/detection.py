@@ -214,7 +214,7 @@ def training_image(
     frame = turned(frame, quarters, flip=rng.random() < 0.5)
     if rng.random() < 0.4:  # a part of the picture; people are cut off by its edges
         frame = windowed(frame, random_window(rng, frame))
-    if len(frame.boxes) and rng.random() < 0.1:
+    if len(frame.boxes) and rng.random() < 0.22:
         frame = hidden_below(rng, frame)
     depth = damaged(rng, frame)
     metric = rng.random() < 0.6

@@ -20,7 +20,7 @@ from cmbjax.files import read_json
 SIDE = 160  # pixels of the square that the network sees; a frame is thinned out to it
 STRIDE = 4  # pixels of that square a cell
 UNIT = 8.0  # pixels: distances are predicted as logarithms of multiples of it
-LEAST_SCORE = 0.4
+LEAST_SCORE = 0.35
 NEARLY = 0.8  # as sure as somebody: this part of the score
 MAX_OVERLAP = 0.55  # intersection over union of two people's boxes
 MAX_INSIDE = 0.85  # part of a box that lies in another of someone equally far away

@@ -13,7 +13,7 @@ from cmbjax.models.losses import AnyArray
 
 # As `depth.detector` reads them: the centre; four sides of what is seen and four of the
 # body, a depth and a direction.
-CENTRE, CHANNELS = 0, 12
+CENTRE, UP, CHANNELS = 0, slice(10, 12), 12
 
 Maps = Float[Array, "batch cells cells channels"]
 
@@ -89,10 +89,14 @@ class Detector(nn.Module, kw_only=True):
             maps[layer.name] = nn.relu(norm(x))
         bias = np.zeros(CHANNELS, np.float32)
         bias[CENTRE] = -4.0  # nearly nowhere is the centre of anybody
+        spread = np.full(CHANNELS, 0.01, np.float32)
+        # Left and right are as frequent: from nearly nothing their direction never
+        # grows, as no feature tells them apart unless it is asked for.
+        spread[UP] = 0.3
         head = nn.Conv(
             CHANNELS,
             (1, 1),
-            kernel_init=nn.initializers.normal(0.01),
+            kernel_init=lambda *like: spread * nn.initializers.normal(1.0)(*like),
             bias_init=lambda *_: jnp.asarray(bias),
             name=HEAD,
         )

@@ -11,7 +11,8 @@ from cmbjax.depth import detector
 from cmbjax.models import detector as network
 
 CELLS = detector.SIDE // detector.STRIDE
-assert (network.CENTRE, network.CHANNELS) == (detector.CENTRE, detector.CHANNELS)
+NAMES = ("CENTRE", "UP", "CHANNELS")
+assert all(getattr(network, name) == getattr(detector, name) for name in NAMES)
 
 
 @pytest.fixture(scope="module")
