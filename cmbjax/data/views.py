@@ -306,7 +306,10 @@ def found_target(example: Example, depth: np.ndarray, *, metric: bool) -> Target
     Of several labelled people in one frame each is compared with whom it overlaps
     most, as in the evaluation of detectors.
     """
-    people = detector.shipped()(depth, metric=metric)
+    focal_px = float(example["camera"][0])
+    people = detector.shipped()(
+        depth, metric=metric, focal_px=focal_px if np.isfinite(focal_px) else None
+    )
     if not people:
         return None
     (person,) = detector.nearest(people)

@@ -21,6 +21,10 @@ SIDE = 160  # pixels of the square that the network sees; a frame is thinned out
 STRIDE = 4  # pixels of that square a cell
 UNIT = 8.0  # pixels: distances are predicted as logarithms of multiples of it
 LEAST_SCORE = 0.35
+STATURE_MM = 1800.0
+COVER_MM = 200.0  # in front of a person: what is so far, and no floor before the feet
+BAND = 0.05  # of a box: below it that much is looked at
+UNSURE_UP = 0.6  # of a trunk's length in the image: shorter, it is looked at twice
 NEARLY = 0.8  # as sure as somebody: this part of the score
 MAX_OVERLAP = 0.55  # intersection over union of two people's boxes
 MAX_INSIDE = 0.85  # part of a box that lies in another of someone equally far away
@@ -59,6 +63,43 @@ def nearest(people: list[Person]) -> list[Person]:
     """Returns the first of those nearly as sure as the surest; of nobody, nobody."""
     surest = max((person.score for person in people), default=0.0)
     return [person for person in people if person.score >= NEARLY * surest][:1]
+
+
+def reaching_down(person: Person, depth: np.ndarray, focal_px: float) -> Person:
+    """Returns a person whose legs are behind something with them in the body's box.
+
+    Args:
+        person: Is returned unchanged where nothing nearer lies below what is seen.
+        depth: [height, width] millimetres, 0 = no reading.
+        focal_px: Focal length, pixels.
+    """
+    if np.linalg.norm(person.up) < UNSURE_UP:
+        return person
+    # The feet's side of the box; on the screen those who are to be turned clockwise
+    # by 90 degrees have their feet at the right.
+    feet = {0: 3, 90: 2, 180: 1, 270: 0}[person.roll_deg]
+    axis, sign = feet % 2, 1 if feet > 1 else -1
+    box = person.box
+    length, wide = (box[2:] - box[:2])[[axis, 1 - axis]]
+    band = sorted((box[feet], box[feet] + sign * max(2.0, BAND * length)))
+    middle = (box[1 - axis] + box[3 - axis]) / 2 + np.array([-0.25, 0.25]) * wide
+    limits = np.array(depth.shape)[::-1]
+    (a, b), (c, d) = (
+        np.clip(np.rint(edges), 0, limits[which]).astype(int)
+        for edges, which in ((band, axis), (middle, 1 - axis))
+    )
+    below = depth[c:d, a:b] if axis == 0 else depth[a:b, c:d]
+    readings = below[(below > 0) & (below < FARTHEST_MM)]
+    if 2 * readings.size < below.size or not readings.size:
+        return person
+    if np.median(readings) > person.depth - COVER_MM:
+        return person
+    end = box[feet - 2 if sign > 0 else feet + 2]
+    end = end + sign * STATURE_MM / max(person.depth, 1.0) * focal_px
+    body_box = person.body_box.copy()
+    outermost = max if sign > 0 else min
+    body_box[feet] = np.clip(outermost(body_box[feet], end), 0, limits[axis])
+    return person._replace(body_box=body_box)
 
 
 class Sight(NamedTuple):
@@ -205,11 +246,18 @@ class Detector:
         self._network = cv2.dnn.readNetFromONNX(np.frombuffer(content, np.uint8))
         self._lock = threading.Lock()
 
+    def _run(self, image: np.ndarray) -> np.ndarray:
+        """Returns the maps [cells, cells, CHANNELS] of a `Sight.image`."""
+        with self._lock:
+            self._network.setInput(np.ascontiguousarray(image.transpose(2, 0, 1))[None])
+            return self._network.forward()[0].transpose(1, 2, 0)
+
     def __call__(
         self,
         depth: np.ndarray,
         *,
         metric: bool = True,
+        focal_px: float | None = None,
         least_score: float = LEAST_SCORE,
     ) -> list[Person]:
         """Returns the people in a frame, nearest first (raw: largest first).
@@ -218,6 +266,8 @@ class Detector:
             depth: uint16 [height, width], millimetres, 0 = no reading. Not metric:
                 uint8 or uint16 of any scale.
             metric: Whether `depth` is in millimetres.
+            focal_px: Focal length, where it is known: body boxes then reach as far
+                behind what covers somebody's legs as these are long.
             least_score: Of a person.
 
         Raises:
@@ -225,10 +275,17 @@ class Detector:
         """
         depth = checked_depth(depth, "depth", metric=metric)
         sight = look(depth, metric=metric)
-        with self._lock:
-            self._network.setInput(sight.image.transpose(2, 0, 1)[None])
-            maps = self._network.forward()
-        people = decode(maps[0].transpose(1, 2, 0), sight, depth.shape, least_score)
+        maps = self._run(sight.image)
+        people = decode(maps, sight, depth.shape, least_score)
+        if any(np.linalg.norm(person.up) < UNSURE_UP for person in people):
+            # The network tells up from down, and hardly left from right: whom it finds
+            # neither upright nor upside down it sees once more, turned by a quarter.
+            turned = np.rot90(self._run(np.rot90(sight.image)), -1)
+            maps = maps.copy()
+            maps[..., UP.start] = -turned[..., UP.stop - 1]
+            people = decode(maps, sight, depth.shape, least_score)
         if metric:
+            if focal_px is not None:
+                people = [reaching_down(p, depth, focal_px) for p in people]
             return sorted(people, key=lambda person: person.depth)
         return sorted(people, key=lambda person: -area(person.box))

@@ -214,7 +214,8 @@ class Predictor:
 
         Of one person only, the nearest of those nearly as sure as the surest.
         """
-        people = self._detector(depth_mm)
+        focal_px = float(self.intrinsics(depth_mm)[0])
+        people = self._detector(depth_mm, focal_px=focal_px)
         return detector.nearest(people) if self.people == "nearest" else people
 
     def view(self, depth_mm: np.ndarray, person: detector.Person) -> View:
