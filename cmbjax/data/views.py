@@ -14,6 +14,7 @@ from cmbjax.skeletons import Skeleton
 View = dict[str, np.ndarray]  # arrays of one frame by name; stacked, those of a batch
 
 LEAST_EXTENT = 0.1  # of the frame's longer side: no labelled box is smaller
+LEAST_OVERLAP = 0.3  # of two boxes of one person, intersection over union
 # How the detector errs, on validation frames of the data set crowd.
 DISTANCE_ERROR = 0.06  # of the depth range
 ROLL_ERROR_DEG = 10.0
@@ -304,7 +305,7 @@ def found_target(example: Example, depth: np.ndarray, *, metric: bool) -> Target
     """Returns the nearest person found; None where there is nobody.
 
     Of several labelled people in one frame each is compared with whom it overlaps
-    most, as in the evaluation of detectors.
+    most, by `LEAST_OVERLAP` at least.
     """
     focal_px = float(example["camera"][0])
     people = detector.shipped()(
@@ -315,6 +316,6 @@ def found_target(example: Example, depth: np.ndarray, *, metric: bool) -> Target
     (person,) = detector.nearest(people)
     if "box" in example:
         person = max(people, key=lambda p: detector.overlap(p.body_box, example["box"]))
-        if not detector.overlap(person.body_box, example["box"]) > 0:
+        if detector.overlap(person.body_box, example["box"]) < LEAST_OVERLAP:
             return None
     return Target(box=person.body_box, distance=person.depth, up=person.up)

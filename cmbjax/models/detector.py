@@ -89,10 +89,10 @@ class Detector(nn.Module, kw_only=True):
             maps[layer.name] = nn.relu(norm(x))
         bias = np.zeros(CHANNELS, np.float32)
         bias[CENTRE] = -4.0  # nearly nowhere is the centre of anybody
-        spread = np.full(CHANNELS, 0.01, np.float32)
+        spread = np.full((1, 1, 1, CHANNELS), 0.01, np.float32)
         # Left and right are as frequent: from nearly nothing their direction never
         # grows, as no feature tells them apart unless it is asked for.
-        spread[UP] = 0.3
+        spread[..., UP] = 0.3
         head = nn.Conv(
             CHANNELS,
             (1, 1),

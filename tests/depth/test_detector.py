@@ -190,7 +190,7 @@ def test_nobody_is_in_an_empty_room_and_a_dog_is_nobody():
 
 
 def test_people_beside_one_another_are_each_found():
-    frame = make_frame(0, "test", 0)
+    frame = make_frame(0, "test", 9)  # 81 pixels wide
     inside = frame.parts > 0
     rows, columns = np.nonzero(inside)
     person = np.where(inside, frame.depth_mm, 0)
