@@ -137,6 +137,7 @@ def main(config: DetectorConfig) -> dict[str, Any]:
         "loss": float(np.mean(losses[-200:])) if losses else None,
     }
     write_json(path.with_suffix(".json"), card)
+    card |= {"least_score": detector.LEAST_SCORE}
     card |= {"test": score(detector.Detector(path), test)}
     write_json(path.with_suffix(".json"), card)
     return card
