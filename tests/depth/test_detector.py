@@ -214,3 +214,59 @@ def test_a_person_is_found_without_a_unit(dtype):
     centre = (people[0].box[:2] + people[0].box[2:]) / 2
     expected = [columns.min() + columns.max(), rows.min() + rows.max()]
     np.testing.assert_allclose(centre, np.divide(expected, 2), atol=12)
+
+
+def person_of(box, up, depth=3000.0):
+    box = np.array(box, np.float32)
+    return detector.Person(box, box, depth, 0.9, np.array(up, np.float32))
+
+
+def test_legs_behind_a_table_are_in_the_bodys_box_by_hand():
+    depth = np.full((240, 320), 4000, np.uint16)
+    depth[60:120, 100:140] = 3000
+    depth[120:, 60:200] = 2500  # a table 0.5 m before the person
+    person = person_of((100, 60, 140, 120), (0, -1))
+    # 1.8 m at 3 m and 200 px: 120 px from the head down.
+    longer = detector.reaching_down(person, depth, 200.0)
+    np.testing.assert_allclose(longer.body_box, [100, 60, 140, 180])
+    np.testing.assert_array_equal(longer.box, person.box)
+    # Not beyond the picture, and not where the legs were in the box already.
+    long = detector.reaching_down(person, depth, 900.0)
+    np.testing.assert_allclose(long.body_box, [100, 60, 140, 240])
+    assert detector.reaching_down(person, depth, 90.0).body_box[3] == 120
+    # The same picture on its side: the feet are at the right.
+    turned = person_of((60, 180, 120, 220), (-1, 0))
+    lying = detector.reaching_down(turned, np.rot90(depth).copy(), 200.0)
+    np.testing.assert_allclose(lying.body_box, [60, 180, 180, 220])
+
+
+@pytest.mark.parametrize("below", [0, 2900, 4000])
+def test_where_nothing_nearer_is_below_the_body_ends(below):
+    depth = np.full((240, 320), 4000, np.uint16)
+    depth[60:120, 100:140] = 3000
+    depth[120:] = below  # holes, the floor before the feet, the wall
+    person = person_of((100, 60, 140, 120), (0, -1))
+    assert detector.reaching_down(person, depth, 200.0) is person
+    above = person_of((100, 60, 140, 120), (0.1, 0.1))  # seen from above
+    depth[120:] = 2000
+    assert detector.reaching_down(above, depth, 200.0) is above
+
+
+def test_who_is_not_upright_is_seen_once_more_turned(weights, monkeypatch):
+    search = detector.Detector(weights)
+    asked = []
+
+    def run(image):
+        asked.append(image)
+        # Upwards is the direction in the turned picture, nothing in the plain one.
+        up = (0, 0) if len(asked) == 1 else (0, -0.9)
+        row, column = (10, 20) if len(asked) == 1 else (CELLS - 21, 10)
+        return maps_of((row, column, 2.0, (4, 8, 16, 32), 0.0, up))
+
+    monkeypatch.setattr(search, "_run", run)
+    depth = np.full((240, 320), 2000, np.uint16)
+    (person,) = search(depth)
+    np.testing.assert_array_equal(asked[1], np.rot90(asked[0]))
+    # Up after a turn anticlockwise is to the right before it.
+    np.testing.assert_allclose(person.up, (0.9, 0), atol=1e-6)
+    assert person.roll_deg == 270
