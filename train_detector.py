@@ -19,6 +19,7 @@ import optax
 import orbax.checkpoint as ocp
 import tensorflow_datasets as tfds
 import tyro
+from flax import traverse_util
 from tqdm import tqdm
 
 from cmbjax import runtime
@@ -50,6 +51,8 @@ class DetectorConfig:
     """Views a step."""
     learning_rate: float = 3e-3
     """Of AdamW, at its highest."""
+    init_from: Path | None = None
+    """A detector.npz to start from; by default nothing is known at the start."""
     seed: int = 0
     """Of parameters and views."""
 
@@ -63,6 +66,7 @@ def claim(config: DetectorConfig) -> None:
     path = config.run_dir / "config.json"
     flags = ("config", "num_steps", "batch_size", "learning_rate", "seed")
     mine = {name: getattr(config, name) for name in flags}
+    mine["init_from"] = config.init_from and str(config.init_from)
     if path.exists() and (theirs := read_json(path)) != mine:
         different = ", ".join(
             f"{name}: {theirs.get(name)} there, {mine[name]} here"
@@ -93,6 +97,8 @@ def main(config: DetectorConfig) -> dict[str, Any]:
         functools.partial(model.init, train=False),
         compiler_options=runtime.COMPILED_QUICKLY,
     )(jax.random.key(config.seed), image)
+    if config.init_from is not None:
+        variables = read_weights(config.init_from, variables)
     opt_state = optimizer.init(variables["params"])
     checkpoints = ocp.CheckpointManager(
         config.run_dir.absolute() / "checkpoints",
@@ -128,6 +134,7 @@ def main(config: DetectorConfig) -> dict[str, Any]:
     checkpoints.close()
     path = config.run_dir / "detector.onnx"
     write_onnx(path, variables)
+    write_weights(path.with_suffix(".npz"), variables)
     card: dict[str, Any] = {
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         "command": f"python train_detector.py --num_steps={config.num_steps}",
@@ -197,6 +204,35 @@ def ahead(data: Iterator[Any], number: int = 4) -> Iterator[Any]:
         while True:
             waiting.append(executor.submit(next, data))
             yield waiting.popleft().result()
+
+
+def write_weights(path: Path, variables: Any) -> None:
+    """Writes parameters and statistics as arrays named by their place."""
+    flat = traverse_util.flatten_dict(variables, sep="/")
+    arrays: dict[str, Any] = {name: np.asarray(value) for name, value in flat.items()}
+    np.savez_compressed(path, **arrays)
+
+
+def read_weights(path: Path, like: Any) -> Any:
+    """Returns what `write_weights` wrote.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is of another network; names the first array that differs.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"--init_from={path}: no such file")
+    with np.load(path) as stored:
+        arrays = dict(stored)
+    flat = traverse_util.flatten_dict(like, sep="/")
+    for name in sorted(flat.keys() | arrays.keys()):
+        here, there = (x[name].shape if name in x else None for x in (flat, arrays))
+        if here != there:
+            raise ValueError(
+                f"--init_from={path}: {name} is {there} there, expected {here}"
+            )
+    loaded = {name: jnp.asarray(value) for name, value in arrays.items()}
+    return traverse_util.unflatten_dict(loaded, sep="/")
 
 
 def write_onnx(path: Path, variables: Any) -> None:
