@@ -25,6 +25,7 @@ from tqdm import tqdm
 from cmbjax import runtime
 from cmbjax.data import detection
 from cmbjax.depth import detector
+from cmbjax.export.card import save_weights
 from cmbjax.files import read_json, write_json
 from cmbjax.models.detector import HEAD, LAYERS, Detector, folded, loss
 from datasets.crowd.crowd import Crowd
@@ -134,7 +135,7 @@ def main(config: DetectorConfig) -> dict[str, Any]:
     checkpoints.close()
     path = config.run_dir / "detector.onnx"
     write_onnx(path, variables)
-    write_weights(path.with_suffix(".npz"), variables)
+    save_weights(path.with_suffix(".npz"), variables)
     card: dict[str, Any] = {
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         "command": f"python train_detector.py --num_steps={config.num_steps}",
@@ -206,15 +207,8 @@ def ahead(data: Iterator[Any], number: int = 4) -> Iterator[Any]:
             yield waiting.popleft().result()
 
 
-def write_weights(path: Path, variables: Any) -> None:
-    """Writes parameters and statistics as arrays named by their place."""
-    flat = traverse_util.flatten_dict(variables, sep="/")
-    arrays: dict[str, Any] = {name: np.asarray(value) for name, value in flat.items()}
-    np.savez_compressed(path, **arrays)
-
-
 def read_weights(path: Path, like: Any) -> Any:
-    """Returns what `write_weights` wrote.
+    """Returns what `save_weights` wrote.
 
     Raises:
         FileNotFoundError: There is no such file.

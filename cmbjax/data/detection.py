@@ -57,7 +57,6 @@ def read_frame(example: Any, *, neck: int, hips: tuple[int, int]) -> Frame:
     joints_m, joints_px = example["joints_m"], example["joints_px"]
     trunk = joints_m[:, neck] - joints_m[:, list(hips)].mean(axis=1)
     length = np.maximum(np.linalg.norm(trunk, axis=1, keepdims=True), 1e-6)
-    seen = (example["inside"] & ~example["hidden"]).sum(axis=1)
     boxes = example["boxes"]
     return Frame(
         depth,
@@ -70,8 +69,13 @@ def read_frame(example: Any, *, neck: int, hips: tuple[int, int]) -> Frame:
         1000 * example["depths_m"],
         (trunk / length)[:, :2].astype(np.float32),
         joints_px[:, 0],
-        seen >= LEAST_SEEN,
+        joints_seen(example) >= LEAST_SEEN,
     )
+
+
+def joints_seen(example: Any) -> np.ndarray:
+    """Returns how many joints are seen of each person [people] of an example."""
+    return (example["inside"] & ~example["hidden"]).sum(axis=1)
 
 
 def body_boxes(

@@ -88,7 +88,9 @@ class EachPerson(Sequence[Example]):
         self._places = [
             (number, person)
             for number in range(len(frames))
-            for person in np.flatnonzero(_seen(frames[number]) >= LEAST_SEEN).tolist()
+            for person in np.flatnonzero(
+                detection.joints_seen(frames[number]) >= LEAST_SEEN
+            ).tolist()
         ]
 
     def __len__(self) -> int:
@@ -114,7 +116,3 @@ class EachPerson(Sequence[Example]):
             "frame": f"{name}_{person}",
             "subject": name.rsplit("_", 1)[0],
         }
-
-
-def _seen(frame: Any) -> np.ndarray:
-    return (frame["inside"] & ~frame["hidden"]).sum(axis=1)

@@ -57,9 +57,7 @@ class People(FrameBuilder):
     make_frames: ClassVar[MakeFrames] = staticmethod(make_frames)
     frames_per_person = FRAMES_PER_PERSON
     people_per_part = PEOPLE_PER_PART
-    _beam: tuple[Any, Any] | None = (
-        None  # a runner and its options, where Beam is to run
-    )
+    _beam: tuple[Any, Any] | None = None  # a runner and its options, if asked for
     BUILDER_CONFIGS = [
         PeopleConfig(name="people", description="23,000 frames, ITOP's joints."),
         PeopleConfig(

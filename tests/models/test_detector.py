@@ -8,6 +8,7 @@ import pytest
 import train_detector
 from cmbjax.data import detection
 from cmbjax.depth import detector
+from cmbjax.export.card import save_weights
 from cmbjax.models import detector as network
 
 CELLS = detector.SIDE // detector.STRIDE
@@ -49,7 +50,7 @@ def test_the_written_network_gives_what_the_trained_one_gives(variables, tmp_pat
 
 def test_weights_are_read_as_they_were_written(variables, tmp_path):
     path = tmp_path / "detector.npz"
-    train_detector.write_weights(path, variables)
+    save_weights(path, variables)
     read = train_detector.read_weights(path, variables)
     jax.tree.map(np.testing.assert_array_equal, read, variables)
     smaller = jax.tree.map(lambda x: x, variables)
