@@ -62,8 +62,6 @@ class EvalConfig(RunFlags):
             pick(DECODES, "decode", self.decode)
         if self.metric != "all":
             pick(metrics.METRICS, "metric", self.metric)
-        if self.batch_size < 1:
-            raise ValueError(f"--batch_size must be at least 1, got {self.batch_size}")
         if self.network is not None and self.memory == "rolling":
             raise ValueError(f"--network is frozen, got --memory={self.memory}")
         if self.network is not None and self.flip:

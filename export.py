@@ -61,11 +61,6 @@ class ExportConfig(RunFlags):
                 f"--format must be all, or of {', '.join(EXPORTS)} joined by +, got "
                 f"{'+'.join(sorted(unknown))!r}"
             )
-        for name in ("batch_size", "num_frames"):
-            if getattr(self, name) < 1:
-                raise ValueError(
-                    f"--{name} must be at least 1, got {getattr(self, name)}"
-                )
 
     @property
     def formats(self) -> tuple[str, ...]:
@@ -136,7 +131,7 @@ def main(config: ExportConfig) -> Path:
     )
     default = run.exports / f"{config.memory}_{config.batch_size}"
     out_dir = config.out_dir or default
-    with formats.whole_folder(out_dir, card.FILES) as folder:
+    with card.whole_folder(out_dir) as folder:
         if "weights" in config.formats:
             card.save_weights(folder / WEIGHTS_FILE, state.variables)
         write(folder, networks, batches, about, config.formats)

@@ -3,16 +3,17 @@
 import argparse
 import dataclasses
 import itertools
-import json
+import signal
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import get_args
 
+import msgspec
 import numpy as np
 
-from cmbjax.depth.images import files_of
-from cmbjax.files import write_json
+from cmbjax.depth.images import MAX_PIXELS, files_of
+from cmbjax.files import printable, read_json, read_lines, write_json, write_text
 from cmbjax.predict import overlay, records
 from cmbjax.predict.predictor import SEEN, MemoryUse, People, Pose, Predictor
 from cmbjax.predict.runtimes import Backend, Precision
@@ -20,9 +21,11 @@ from cmbjax.skeletons import joint_colours
 
 OVERLAYS = "overlays"
 POSES_FILE = "poses.jsonl"
+SETTINGS_FILE = "settings.json"
 COCO_FILE = "annotations.json"
 RERUN_FILE = "poses.rrd"
 PRINTED = 10  # frames
+LONGEST = 100  # characters of a frame's name in that of its picture
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,6 +44,8 @@ class PredictConfig:
     precision: str = "f32"
     overlays: bool = True
     rerun: bool = False
+    strict: bool = False
+    max_pixels: int = MAX_PIXELS
 
     def __post_init__(self) -> None:
         if not self.frames:
@@ -68,7 +73,8 @@ def parse(arguments: Sequence[str] | None = None) -> PredictConfig:
         "--out_dir",
         type=Path,
         help="gets poses.jsonl, annotations.json (COCO keypoints) and overlays/; by "
-        "default a new folder in poses/",
+        "default a new folder in poses/. A folder of the same settings goes on: frames "
+        "that it has are not looked at again",
     )
     add(
         "--network",
@@ -122,6 +128,18 @@ def parse(arguments: Sequence[str] | None = None) -> PredictConfig:
         action="store_true",
         help="whether to write poses.rrd, for the rerun viewer (pip install rerun-sdk)",
     )
+    add(
+        "--strict",
+        action="store_true",
+        help="whether to stop at the first frame that cannot be read; by default such "
+        "frames are reported and left out",
+    )
+    add(
+        "--max_pixels",
+        type=int,
+        default=MAX_PIXELS,
+        help="files that say they are larger are refused before they are unpacked",
+    )
     values = vars(parser.parse_args(arguments))
     values["frames"] = tuple(values["frames"])
     values["camera"] = values["camera"] and tuple(values["camera"])
@@ -129,7 +147,12 @@ def parse(arguments: Sequence[str] | None = None) -> PredictConfig:
 
 
 def main(config: PredictConfig) -> dict[str, list[Pose]]:
-    """Writes the poses of each frame, prints them, and returns them by file."""
+    """Writes the poses of each frame, prints them, and returns the new ones by file.
+
+    Raises:
+        ValueError: `--out_dir` has poses of other settings, or no frame can be read.
+        KeyboardInterrupt: After the files were written as far as they go.
+    """
     files = [files_of(path.expanduser()) for path in config.frames]
     paths = list(dict.fromkeys(itertools.chain(*files)))
     predictor = Predictor(
@@ -141,46 +164,122 @@ def main(config: PredictConfig) -> dict[str, list[Pose]]:
         memory=config.memory,
         backend=config.backend,
         precision=config.precision,
+        max_pixels=config.max_pixels,
     )
     out_dir = new_folder(paths[0]) if config.out_dir is None else config.out_dir
     out_dir = out_dir.expanduser()
-    if (out_dir / POSES_FILE).exists():
-        raise ValueError(f"--out_dir={out_dir} holds poses already; name another")
+    done = claim(out_dir, config, predictor)
+    paths = [path for path in paths if printable(path) not in done]
     viewer = Viewer(out_dir / RERUN_FILE) if config.rerun else None
-    (out_dir / OVERLAYS).mkdir(parents=True, exist_ok=True)
-    skeleton = predictor.skeleton
-    coco = records.Coco(skeleton, out_dir)
     poses_of: dict[str, list[Pose]] = {}
-    with (out_dir / POSES_FILE).open("w") as lines:
-        for number, path in enumerate(with_progress(paths)):
-            depth_mm = predictor.read(path)
-            poses = predictor.poses(depth_mm)
-            poses_of[str(path)] = poses
-            camera = predictor.intrinsics(depth_mm)
-            record = records.line(path, poses, camera, skeleton)
-            lines.write(json.dumps(record, allow_nan=False) + "\n")
-            coco.add(path, poses, camera, depth_mm.shape)
-            if config.overlays:
-                picture = out_dir / OVERLAYS / f"{number:06d}_{path.stem}.png"
-                joints_px = [pose.seen_px for pose in poses]
-                overlay.save(picture, depth_mm, joints_px, skeleton)
-            if viewer:
-                viewer.log(number, depth_mm, poses, camera, predictor)
-    write_json(out_dir / COCO_FILE, coco.to_json())
-    for name, poses in itertools.islice(poses_of.items(), PRINTED):
-        for description in describe(poses, predictor):
-            print(f"{name}: {description}")
-    number_empty = sum(not poses for poses in poses_of.values())
-    print(f"{len(poses_of)} frames, {number_empty} without a person; {out_dir}")
-    if config.camera is None:
+    errors: list[Exception] = []
+    try:
+        with (out_dir / POSES_FILE).open("ab") as lines:
+            for path in with_progress(paths):
+                number = len(done) + len(poses_of)
+                try:
+                    depth_mm = predictor.read(path)
+                    poses = predictor.poses(depth_mm)
+                except (ValueError, OSError) as error:
+                    if config.strict:
+                        raise
+                    print(f"predict.py: left out: {printable(error)}", file=sys.stderr)
+                    errors.append(error)
+                    continue
+                camera = predictor.intrinsics(depth_mm)
+                if config.overlays:
+                    name = f"{number:06d}_{printable(path.stem)[:LONGEST]}.png"
+                    joints_px = [pose.seen_px for pose in poses]
+                    picture = out_dir / OVERLAYS / name
+                    overlay.save(picture, depth_mm, joints_px, predictor.skeleton)
+                if viewer:
+                    viewer.log(number, depth_mm, poses, camera, predictor)
+                record = records.line(
+                    path, poses, camera, predictor.skeleton, depth_mm.shape
+                )
+                # Last, and whole: a frame that has a line is done.
+                lines.write(msgspec.json.encode(record) + b"\n")
+                lines.flush()
+                poses_of[str(path)] = poses
+    finally:
+        every = read_lines(out_dir / POSES_FILE, records.Line)
+        write_json(
+            out_dir / COCO_FILE, records.coco(every, predictor.skeleton, out_dir)
+        )
+    if errors and not every:
+        raise errors[0]
+    report(poses_of, len(done), len(errors), out_dir, predictor)
+    if config.camera is None and poses_of:
         assumed = ", ".join(
-            f"{fx:.0f} {fy:.0f} {x:g} {y:g}" for fx, fy, x, y in coco.cameras
+            f"{fx:.0f} {fy:.0f} {x:g} {y:g}"
+            for fx, fy, x, y in sorted({record.camera for record in every})
         )
         print(
             f"--camera was not given: assumed {assumed}; metres across the line of "
             "sight are as wrong as the focal length is"
         )
     return poses_of
+
+
+def claim(out_dir: Path, config: PredictConfig, predictor: Predictor) -> set[str]:
+    """Makes a folder for poses, or finds the frames that it has of the same settings.
+
+    Raises:
+        ValueError: Its poses cannot be gone on with.
+    """
+    settings = {
+        "network": predictor.card.run,
+        "weights": {name: entry.sha256 for name, entry in predictor.card.files.items()},
+        "camera": config.camera and list(config.camera),
+        **{
+            name: getattr(config, name)
+            for name in ("depth_scale", "people", "roll", "memory")
+        },
+    }
+    path, lines = out_dir / SETTINGS_FILE, out_dir / POSES_FILE
+    done = read_lines(lines, records.Line) if lines.exists() else []
+    if done:
+        before = read_json(path) if path.exists() else None
+        if before != settings:
+            differ = [
+                f"--{name}"
+                for name in settings
+                if not isinstance(before, dict) or before.get(name) != settings[name]
+            ]
+            raise ValueError(
+                f"--out_dir={out_dir} holds poses already, of other settings "
+                f"({', '.join(differ)}); name another"
+            )
+        if config.memory == "rolling" or config.rerun:
+            raise ValueError(
+                f"--out_dir={out_dir} holds poses already, and neither a rolling "
+                "memory nor poses.rrd can be gone on with; name another"
+            )
+    (out_dir / OVERLAYS).mkdir(parents=True, exist_ok=True)
+    write_json(path, settings)
+    if lines.exists():  # without a last line that was cut off
+        write_text(lines, "".join(f"{msgspec.json.encode(x).decode()}\n" for x in done))
+    return {record.frame for record in done}
+
+
+def report(
+    poses_of: dict[str, list[Pose]],
+    number_before: int,
+    number_left_out: int,
+    out_dir: Path,
+    predictor: Predictor,
+) -> None:
+    """Prints the first poses, and what became of the frames."""
+    for name, poses in itertools.islice(poses_of.items(), PRINTED):
+        for description in describe(poses, predictor):
+            print(f"{printable(name)}: {description}")
+    number_empty = sum(not poses for poses in poses_of.values())
+    counts = [f"{len(poses_of)} frames", f"{number_empty} without a person"]
+    if number_before:
+        counts.append(f"{number_before} more were there already")
+    if number_left_out:
+        counts.append(f"{number_left_out} left out, as they cannot be read")
+    print(f"{', '.join(counts)}; {printable(out_dir)}")
 
 
 def with_progress(paths: Sequence[Path]) -> Iterable[Path]:
@@ -269,6 +368,9 @@ class Viewer:
 
 if __name__ == "__main__":
     try:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         main(parse())
     except (ValueError, OSError) as error:
-        sys.exit(f"predict.py: {error}")
+        sys.exit(f"predict.py: {printable(error)}")
+    except KeyboardInterrupt:
+        sys.exit("predict.py: interrupted; the same command goes on")

@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from cmbjax import runtime
 from cmbjax.data import detection
+from cmbjax.data.flags import Flags
 from cmbjax.depth import detector
 from cmbjax.export.card import save_weights
 from cmbjax.files import read_json, write_json
@@ -32,7 +33,7 @@ from datasets.crowd.crowd import Crowd
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DetectorConfig:
+class DetectorConfig(Flags):
     """Trains on the synthetic data set crowd, and writes detector.onnx.
 
     Started again in its folder, it goes on.
@@ -40,8 +41,8 @@ class DetectorConfig:
 
     data_dir: Path | None = None
     """Folder of motion capture, as of the data set people."""
-    config: str = "crowd"
-    """Of the data set crowd."""
+    config: str = "crowd+above"
+    """Of the data set crowd, or several joined by +."""
     tfds_dir: Path | None = None
     """Folder of prepared data sets; by default that of TFDS."""
     run_dir: Path = Path("runs/detector")
@@ -179,20 +180,25 @@ def train_step(
 
 def load(config: DetectorConfig, split: str) -> list[detection.Frame]:
     """Returns the frames of a split, prepared if that is still to be done."""
-    builder = Crowd(
-        config=config.config, data_dir=config.tfds_dir, file_format="array_record"
-    )
-    manual = tfds.download.DownloadConfig(manual_dir=config.data_dir)
-    builder.download_and_prepare(download_config=manual)
-    joints = builder.skeleton.joints
-    hips = (joints.index("right_hip"), joints.index("left_hip"))
-    source = builder.as_data_source(
-        split, decoders={"depth": tfds.decode.SkipDecoding()}
-    )
-    return [
-        detection.read_frame(example, neck=joints.index("neck"), hips=hips)
-        for example in tqdm(source, desc=split, unit="frame", mininterval=5)
-    ]
+    frames = []
+    for name in config.config.split("+"):
+        builder = Crowd(
+            config=name, data_dir=config.tfds_dir, file_format="array_record"
+        )
+        manual = tfds.download.DownloadConfig(manual_dir=config.data_dir)
+        builder.download_and_prepare(download_config=manual)
+        joints = builder.skeleton.joints
+        hips = (joints.index("right_hip"), joints.index("left_hip"))
+        source = builder.as_data_source(
+            split, decoders={"depth": tfds.decode.SkipDecoding()}
+        )
+        frames += [
+            detection.read_frame(example, neck=joints.index("neck"), hips=hips)
+            for example in tqdm(
+                source, desc=f"{name} {split}", unit="frame", mininterval=5
+            )
+        ]
+    return frames
 
 
 def ahead(data: Iterator[Any], number: int = 4) -> Iterator[Any]:

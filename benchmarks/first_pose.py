@@ -17,6 +17,7 @@ import numpy as np
 import tyro
 
 from benchmarks.harness import markdown
+from cmbjax.data.flags import Flags
 from cmbjax.predict.card import ONNX_FILE, find_folder
 from datasets.mannequin.frames import make_frame
 
@@ -35,7 +36,7 @@ print(len(sys.modules))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class FirstPoseConfig:
+class FirstPoseConfig(Flags):
     """Times fresh processes, from the command to poses.jsonl and the overlay."""
 
     rounds: int = 5

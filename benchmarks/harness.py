@@ -83,12 +83,6 @@ class Sweep(DataFlags):
     out_dir: Path | None = None
     """Gets table, CSV and picture; by default results/ beside the runs."""
 
-    def __post_init__(self) -> None:
-        for name in ("seeds", "jobs"):
-            if getattr(self, name) < 1:
-                value = getattr(self, name)
-                raise ValueError(f"--{name} must be at least 1, got {value}")
-
     @property
     def folder(self) -> Path:
         """Of the runs."""

@@ -15,6 +15,7 @@ import tyro
 
 from cmbjax import runtime
 from cmbjax.camera import ITOP_CAMERA
+from cmbjax.data.flags import Flags
 from cmbjax.depth.images import files_of, read_frame
 from cmbjax.export.formats import require_onnx
 from cmbjax.predict.predictor import Predictor
@@ -24,7 +25,7 @@ STAGES = ("read", "find", "crop", "network", "decode")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LatencyConfig:
+class LatencyConfig(Flags):
     """Times the stages of prediction, one frame at a time."""
 
     frames: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()
@@ -80,7 +81,7 @@ def measure(predictor: Predictor, frames: list[Any], rounds: int) -> dict[str, f
         if not people:
             continue
         view = timed(predictor.view, depth_mm, people[0])
-        outputs = timed(predictor.run, view.depth)
+        outputs = timed(predictor.run, view)
         timed(predictor.decode, view, outputs, depth_mm)
         for stage, value in zip(times, [*spent, sum(spent)], strict=True):
             times[stage].append(value)

@@ -27,6 +27,7 @@ import tyro
 from benchmarks.harness import markdown
 from cmbjax import runtime
 from cmbjax.data.batches import training_batches
+from cmbjax.data.flags import Flags
 from cmbjax.data.views import Preparation
 from cmbjax.export import formats
 from cmbjax.files import write_json, write_text
@@ -51,7 +52,7 @@ Row = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SpeedConfig:
+class SpeedConfig(Flags):
     """Measures training, inference, input and memory, and writes speed.md."""
 
     model: str = "cmb"

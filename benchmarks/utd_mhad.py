@@ -32,12 +32,40 @@ def read_recording(depth_file: Path) -> tuple[np.ndarray, np.ndarray]:
     Camera frame: x right, y down, z forward.
     """
     name = depth_file.name.replace("_depth", "_skeleton")
-    depth = scipy.io.loadmat(depth_file)["d_depth"]
-    joints = scipy.io.loadmat(depth_file.parents[1] / "Skeleton" / name)["d_skel"]
+    depth = read_matrix(depth_file, "d_depth", (240, 320))
+    joints = read_matrix(depth_file.parents[1] / "Skeleton" / name, "d_skel", (20, 3))
     depth = np.moveaxis(depth, -1, 0)[LAG:, :, ::-1]
     joints = np.moveaxis(joints, -1, 0)[:, JOINTS] * (-1, -1, 1)
     number = min(len(depth), len(joints))
     return np.ascontiguousarray(depth[:number].astype(np.uint16)), joints[:number]
+
+
+def read_matrix(path: Path, name: str, shape: tuple[int, int]) -> np.ndarray:
+    """Returns an array [*shape, frames] of a MATLAB file.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is damaged, or holds something else.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    try:
+        values = np.asarray(scipy.io.loadmat(path)[name])
+    # SciPy documents no errors of damaged files: among others are zlib.error, KeyError,
+    # TypeError, IndexError.
+    except Exception as error:
+        raise ValueError(
+            f"{path}: not a whole MATLAB file of {name} ({type(error).__name__}: "
+            f"{error})"
+        ) from None
+    if values.shape[:-1] != shape or values.dtype.kind not in "iuf":
+        raise ValueError(
+            f"{path}: {name} must be numbers [{shape[0]}, {shape[1]}, frames], got "
+            f"{list(values.shape)} {values.dtype}"
+        )
+    if not np.isfinite(values).all():
+        raise ValueError(f"{path}: {name} has values that are no finite numbers")
+    return values
 
 
 def main(

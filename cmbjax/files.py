@@ -2,8 +2,11 @@
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -18,20 +21,74 @@ def write_text(path: Path, text: str) -> None:
     part.replace(path)
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, kind: Any = Any) -> Any:
     """Reads a JSON file.
 
+    Args:
+        path: The file.
+        kind: What it must hold: a type that msgspec knows.
+
     Raises:
-        ValueError: The file is absent or not JSON; names it.
+        ValueError: The file is absent, not JSON, or holds something else; names it,
+            and the place in it.
     """
     try:
-        return json.loads(path.read_text())
+        return msgspec.json.decode(path.read_bytes(), type=kind)
     except FileNotFoundError as error:
         raise ValueError(
             f"{path} is missing: {path.parent} is not the folder of a training run"
         ) from error
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from error
+    except msgspec.ValidationError as error:
+        raise ValueError(f"{path}: {error}") from None
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not valid JSON: {error}") from None
+
+
+def checked(value: Any, kind: Any, name: str) -> Any:
+    """Returns what JSON holds as a type that msgspec knows; `Path` is a string there.
+
+    Args:
+        value: Of `read_json`.
+        kind: The type, a dataclass for one.
+        name: For errors.
+
+    Raises:
+        ValueError: It is of another kind; names the place.
+    """
+    try:
+        return msgspec.convert(value, kind, dec_hook=_path)
+    except msgspec.ValidationError as error:
+        raise ValueError(f"{name}: {error}") from None
+
+
+def _path(kind: type, value: Any) -> Any:
+    if kind is Path and isinstance(value, str):
+        return Path(value)
+    raise NotImplementedError(f"{kind} in JSON")
+
+
+def read_lines(path: Path, kind: Any = Any) -> list[Any]:
+    """Reads a file of a JSON value a line; a last one without its end is left out.
+
+    Args:
+        path: The file.
+        kind: Of the values, as in `read_json`.
+
+    Raises:
+        ValueError: A line is not JSON, or of another kind; names it.
+    """
+    values = []
+    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
+        try:
+            values.append(msgspec.json.decode(line, type=kind))
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path}: line {number}: {error}") from None
+    return values
+
+
+def printable(value: object) -> str:
+    """Returns text; bytes of a file's name that are none are written out as \\xff."""
+    return os.fsencode(str(value)).decode("utf-8", "backslashreplace")
 
 
 def _numbers(value: Any) -> Any:

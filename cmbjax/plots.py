@@ -130,7 +130,7 @@ def pose_sheet(
         axes, depths, predictions, targets, titles, strict=True
     ):
         draw_pose(ax, depth, joints, skeleton, target, zoom=zoom)
-        ax.set_title(title, fontsize=8)
+        ax.set_title(title, fontsize=8, parse_math=False)
     handles = []
     if skeleton.mirror_pairs:
         sides = {"right": RIGHT, "left": LEFT, "middle": MIDDLE}
@@ -168,12 +168,12 @@ def map_sheet(
     axes = figure.subplots(len(rows), len(heads), squeeze=False)
     for line, row, title in zip(axes, rows, titles, strict=True):
         draw_depth(line[0], row[0])
-        line[0].set_ylabel(title, fontsize=8)
+        line[0].set_ylabel(title, fontsize=8, parse_math=False)
         for ax, values in zip(line[1:], row[1:], strict=True):
             ax.imshow(np.asarray(values), cmap="magma", interpolation="nearest")
             ax.set(xticks=[], yticks=[])
     for ax, head in zip(axes[0], heads, strict=True):
-        ax.set_title(head, fontsize=8)
+        ax.set_title(head, fontsize=8, parse_math=False)
     _save(figure, path)
 
 

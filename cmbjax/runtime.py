@@ -58,6 +58,14 @@ def keeping_small_programs() -> Iterator[None]:
         jax.config.update(option, before)
 
 
+def memory_bytes() -> int:
+    """Returns how much memory this process' first device has."""
+    device = jax.local_devices()[0]
+    if device.platform == "cpu":
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return (device.memory_stats() or {}).get("bytes_limit", 2**63)
+
+
 def keep_freed_memory() -> None:
     """Has the C library keep what XLA frees after each step on CPU.
 

@@ -2,12 +2,17 @@
 
 import abc
 import contextlib
+import fcntl
 import functools
 import hashlib
 import itertools
 import math
 import multiprocessing
+import multiprocessing.connection
 import os
+import shutil
+import tempfile
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -34,6 +39,20 @@ Fact = tuple[str, float, float | None, float]
 
 class DescribedFrames(tfds.core.DatasetBuilder):
     """Depth frames that say what a network is to know of them."""
+
+    def download_and_prepare(self, **options: Any) -> None:
+        """Prepares the data set, one process at a time: others wait, and use it.
+
+        What a process that was killed has left unfinished goes.
+        """
+        folder = Path(self.data_dir)
+        with _only_one(folder):
+            if not self.is_prepared():
+                for path in folder.parent.glob(f"incomplete.*_{folder.name}"):
+                    shutil.rmtree(path, ignore_errors=True)
+            super().download_and_prepare(**options)
+            if not self.info.splits:  # it was another process' after all
+                self.info.read_from_directory(self.data_dir)
 
     @classmethod
     def make(cls, config: str, source: Path | None, **options: Any) -> Self:
@@ -79,6 +98,16 @@ class DescribedFrames(tfds.core.DatasetBuilder):
     @property
     def _labelled(self) -> Skeleton:
         return SKELETONS[self.info.metadata["skeleton"]]
+
+
+@contextlib.contextmanager
+def _only_one(folder: Path) -> Iterator[None]:
+    """Holds a lock that stands for a folder, on this machine and for this user."""
+    key = hashlib.sha256(str(folder.absolute()).encode()).hexdigest()[:16]
+    path = Path(tempfile.gettempdir()) / f"cmbjax-{os.getuid()}-{key}.lock"
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def file_key(path: Path) -> str:
@@ -296,3 +325,12 @@ def executor(workers: int, *, chunk: int) -> Iterator[Any]:
 
 def _start_worker() -> None:
     cv2.setNumThreads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """Ends this process when the one that started it is gone, however that ended."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)

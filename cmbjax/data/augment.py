@@ -1,6 +1,7 @@
 """Random views and sensor noise of training frames (Sec. 5: flipping, rotation)."""
 
 import dataclasses
+import math
 
 import cv2
 import numpy as np
@@ -35,7 +36,7 @@ class Augmentation:
 
     def __post_init__(self) -> None:
         for name, value in dataclasses.asdict(self).items():
-            if value < 0:
+            if not 0 <= value < math.inf:
                 raise ValueError(f"augmentation {name} must be at least 0, got {value}")
         if self.scale >= 1:
             raise ValueError(f"augmentation scale must be below 1, got {self.scale}")

@@ -9,7 +9,7 @@ import numpy as np
 
 from cmbjax.data.augment import Augmentation
 from cmbjax.data.examples import DepthFrames, Example, decode_depth
-from cmbjax.data.recordings import Streams, clips, pieces, recordings
+from cmbjax.data.recordings import EPOCHS, Streams, clips, pieces, recordings
 from cmbjax.data.views import Preparation, View, evaluation_view, training_view
 
 PREFETCHED_BATCHES = 8
@@ -88,7 +88,7 @@ def training_batches(
         order = grain.MapDataset.source(Streams(sequences, batch_size, seed)).seed(seed)
     else:
         single = [(i, False) for sequence in sequences for i in sequence]
-        order = grain.MapDataset.source(single).seed(seed).shuffle().repeat()
+        order = grain.MapDataset.source(single).seed(seed).shuffle().repeat(EPOCHS)
     parts = order.random_map(load).batch(size)
     batches = parts[processes.shard_index :: processes.shard_count]
     return iter(_prefetched(batches))

@@ -214,11 +214,11 @@ def training_image(
     rng: np.random.Generator, frame: Frame
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Returns a random view of a frame as the network sees it, and its targets."""
-    quarters = int(rng.choice(4, p=(0.85, 0.05, 0.05, 0.05)))
+    quarters = int(rng.choice(4, p=(0.55, 0.15, 0.15, 0.15)))
     frame = turned(frame, quarters, flip=rng.random() < 0.5)
     if rng.random() < 0.4:  # a part of the picture; people are cut off by its edges
         frame = windowed(frame, random_window(rng, frame))
-    if len(frame.boxes) and rng.random() < 0.22:
+    if len(frame.boxes) and rng.random() < 0.3:
         frame = hidden_below(rng, frame)
     depth = damaged(rng, frame)
     metric = rng.random() < 0.6

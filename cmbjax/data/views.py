@@ -90,7 +90,7 @@ def labelled_target(
     depths = joints_m[example["visible"], 2]
     if not np.isfinite(depths).any():
         return Target(box=box)
-    distance = 1000 * float(np.nanmedian(depths))
+    distance = 1000 * float(example.get("distance_m", np.nanmedian(depths)))
     if "neck_to_hips" not in skeleton.torsos:
         return Target(box=box, distance=distance)
     neck, hips = (
@@ -138,7 +138,8 @@ def damaged(
         depth[(slice(None), lost) if side == 0 else lost] = 0
         box[edge] = at
     if distance is not None:
-        is_upright = crops.quarter_turns_deg(target.up) == 0
+        is_from_the_side = np.linalg.norm(target.up) >= crops.LEAST_UP
+        is_upright = is_from_the_side and crops.quarter_turns_deg(target.up) == 0
         if is_upright and rng.random() < share:
             depth, _ = damage.covered_below(rng, depth, box, distance)
         if rng.random() < share / 2:

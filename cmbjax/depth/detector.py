@@ -8,7 +8,7 @@ import functools
 import hashlib
 import threading
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -240,7 +240,7 @@ class Detector:
             if not path.is_file():
                 raise FileNotFoundError(f"{path}: no such file")
         content = weights.read_bytes()
-        expected = read_json(card).get("sha256")
+        expected = read_json(card, dict[str, Any]).get("sha256")
         if hashlib.sha256(content).hexdigest() != expected:
             raise ValueError(f"{weights} is damaged: not what {card.name} says")
         self._network = cv2.dnn.readNetFromONNX(np.frombuffer(content, np.uint8))

@@ -1,11 +1,15 @@
 """Depth images as a camera or a file gives them."""
 
+import math
+import struct
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 ENDINGS = (".png", ".npy")
+MAX_PIXELS = 2**24  # of a file: a few bytes can claim to be more than the memory holds
+PNG = b"\x89PNG\r\n\x1a\n"
 NEAREST_M, FARTHEST_M = 0.05, 50.0  # a median reading outside is in other units
 
 
@@ -18,32 +22,47 @@ def files_of(folder: Path) -> list[Path]:
     """
     if not folder.exists():
         raise FileNotFoundError(f"{folder}: no such file or folder")
-    if folder.is_file():
+    if not folder.is_dir():
         return [folder]
-    frames = sorted(path for path in folder.iterdir() if path.suffix in ENDINGS)
+    frames = sorted(
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() in ENDINGS and not path.is_dir()
+    )
     if not frames:
         raise ValueError(f"{folder}: no frames in it; expected .png or .npy files")
     return frames
 
 
-def read_frame(path: Path) -> np.ndarray:
+def read_frame(path: Path, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Reads a frame: a 16-bit PNG, or an array in a .npy file.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is of another kind, or damaged.
+        ValueError: It is of another kind, damaged, or larger than `max_pixels`.
     """
-    if path.suffix == ".png":
-        return read_png(path)
+    if path.suffix.lower() == ".png":
+        return read_png(path, max_pixels=max_pixels)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such frame")
-    if path.suffix != ".npy":
+    if path.suffix.lower() != ".npy":
         raise ValueError(f"{path}: expected a .png or .npy file, got {path.suffix!r}")
     try:
-        frame = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
+        frame = np.lib.format.open_memmap(path, mode="r")
+    # What a changed header raises is not documented: among others SyntaxError,
+    # TokenError, TypeError, OverflowError.
+    except Exception as error:
         raise ValueError(f"{path}: not a whole .npy array ({error})") from None
-    return np.asarray(frame)
+    _check_size(path, frame.shape, max_pixels)
+    return np.array(frame)
+
+
+def _check_size(path: Path, shape: tuple[int, ...], max_pixels: int) -> None:
+    if math.prod(shape) > max_pixels:
+        raise ValueError(
+            f"{path}: {' x '.join(map(str, shape))} is more than {max_pixels} pixels "
+            "(--max_pixels)"
+        )
 
 
 def to_millimetres(
@@ -75,23 +94,26 @@ def to_millimetres(
             f"{name}: expected at least 16 bits a reading, got {frame.dtype}: 8 bits "
             "have no known unit"
         )
-    metres = np.where(np.isfinite(frame), frame, 0).astype(np.float64)
-    metres *= 1.0 if is_float else depth_scale
-    if (metres < 0).any():
-        raise ValueError(f"{name}: negative depth, from {metres.min():g} m")
-    valid = metres[metres > 0]
+    with np.errstate(over="ignore", invalid="ignore"):
+        millimetres = frame.astype(np.float32)
+        millimetres *= np.float32(1000 if is_float else 1000 * depth_scale)
+    millimetres[~np.isfinite(millimetres)] = 0
+    if (lowest := float(millimetres.min())) < 0:
+        raise ValueError(f"{name}: negative depth, from {lowest / 1000:g} m")
+    valid = millimetres[millimetres > 0]
     if not valid.size:
         holes = "NaN or infinite" if is_float and np.isnan(frame).any() else "0"
         raise ValueError(f"{name}: no reading in it, every pixel is {holes}")
-    median = float(np.median(valid))
+    median = float(np.median(valid)) / 1000
     if not NEAREST_M <= median <= FARTHEST_M:
         unit = "floats are metres" if is_float else f"a unit is {depth_scale:g} m"
         raise ValueError(
             f"{name}: the median depth is {median:g} m, as {unit}; expected "
             f"{NEAREST_M:g} to {FARTHEST_M:g} m: another unit?"
         )
-    millimetres = np.rint(1000 * metres)
-    return np.where(millimetres < 2**16, millimetres, 0).astype(np.uint16)
+    np.rint(millimetres, out=millimetres)
+    millimetres[millimetres >= 2**16] = 0
+    return millimetres.astype(np.uint16)
 
 
 def checked_depth(depth: np.ndarray, name: str, *, metric: bool) -> np.ndarray:
@@ -115,32 +137,54 @@ def checked_depth(depth: np.ndarray, name: str, *, metric: bool) -> np.ndarray:
     return depth
 
 
-def read_png(path: Path, dtype: type[np.generic] = np.uint16) -> np.ndarray:
+def read_png(
+    path: Path,
+    dtype: type[np.generic] = np.uint16,
+    *,
+    max_pixels: int = MAX_PIXELS,
+) -> np.ndarray:
     """Reads a depth image.
 
     Args:
         path: A PNG file.
         dtype: np.uint16 or np.uint8: what the file must hold.
+        max_pixels: A larger image is refused before it is unpacked.
 
     Returns:
         [height, width] uint16; of an image with several equal channels the first.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: The file is damaged, of another dtype, or has unequal channels.
+        ValueError: The file is damaged, too large, of another dtype, or has unequal
+            channels.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such depth image")
-    png = np.frombuffer(path.read_bytes(), np.uint8)
-    image = cv2.imdecode(png, cv2.IMREAD_UNCHANGED) if png.size else None
+    png = path.read_bytes()
+    # After the signature: the first block's length and name, width and height.
+    if png.startswith(PNG) and len(png) >= 24:
+        _check_size(path, struct.unpack(">II", png[16:24])[::-1], max_pixels)
+        image = _unpacked(png)
+    else:
+        image = None
     if image is None:
-        raise ValueError(f"{path}: not a whole PNG image ({png.size} bytes)")
+        raise ValueError(f"{path}: not a whole PNG image ({len(png)} bytes)")
     if image.dtype != dtype:
         raise ValueError(
             f"{path}: expected {8 * np.dtype(dtype).itemsize} bits a channel, "
             f"got {8 * image.dtype.itemsize}"
         )
+    if image.ndim == 2:
+        return image.astype(np.uint16, copy=False)
     channels = image.reshape(*image.shape[:2], -1)[..., :3]  # a fourth is opacity
     if (channels != channels[..., :1]).any():
         raise ValueError(f"{path}: a colour image; expected equal channels of depth")
     return channels[..., 0].astype(np.uint16)
+
+
+def _unpacked(png: bytes) -> np.ndarray | None:
+    """Returns an image [height, width, ...]; None of one that is damaged."""
+    try:
+        return cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error:  # of a header that no image can have
+        return None

@@ -1,9 +1,11 @@
 """The card of an exported network is made here, and the text made of it."""
 
+import contextlib
 import functools
 import hashlib
 import importlib.metadata
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,22 +24,50 @@ from cmbjax.predict.card import (
     ONNX_FILE,
     STABLEHLO_FILE,
     WEIGHTS_FILE,
+    read_card,
 )
 from cmbjax.train.config import TrainConfig
 
 TEXT_FILE = "README.md"
-FILES = (
-    WEIGHTS_FILE,
-    STABLEHLO_FILE,
-    ONNX_FILE,
-    MEMORY_FILE,
-    CARD_FILE,
-    TEXT_FILE,
-)
 # Fields of a network that a card holds, where the network has them.
 NETWORK_FIELDS = ("num_joints", "width", "head3d", "memory_mode", "trunk_norm")
 
 Card = dict[str, Any]
+
+
+@contextlib.contextmanager
+def whole_folder(out_dir: Path) -> Iterator[Path]:
+    """Yields a folder that takes another's place if nothing fails in between.
+
+    Args:
+        out_dir: New, empty, or of an earlier export, which goes.
+
+    Raises:
+        ValueError: `out_dir` holds something else.
+    """
+    there = {path.name for path in out_dir.glob("*")}
+    written: set[str] = set()
+    if CARD_FILE in there:
+        written = {CARD_FILE, TEXT_FILE, *read_card(out_dir).files}
+    if others := sorted(there - written):
+        raise ValueError(
+            f"--out_dir={out_dir} must be a new folder, or that of an earlier export, "
+            f"but holds {', '.join(others)}"
+        )
+    out_dir.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(
+        prefix=f".{out_dir.name}.", dir=out_dir.parent, ignore_cleanup_errors=True
+    ) as name:
+        new, old = Path(name) / "new", Path(name) / "old"
+        new.mkdir()
+        yield new
+        if out_dir.exists():
+            out_dir.replace(old)
+        try:
+            new.replace(out_dir)
+        except OSError:
+            old.replace(out_dir)
+            raise
 
 
 def of_files(paths: Sequence[Path]) -> Card:

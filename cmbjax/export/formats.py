@@ -4,10 +4,8 @@ A function here takes arrays, the depth first and then, if it rolls, the memory 
 block; it returns arrays: what the network has of `Outputs`, and the new memory.
 """
 
-import contextlib
 import importlib.util
-import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -237,31 +235,3 @@ def check_equal(
             f"{name} must equal the function that it was made of bit for bit, but "
             f"differs by {worst:.1e} of its outputs' range: nothing was exported"
         )
-
-
-@contextlib.contextmanager
-def whole_folder(out_dir: Path, known: Sequence[str]) -> Iterator[Path]:
-    """Yields a folder that takes another's place if nothing fails in between.
-
-    Args:
-        out_dir: May hold files of these names, which go.
-        known: Names.
-
-    Raises:
-        ValueError: `out_dir` holds something else.
-    """
-    there = sorted(path.name for path in out_dir.glob("*"))
-    if others := [name for name in there if name not in known]:
-        raise ValueError(
-            f"--out_dir={out_dir} must be a new folder, or that of an earlier export, "
-            f"but holds {', '.join(others)}"
-        )
-    part = out_dir.with_name(out_dir.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    try:
-        yield part
-        shutil.rmtree(out_dir, ignore_errors=True)
-        part.replace(out_dir)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)

@@ -2,11 +2,13 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from cmbjax.files import read_json
+import msgspec
+
+from cmbjax.files import checked, read_json
+from cmbjax.skeletons import SKELETONS
 
 CARD_FILE = "card.json"
 WEIGHTS_FILE = "weights.npz"
@@ -16,10 +18,27 @@ MEMORY_FILE = "memory.npz"
 
 FORMAT = 2  # of cards; the first had a run's flags in place of the network's arguments
 WEIGHTS = Path(__file__).parents[1] / "weights"  # a folder each of the package's own
-DEFAULT = "people-96"
+DEFAULT, ABOVE = "people-96", "people-above-96"
 
 # What the first format says of a network among its run's flags.
 NETWORK_FLAGS = ("width", "head3d", "memory_mode", "trunk_norm")
+
+
+Above0 = Annotated[float, msgspec.Meta(gt=0, lt=1e6)]
+Finite = Annotated[float, msgspec.Meta(gt=-1e6, lt=1e6)]
+
+
+@dataclasses.dataclass(frozen=True)
+class FileEntry:
+    """What a card says of a file.
+
+    Attributes:
+        bytes: Its size.
+        sha256: Its checksum.
+    """
+
+    bytes: int
+    sha256: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +57,7 @@ class Card:
         depth_range: See `depth.crops.normalise`, in `depth_unit`.
         depth_unit: "mm" or "raw".
         stride: Pixels of the input per cell of a heat map.
-        offsets_m: Of each joint behind the surface, metres.
+        offsets_m: Of each joint behind the surface, metres; None without a unit.
         memory: "frozen" or "rolling", in the files but for the weights.
         memory_mode: "shared" or "per_sample".
         r: Bound of Eq. 2.
@@ -50,24 +69,24 @@ class Card:
     """
 
     folder: Path
-    network: Mapping[str, Any]
-    run: str
+    network: dict[str, Any]
+    run: str | None
     step: int
-    skeleton: str
+    skeleton: Literal[tuple(SKELETONS)]  # type: ignore[valid-type]
     joints: tuple[str, ...]
-    side: int
-    crop: str
-    depth_range: float
-    depth_unit: str
-    stride: int
-    offsets_m: tuple[float, ...]
-    memory: str
-    memory_mode: str
-    r: float
-    batch_size: int
-    calibration: tuple[tuple[float, float], ...] | None
-    outputs: Mapping[str, Any]
-    files: Mapping[str, Mapping[str, Any]]
+    side: Annotated[int, msgspec.Meta(ge=8, le=4096)]
+    crop: Literal["full", "person", "label_box"]
+    depth_range: Above0
+    depth_unit: Literal["mm", "raw"]
+    stride: Annotated[int, msgspec.Meta(ge=1, le=64)]
+    offsets_m: tuple[Finite | None, ...]
+    memory: Literal["frozen", "rolling"]
+    memory_mode: Literal["shared", "per_sample"]
+    r: Above0
+    batch_size: Annotated[int, msgspec.Meta(ge=1)]
+    calibration: tuple[tuple[Finite, Finite], ...] | None
+    outputs: dict[str, Any]
+    files: dict[str, FileEntry]
 
     def file(self, name: str) -> Path:
         """Returns the path of a file of the folder, which is as it was exported.
@@ -81,7 +100,7 @@ class Card:
             kind = Path(name).stem if name == WEIGHTS_FILE else Path(name).suffix[1:]
             raise FileNotFoundError(f"{path} is not there (export.py --format={kind})")
         checksum = hashlib.sha256(path.read_bytes()).hexdigest()
-        if checksum != self.files[name]["sha256"]:
+        if checksum != self.files[name].sha256:
             raise ValueError(
                 f"{path} is damaged: its checksum is not that of {CARD_FILE}"
             )
@@ -129,17 +148,22 @@ def read_card(folder: Path) -> Card:
     names = {field.name for field in dataclasses.fields(Card)} - {"folder"}
     if missing := sorted(names - stored.keys()):
         raise ValueError(f"{path} lacks {', '.join(missing)}: export the network again")
-    values = {name: stored[name] for name in names}
-    for name in ("joints", "offsets_m"):
-        values[name] = tuple(values[name])
-    if values["calibration"] is not None:
-        values["calibration"] = tuple(map(tuple, values["calibration"]))
-    return Card(folder=folder, **values)
+    card: Card = checked(stored | {"folder": str(folder)}, Card, str(path))
+    expected = SKELETONS[card.skeleton].joints
+    per_joint = (card.joints, card.offsets_m, card.calibration or card.joints)
+    if card.joints != expected or len(set(map(len, per_joint))) > 1:
+        raise ValueError(
+            f"{path}: joints, offsets_m and calibration must be of the "
+            f"{len(expected)} joints of {card.skeleton}"
+        )
+    return card
 
 
-def _from_first_format(stored: Mapping[str, Any]) -> dict[str, Any]:
+def _from_first_format(stored: dict[str, Any]) -> dict[str, Any]:
     """Returns a card of the first format in this one."""
     flags = stored["config"]
+    if not isinstance(flags, dict) or not isinstance(stored.get("joints"), list):
+        return stored
     network = {name: flags[name] for name in NETWORK_FLAGS if name in flags}
-    network |= {"name": stored["model"], "num_joints": len(stored["joints"])}
+    network |= {"name": stored.get("model"), "num_joints": len(stored["joints"])}
     return {**stored, "format": FORMAT, "network": network}

@@ -5,7 +5,8 @@ down, z forward, metres.
 """
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
@@ -14,15 +15,23 @@ import numpy as np
 from cmbjax.calibration import probabilities
 from cmbjax.camera import default_camera
 from cmbjax.depth import crops, detector, lifting
-from cmbjax.depth.images import files_of, read_frame, to_millimetres
+from cmbjax.depth.images import MAX_PIXELS, files_of, read_frame, to_millimetres
 from cmbjax.heatmaps import DECODES, decode_maps
-from cmbjax.predict.card import find_folder, read_card
-from cmbjax.predict.runtimes import Backend, Outputs, Precision, open_runtime
+from cmbjax.predict.card import ABOVE, Card, find_folder, read_card
+from cmbjax.predict.runtimes import (
+    Backend,
+    Memory,
+    Outputs,
+    Precision,
+    Runtime,
+    open_runtime,
+)
 from cmbjax.registry import pick
 from cmbjax.skeletons import SKELETONS, Skeleton
 
 OUTSIDE, HIDDEN, SEEN = 0, 1, 2  # values of `Pose.visibility`
 LEAST_PEAK = 0.12  # of the heat map of a joint that is in the picture
+STEEP = 0.5  # of a trunk's length in the image: shorter, it is seen from above
 
 People = Literal["nearest", "all"]
 MemoryUse = Literal["frozen", "rolling"]
@@ -70,12 +79,14 @@ class View(NamedTuple):
         depth: [1, side, side, 1] normalised.
         frame_from_crop: [2, 3] transform.
         reference_mm: The person's depth.
+        card: Of the network.
     """
 
     box: np.ndarray
     depth: np.ndarray
     frame_from_crop: np.ndarray
     reference_mm: float
+    card: Card
 
 
 class Predictor:
@@ -86,6 +97,8 @@ class Predictor:
     for pose in predictor("frame.png"):  # or .npy, or an array
         pose.joints_m
     ```
+
+    Threads may share one; a rolling memory is a stream's own, see `Stream`.
     """
 
     def __init__(
@@ -100,12 +113,14 @@ class Predictor:
         backend: str = "onnxruntime",
         precision: str = "f32",
         decode: str = "dark",
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
         """Loads a network.
 
         Args:
             network: Name of one of the package's own, or a folder that export.py wrote;
-                by default people-96.
+                by default people-96, and people-above-96 for people whom the camera
+                sees from above.
             camera: [fx, fy, cx, cy], pixels; by default a focal length of 1.07 times
                 the image's height, with the centre in the middle. Metres are as wrong
                 as the focal length is.
@@ -114,12 +129,13 @@ class Predictor:
             roll: By how many degrees frames must be turned clockwise to be upright: 0,
                 90, 180 or 270; by default each person is set upright as it is found.
             memory: Frozen: poses depend on their own frame alone. Rolling: the memory
-                goes on being written, so frames should come as a camera gives them;
-                for one person at a time.
+                goes on being written, so frames should come as one camera gives them;
+                for one person at a time. See `Stream`.
             backend: What runs the network: onnxruntime or openvino, which need the
                 folder's network.onnx, or jax, which compiles it first.
             precision: Of openvino: f32, or bf16, faster with AVX-512 or AMX.
             decode: A name in `heatmaps.DECODES`.
+            max_pixels: Files that say they are larger are refused unread.
 
         Raises:
             FileNotFoundError: A file of the network is missing.
@@ -139,23 +155,30 @@ class Predictor:
         pick(DECODES, "decode", decode)
         if roll not in (None, 0, 90, 180, 270):
             raise ValueError(f"roll must be 0, 90, 180 or 270 degrees, got {roll}")
-        if not depth_scale > 0:
+        if not 0 < depth_scale < np.inf:
             raise ValueError(f"depth_scale must be above 0, got {depth_scale}")
-        self.card = read_card(find_folder(network))
-        if self.card.depth_unit != "mm" or self.card.crop != "person":
-            raise ValueError(
-                f"{self.card.folder} is a network for {self.card.depth_unit} depth and "
-                f"crop {self.card.crop}; expected mm and person"
-            )
+        if not max_pixels > 0:
+            raise ValueError(f"max_pixels must be above 0, got {max_pixels}")
+        self.card = _checked_card(network)
+        self._above = _checked_card(ABOVE) if network is None else None
         self.skeleton: Skeleton = SKELETONS[self.card.skeleton]
         self.camera = None if camera is None else _checked_camera(camera)
         self.depth_scale = depth_scale
         self.people, self.roll, self.decode_name = people, roll, decode
+        self.memory, self.max_pixels = memory, max_pixels
         self._detector = detector.shipped()
-        self._runtime = open_runtime(
-            self.card, memory=memory, backend=backend, precision=precision
-        )
-        self._memory = self._runtime.memory
+        self._open = {"memory": memory, "backend": backend, "precision": precision}
+        self._runtimes: dict[Path, Runtime] = {}
+        self._opening = threading.Lock()
+        self.runtime(self.card)
+        self._own_stream: tuple[int, Stream] | None = None  # and the thread's number
+
+    def runtime(self, card: Card) -> Runtime:
+        """Returns the network of a card, which the first call loads."""
+        with self._opening:
+            if card.folder not in self._runtimes:
+                self._runtimes[card.folder] = open_runtime(card, **self._open)
+            return self._runtimes[card.folder]
 
     def __call__(
         self, frame: np.ndarray | Path | str, *, boxes: np.ndarray | None = None
@@ -178,31 +201,72 @@ class Predictor:
     def poses(
         self, depth_mm: np.ndarray, *, boxes: np.ndarray | None = None
     ) -> list[Pose]:
-        """Returns the people in a frame that `read` returned; see `__call__`."""
+        """Returns the people in a frame that `read` returned; see `__call__`.
+
+        Raises:
+            ValueError: The memory is rolling and another thread's.
+        """
+        if self.memory == "frozen":
+            return self._poses(depth_mm, boxes, self.run)
+        thread = threading.get_ident()
+        with self._opening:
+            owner, stream = self._own_stream or (thread, Stream(self))
+            self._own_stream = owner, stream
+        if owner != thread:
+            raise ValueError(
+                "this predictor's rolling memory is another thread's; a thread opens "
+                "its own by cmbjax.predict.predictor.Stream(predictor)"
+            )
+        return stream.poses(depth_mm, boxes=boxes)
+
+    def _poses(
+        self,
+        depth_mm: np.ndarray,
+        boxes: np.ndarray | None,
+        run: "Callable[[View], Outputs]",
+    ) -> list[Pose]:
         if boxes is None:
             views = [self.view(depth_mm, person) for person in self.find(depth_mm)]
         else:
             views = [self.crop(depth_mm, box) for box in _checked_boxes(boxes)]
-        return [self.decode(view, self.run(view.depth), depth_mm) for view in views]
+        return [self.decode(view, run(view), depth_mm) for view in views]
 
     def stream(
-        self, frames: Iterable[np.ndarray | Path | str] | Path | str
+        self,
+        frames: Iterable[np.ndarray | Path | str] | Path | str,
+        *,
+        on_error: Callable[[np.ndarray | Path | str, Exception], None] | None = None,
     ) -> Iterator[list[Pose]]:
-        """Yields the people of each frame; of a folder's files in order of name."""
+        """Yields the people of each frame; of a folder's files in order of name.
+
+        Args:
+            frames: In the order of recording; a rolling memory is this stream's own.
+            on_error: Is told of each frame that is none, and why; nobody is then in
+                that frame, and the stream goes on. By default the error ends it.
+        """
         if isinstance(frames, str | Path):
             frames = files_of(Path(frames))
+        run = Stream(self) if self.memory == "rolling" else self
         for frame in frames:
-            yield self(frame)
+            try:
+                poses = run(frame)
+            except (ValueError, OSError) as error:
+                if on_error is None:
+                    raise
+                on_error(frame, error)
+                poses = []
+            yield poses
 
     def reset(self) -> None:
         """Sets a rolling memory back to what it was after training."""
-        self._memory = self._runtime.memory
+        self._own_stream = None
 
     def read(self, frame: np.ndarray | Path | str) -> np.ndarray:
         """Returns a frame in millimetres, [height, width] uint16; see `__call__`."""
         name = "the frame"
         if isinstance(frame, str | Path):
-            name, frame = str(frame), read_frame(Path(frame))
+            name = str(frame)
+            frame = read_frame(Path(frame), max_pixels=self.max_pixels)
         return to_millimetres(frame, depth_scale=self.depth_scale, name=name)
 
     def intrinsics(self, depth_mm: np.ndarray) -> np.ndarray:
@@ -220,11 +284,13 @@ class Predictor:
 
     def view(self, depth_mm: np.ndarray, person: detector.Person) -> View:
         """Returns a person that was found as the network sees it."""
+        is_from_above = np.linalg.norm(person.up) < STEEP
         view = self.crop(
             depth_mm,
             person.body_box,
             distance_mm=person.depth,
             roll_deg=person.roll_deg if self.roll is None else self.roll,
+            card=self._above if is_from_above else None,
         )
         return view._replace(box=person.box)
 
@@ -235,29 +301,32 @@ class Predictor:
         *,
         distance_mm: float | None = None,
         roll_deg: int | None = None,
+        card: Card | None = None,
     ) -> View:
         """Returns what is in a box as the network sees it; see `crops.look`."""
         box = np.asarray(box, np.float32)
+        card = card or self.card
         crop = crops.look(
             depth_mm,
             box,
-            side=self.card.side,
-            depth_range=self.card.depth_range,
+            side=card.side,
+            depth_range=card.depth_range,
             distance=distance_mm,
             roll_deg=(self.roll or 0) if roll_deg is None else roll_deg,
         )
         if not crop.reference > 0:
             raise ValueError(f"the box {box.tolist()} holds no reading of the frame")
-        return View(box, crop.depth[None], crop.frame_from_crop, crop.reference)
+        return View(box, crop.depth[None], crop.frame_from_crop, crop.reference, card)
 
-    def run(self, depth: np.ndarray) -> Outputs:
-        """Returns what the network gives; a rolling memory is written."""
-        outputs, self._memory = self._runtime.run(depth, self._memory)
+    def run(self, view: View) -> Outputs:
+        """Returns what the network gives with the memory that training left."""
+        runtime = self.runtime(view.card)
+        outputs, _ = runtime.run(view.depth, runtime.memory)
         return outputs
 
     def decode(self, view: View, outputs: Outputs, depth_mm: np.ndarray) -> Pose:
         """Returns the pose in the frame and in metres."""
-        camera, card = self.intrinsics(depth_mm), self.card
+        camera, card = self.intrinsics(depth_mm), view.card
         decoded = decode_maps(
             outputs["heatmaps"],
             depth_maps=outputs.get("depth_maps"),
@@ -303,6 +372,61 @@ class Predictor:
             box=view.box,
             depth_m=view.reference_mm / 1000,
         )
+
+
+class Stream:
+    """The frames of one camera in order, and a rolling memory that is theirs alone.
+
+    ```python
+    stream = Stream(Predictor(memory="rolling"))
+    for frame in camera:
+        poses = stream(frame)
+    ```
+
+    It is for one thread; others open their own, of the same predictor.
+    """
+
+    def __init__(self, predictor: Predictor) -> None:
+        """Begins with the memory that training left.
+
+        Raises:
+            ValueError: The predictor's memory is frozen.
+        """
+        if predictor.memory != "rolling":
+            raise ValueError("a stream needs Predictor(memory='rolling')")
+        self._predictor = predictor
+        self._memories: dict[Path, Memory] = {}
+
+    def __call__(
+        self, frame: np.ndarray | Path | str, *, boxes: np.ndarray | None = None
+    ) -> list[Pose]:
+        """Returns the people in the next frame; see `Predictor.__call__`."""
+        return self.poses(self._predictor.read(frame), boxes=boxes)
+
+    def poses(
+        self, depth_mm: np.ndarray, *, boxes: np.ndarray | None = None
+    ) -> list[Pose]:
+        """Returns the people in the next frame, which `Predictor.read` returned."""
+        return self._predictor._poses(depth_mm, boxes, self._run)
+
+    def _run(self, view: View) -> Outputs:
+        runtime = self._predictor.runtime(view.card)
+        folder = view.card.folder
+        outputs, self._memories[folder] = runtime.run(
+            view.depth, self._memories.get(folder, runtime.memory)
+        )
+        return outputs
+
+
+def _checked_card(network: Path | str | None) -> Card:
+    """Reads the card of a network for people in millimetres."""
+    card = read_card(find_folder(network))
+    if card.depth_unit != "mm" or card.crop != "person":
+        raise ValueError(
+            f"{card.folder} is a network for {card.depth_unit} depth and crop "
+            f"{card.crop}; expected mm and person"
+        )
+    return card
 
 
 def _checked_camera(camera: Sequence[float] | np.ndarray) -> np.ndarray:

@@ -1,116 +1,160 @@
 """Poses as records: lines of JSON, and COCO keypoints."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import msgspec
 import numpy as np
 
+from cmbjax.files import printable
 from cmbjax.predict.predictor import Pose
 from cmbjax.skeletons import Skeleton
 
 
-def line(
-    path: Path, poses: Sequence[Pose], camera: np.ndarray, skeleton: Skeleton
-) -> dict[str, Any]:
-    """Returns a line of poses.jsonl."""
-    return {
-        "frame": str(path),
-        "camera": _rounded(camera, 3),
-        "joints": skeleton.joints,
-        "people": [
-            {
-                "box": _rounded(pose.box, 1),
-                "depth_m": round(pose.depth_m, 3),
-                "joints_px": _rounded(pose.joints_px, 2),
-                "joints_m": _rounded(pose.joints_m, 4),
-                "confidence": _rounded(pose.confidence, 3),
-                "visibility": pose.visibility.tolist(),
+class Person(msgspec.Struct):
+    """A person in a line of poses.jsonl; see `Pose`."""
+
+    box: tuple[float, float, float, float]
+    depth_m: float
+    joints_px: list[tuple[float, float]]
+    joints_m: list[tuple[float, float, float]]
+    confidence: list[float]
+    visibility: list[Literal[0, 1, 2]]
+
+
+class Line(msgspec.Struct):
+    """A line of poses.jsonl: a frame.
+
+    Attributes:
+        frame: Its file; bytes of the name that are no text as \\xff.
+        size: Width and height, pixels.
+        camera: fx, fy, cx, cy, pixels.
+        joints: Names.
+        people: Who is in it.
+    """
+
+    frame: str
+    size: tuple[int, int]
+    camera: tuple[float, float, float, float]
+    joints: list[str]
+    people: list[Person]
+
+    def __post_init__(self) -> None:
+        """Refuses people of other numbers of joints."""
+        for person in self.people:
+            lengths = {
+                len(person.joints_px),
+                len(person.joints_m),
+                len(person.confidence),
+                len(person.visibility),
             }
+            if lengths != {len(self.joints)}:
+                raise ValueError(f"expected people of {len(self.joints)} joints")
+
+
+def line(
+    path: Path,
+    poses: Sequence[Pose],
+    camera: np.ndarray,
+    skeleton: Skeleton,
+    shape: tuple[int, ...],
+) -> Line:
+    """Returns the record of a frame of shape [height, width].
+
+    Raises:
+        ValueError: The network gave what is no number, which JSON does not have.
+    """
+    for pose in poses:
+        if not all(map(np.isfinite, (*pose.joints_px.flat, *pose.joints_m.flat))):
+            raise ValueError(f"{path}: a joint's place is not a finite number")
+    return Line(
+        frame=printable(path),
+        size=(shape[1], shape[0]),
+        camera=tuple(_rounded(camera, 6)),
+        joints=list(skeleton.joints),
+        people=[
+            Person(
+                box=tuple(_rounded(pose.box, 1)),
+                depth_m=round(float(pose.depth_m), 3),
+                joints_px=_rounded(pose.joints_px, 2),
+                joints_m=_rounded(pose.joints_m, 4),
+                confidence=_rounded(pose.confidence, 3),
+                visibility=pose.visibility.tolist(),
+            )
             for pose in poses
         ],
-    }
+    )
 
 
-class Coco:
-    """COCO keypoints of frame after frame, as the data set `folder` reads them."""
+def coco(lines: Iterable[Line], skeleton: Skeleton, out_dir: Path) -> dict[str, Any]:
+    """Returns COCO keypoints, as the data set `folder` reads them.
 
-    def __init__(self, skeleton: Skeleton, out_dir: Path) -> None:
-        """Begins without frames.
+    Args:
+        lines: Of poses.jsonl.
+        skeleton: Of the poses.
+        out_dir: Where the file will lie: names of frames are relative to it.
 
-        Args:
-            skeleton: Of the poses.
-            out_dir: Where the file will lie: names of frames are relative to it.
-        """
-        self.skeleton, self.out_dir = skeleton, out_dir
-        self.images: list[dict[str, Any]] = []
-        self.annotations: list[dict[str, Any]] = []
-        self.cameras: set[tuple[float, ...]] = set()
-
-    def add(
-        self,
-        path: Path,
-        poses: Sequence[Pose],
-        camera: np.ndarray,
-        shape: tuple[int, ...],
-    ) -> None:
-        """Adds a frame of shape [height, width]."""
-        image_id = len(self.images)
-        height, width = shape
-        self.cameras.add(tuple(camera.tolist()))
-        self.images.append(
+    Returns:
+        The file's content; without a camera where frames have several.
+    """
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    cameras = set()
+    for record in lines:
+        width, height = record.size
+        cameras.add(record.camera)
+        images.append(
             {
-                "id": image_id,
-                "file_name": os.path.relpath(path, self.out_dir),
+                "id": len(images),
+                "file_name": os.path.relpath(record.frame, out_dir),
                 "width": width,
                 "height": height,
             }
         )
-        for pose in poses:
-            is_there = pose.visibility > 0
-            places = np.where(is_there[:, None], pose.joints_px, 0)
-            keypoints = np.column_stack([places, pose.visibility]).ravel()
-            x0, y0, x1, y1 = pose.box.tolist()
-            self.annotations.append(
+        for person in record.people:
+            visibility = np.array(person.visibility)
+            is_there = visibility > 0
+            places = np.where(is_there[:, None], person.joints_px, 0)
+            keypoints = np.column_stack([places, visibility]).ravel()
+            x0, y0, x1, y1 = person.box
+            annotations.append(
                 {
-                    "id": len(self.annotations),
-                    "image_id": image_id,
+                    "id": len(annotations),
+                    "image_id": images[-1]["id"],
                     "category_id": 1,
-                    "keypoints": _rounded(keypoints, 2),
+                    "keypoints": keypoints.tolist(),
                     "num_keypoints": int(is_there.sum()),
-                    "bbox": [x0, y0, x1 - x0, y1 - y0],
-                    "area": (x1 - x0) * (y1 - y0),
+                    "bbox": _rounded(np.array([x0, y0, x1 - x0, y1 - y0]), 1),
+                    "area": round((x1 - x0) * (y1 - y0), 2),
                     "iscrowd": 0,
-                    "score": round(float(pose.confidence.mean()), 4),
-                    "joints_m": _rounded(pose.joints_m, 4),
+                    "score": round(float(np.mean(person.confidence)), 4),
+                    "joints_m": person.joints_m,
                 }
             )
-
-    def to_json(self) -> dict[str, Any]:
-        """Returns the file's content; without a camera where frames have several."""
-        bones = [
-            [parent + 1, joint + 1]
-            for joint, parent in enumerate(self.skeleton.parents)
-            if parent >= 0
-        ]
-        info: dict[str, Any] = {"description": "predicted by cmbjax"}
-        if len(self.cameras) == 1:
-            (camera,) = self.cameras
-            info["camera"] = dict(zip(("fx", "fy", "cx", "cy"), camera, strict=True))
-        return {
-            "info": info,
-            "categories": [
-                {
-                    "id": 1,
-                    "name": "person",
-                    "keypoints": list(self.skeleton.joints),
-                    "skeleton": bones,
-                }
-            ],
-            "images": self.images,
-            "annotations": self.annotations,
-        }
+    bones = [
+        [parent + 1, joint + 1]
+        for joint, parent in enumerate(skeleton.parents)
+        if parent >= 0
+    ]
+    info: dict[str, Any] = {"description": "predicted by cmbjax"}
+    if len(cameras) == 1:
+        (camera,) = cameras
+        info["camera"] = dict(zip(("fx", "fy", "cx", "cy"), camera, strict=True))
+    return {
+        "info": info,
+        "categories": [
+            {
+                "id": 1,
+                "name": "person",
+                "keypoints": list(skeleton.joints),
+                "skeleton": bones,
+            }
+        ],
+        "images": images,
+        "annotations": annotations,
+    }
 
 
 def _rounded(values: np.ndarray, digits: int) -> list[Any]:

@@ -1,6 +1,7 @@
 """What runs an exported network: ONNX Runtime, OpenVINO or JAX."""
 
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -129,7 +130,15 @@ def _open_openvino(path: Path, precision: str) -> Run:
         raise ValueError(_not_installed("openvino")) from None
     hint = {"INFERENCE_PRECISION_HINT": precision}
     network = openvino.Core().compile_model(path, "CPU", hint)
-    return lambda inputs: list(network(inputs).values())
+    of_thread = threading.local()  # a request serves one call at a time
+
+    def run(inputs: dict[str, np.ndarray]) -> Sequence[np.ndarray]:
+        if not hasattr(of_thread, "request"):
+            of_thread.request = network.create_infer_request()
+        # Copies: the next call writes the request's own arrays.
+        return [np.array(value) for value in of_thread.request.infer(inputs).values()]
+
+    return run
 
 
 def _open_stablehlo(path: Path) -> Run:

@@ -1,5 +1,7 @@
 """Orbax checkpoints: state and position in the data, each save whole or not at all."""
 
+import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +9,7 @@ import grain
 import jax
 import orbax.checkpoint as ocp
 
+from cmbjax.files import read_json, write_json
 from cmbjax.train.step import TrainState
 
 KEPT = 2
@@ -14,6 +17,7 @@ COLLECTIONS = ("params", "memory", "batch_stats")
 # Grain's own handler writes one such file a process and asks for as many when it
 # restores. The position is the same in all, so the first one's serves any number.
 POSITION_FILE = "process_0-of-1.json"
+CHECKSUMS = "checksums"  # of checkpoints, a file each, beside their folder
 
 
 class Manager(ocp.CheckpointManager):
@@ -34,6 +38,7 @@ class Checkpoints:
             run_dir: The run's folder.
             keep: How many of the latest checkpoints stay.
         """
+        self._checksums = run_dir / CHECKSUMS
         self._manager = Manager(
             run_dir.absolute() / "checkpoints",
             options=ocp.CheckpointManagerOptions(max_to_keep=keep, create=True),
@@ -56,6 +61,14 @@ class Checkpoints:
             ),
         )
         self._manager.wait_until_finished()
+        if jax.process_index() == 0:
+            self._checksums.mkdir(exist_ok=True)
+            kept = {f"{step}.json" for step in self._manager.all_steps()}
+            for path in self._checksums.glob("*.json"):
+                if path.name not in kept:
+                    path.unlink()
+            sums = dict(_checksums(self._manager.directory / str(int(state.step))))
+            write_json(self._checksums / f"{int(state.step)}.json", sums)
 
     @property
     def latest_step(self) -> int | None:
@@ -73,11 +86,54 @@ class Checkpoints:
             data: Is moved to the position it had.
 
         Raises:
-            ValueError: There is no checkpoint, or it is of another network.
+            ValueError: There is no checkpoint, it is damaged, or of another network.
         """
         step = self.latest_step
         if step is None:
             raise ValueError(f"{self._manager.directory} holds no whole checkpoint")
+        if (file := self._damaged(step)) is not None:
+            raise ValueError(self._advice(step, f"{file} is not what was saved"))
+        try:
+            return self._restore(step, like, data)
+        except ValueError as error:
+            if str(self._manager.directory) in str(error):
+                raise
+            raise ValueError(self._advice(step, f"{error}")) from None
+        # Orbax and TensorStore document no errors of damaged files: among others are
+        # KeyError, TypeError and bare Exception.
+        except Exception as error:
+            what = f"{type(error).__name__}: {error}"
+            raise ValueError(self._advice(step, what)) from error
+
+    def _damaged(self, step: int) -> str | None:
+        """Returns a file of a checkpoint that is not as it was saved, or None.
+
+        Of checkpoints of earlier versions nothing is known.
+        """
+        path = self._checksums / f"{step}.json"
+        if not path.exists():
+            return None
+        saved = read_json(path, dict[str, str])
+        now = dict(_checksums(self._manager.directory / str(step)))
+        for name in sorted(saved):
+            if now.get(name) != saved[name]:
+                return name
+        return None
+
+    def _advice(self, step: int, what: str) -> str:
+        earlier = [s for s in sorted(self._manager.all_steps()) if s < step]
+        whole = next((s for s in reversed(earlier) if self._damaged(s) is None), None)
+        folder = self._manager.directory / str(step)
+        advice = f"{folder} cannot be restored ({what:.300}); "
+        if whole is None:
+            return advice + "there is no earlier checkpoint: train again"
+        return (
+            advice + f"that of step {whole} is whole: delete this one to go on from it"
+        )
+
+    def _restore(
+        self, step: int, like: TrainState, data: grain.DatasetIterator | None
+    ) -> TrainState:
         self._check_shapes(step, like)
         first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         abstract = jax.tree.map(
@@ -110,6 +166,14 @@ class Checkpoints:
     def close(self) -> None:
         """Ends the manager's threads."""
         self._manager.close()
+
+
+def _checksums(folder: Path) -> Iterator[tuple[str, str]]:
+    """Yields each file of a checkpoint, and its SHA-256."""
+    for path in sorted(Path(folder).rglob("*")):
+        if path.is_file():
+            content = hashlib.sha256(path.read_bytes())
+            yield path.relative_to(folder).as_posix(), content.hexdigest()
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:

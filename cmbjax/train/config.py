@@ -13,6 +13,7 @@ from cmbjax.data.examples import DepthFrames
 from cmbjax.data.flags import DataFlags
 from cmbjax.data.views import Preparation
 from cmbjax.depth.crops import CropMode
+from cmbjax.files import checked
 from cmbjax.models import MODELS
 from cmbjax.models.ablations import AttachedMemory, OptimizedMemory
 from cmbjax.models.cmb import ConvolutionalMemoryBlock, MemoryMode
@@ -27,6 +28,9 @@ POSENET_FIELDS = {
     "memory_lr": 0.0,
     "trunk_norm": True,
 }
+
+LEAST_WIDTH, MOST_WIDTH = 1 / 32, 8.0
+MOST_SIDE = 1024
 
 # Runs of earlier versions do not name these.
 ADDED_FIELDS = {"memory_steps": 1, "memory_gradient": False, "init_from": None}
@@ -109,10 +113,9 @@ class TrainConfig(DataFlags):
     """Steps between two checkpoints."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         pick(MODELS, "model", self.model)
         at_least = {
-            "batch_size": 1,
-            "num_steps": 1,
             "decay_every": 1,
             "log_every": 1,
             "checkpoint_every": 1,
@@ -132,6 +135,10 @@ class TrainConfig(DataFlags):
                 continue
             if not (math.isfinite(value) and value > 0):
                 raise ValueError(f"--{name} must be above 0, got {value}")
+        if not LEAST_WIDTH <= self.width <= MOST_WIDTH:
+            raise ValueError(
+                f"--width must be from {LEAST_WIDTH} to {MOST_WIDTH}, got {self.width}"
+            )
         if self.train_share > 1:
             raise ValueError(f"--train_share must be at most 1, got {self.train_share}")
         if self.batch_size % self.memory_steps:
@@ -144,9 +151,10 @@ class TrainConfig(DataFlags):
                 f"--memory_steps={self.memory_steps} goes with --memory_mode=shared "
                 f"and --memory_lr=0, got {self.memory_mode} and {self.memory_lr}"
             )
-        if self.side < 16 or self.side % 8:
+        if not 16 <= self.side <= MOST_SIDE or self.side % 8:
             raise ValueError(
-                f"--side must be a multiple of 8 of at least 16, got {self.side}"
+                f"--side must be a multiple of 8 from 16 to {MOST_SIDE}, got "
+                f"{self.side}"
             )
         model = self.make_model(1)
         if self.side % model.divisor:
@@ -257,18 +265,20 @@ class TrainConfig(DataFlags):
             ValueError: A field is missing or unknown: another version wrote it.
         """
         expected = {field.name for field in dataclasses.fields(cls)}
-        fields = ADDED_FIELDS | fields
+        fields = ADDED_FIELDS | checked(fields, dict[str, Any], "config.json")
         if set(fields) != expected:
             wrong = ", ".join(sorted(set(fields) ^ expected))
             raise ValueError(f"config.json has other fields than this version: {wrong}")
         names = {field.name for field in dataclasses.fields(Augmentation)}
-        augmentation = ADDED_AUGMENTATION | fields["augmentation"]
+        augmentation = ADDED_AUGMENTATION | checked(
+            fields["augmentation"], dict[str, Any], "config.json: augmentation"
+        )
         if set(augmentation) != names:
             raise ValueError("config.json: augmentation has other fields than here")
-        values = {**fields, "augmentation": Augmentation(**augmentation)}
-        for name in ("data_dir", "tfds_dir", "run_dir"):
-            values[name] = Path(values[name]) if values[name] else None
-        return cls(**values)
+        config: TrainConfig = checked(
+            {**fields, "augmentation": augmentation}, cls, "config.json"
+        )
+        return config
 
     def differences(self, other: "TrainConfig") -> list[str]:
         """Names the fields in which `other` would be another run, with both values."""

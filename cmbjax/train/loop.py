@@ -9,7 +9,7 @@ import json
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
-from cmbjax.files import write_text
+from cmbjax.files import read_lines, write_text
 from cmbjax.train import sharding
 from cmbjax.train.checkpoints import Checkpoints
 from cmbjax.train.step import TrainState
@@ -189,13 +189,18 @@ class Records:
                 self._events.add_scalar(name, value, step)
 
 
-def read_records(path: Path) -> Iterator[dict[str, float]]:
-    """Yields the records of a metrics.jsonl; a line cut off by a crash is left out."""
-    if not path.exists():
-        return
-    for line in path.read_text().splitlines(keepends=True):
-        if line.endswith("\n"):
-            yield json.loads(line)
+def read_records(path: Path) -> list[dict[str, float]]:
+    """Returns the records of a metrics.jsonl; a line cut off by a crash is left out.
+
+    Raises:
+        ValueError: A line is no record; names it.
+    """
+    records = read_lines(path) if path.exists() else []
+    for number, record in enumerate(records, start=1):
+        step = record.get("step") if isinstance(record, dict) else None
+        if type(step) is not int:
+            raise ValueError(f"{path}: line {number} has no step, but {record!r:.80}")
+    return records
 
 
 class Signals:

@@ -20,6 +20,7 @@ from cmbjax.data.examples import DepthFrames
 from cmbjax.data.flags import RunFlags
 from cmbjax.files import read_json, write_json
 from cmbjax.models.network import Network
+from cmbjax.skeletons import SKELETONS
 from cmbjax.train import step
 from cmbjax.train.checkpoints import Checkpoints
 from cmbjax.train.config import TrainConfig
@@ -118,7 +119,7 @@ class Run:
     @functools.cached_property
     def statistics(self) -> Statistics:
         """What was taken from the training split."""
-        return Statistics.from_json(read_json(self.folder / STATISTICS_FILE))
+        return Statistics.read(self.folder / STATISTICS_FILE)
 
     def take_statistics(self, frames: DepthFrames) -> Statistics:
         """Returns the statistics, taken from the training split the first time.
@@ -145,7 +146,14 @@ class Run:
     def calibration(self) -> np.ndarray | None:
         """Returns what `calibration.fit` measured; None of runs that did not."""
         path = self.folder / CALIBRATION_FILE
-        return np.array(read_json(path)["coefficients"]) if path.exists() else None
+        if not path.exists():
+            return None
+        stored = read_json(path, dict[str, str | list[tuple[float, float]]])
+        joints = SKELETONS[self.statistics.skeleton].joints
+        coefficients = stored.get("coefficients")
+        if not isinstance(coefficients, list) or len(coefficients) != len(joints):
+            raise ValueError(f"{path}: coefficients must be of {len(joints)} joints")
+        return np.array(coefficients)
 
     def restore(self, num_joints: int) -> tuple[Network, step.TrainState]:
         """Returns the network and what the latest checkpoint holds.
@@ -172,7 +180,13 @@ def read_config(folder: Path) -> TrainConfig:
     Raises:
         ValueError: The folder is not one of a run of this version.
     """
-    return TrainConfig.from_json(read_json(folder / CONFIG_FILE))
+    path = folder / CONFIG_FILE
+    try:
+        return TrainConfig.from_json(read_json(path))
+    except ValueError as error:
+        if str(path) in str(error):
+            raise
+        raise ValueError(f"{path.parent}: {error}") from None
 
 
 def open_run(

@@ -1,16 +1,21 @@
 """What is taken from the training split beside the network's weights."""
 
 import dataclasses
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
+import msgspec
 import numpy as np
 
 from cmbjax import metrics
 from cmbjax.data.examples import DepthFrames, Example, decode_depth
 from cmbjax.data.views import label_box
 from cmbjax.depth import crops, lifting
+from cmbjax.files import read_json
+from cmbjax.skeletons import SKELETONS
 
 STATISTICS_FRAMES = 2000
+Finite = Annotated[float, msgspec.Meta(gt=-1e6, lt=1e6)] | None  # None: not measured
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,13 +35,24 @@ class Statistics:
     offsets_m: np.ndarray
 
     @classmethod
-    def from_json(cls, fields: dict[str, Any]) -> "Statistics":
-        """Returns what `to_json` gave."""
-        arrays = {
-            name: np.array(fields[name], np.float32)
-            for name in ("mean_pose", "offsets_m")
-        }
-        return cls(frames=fields["frames"], skeleton=fields["skeleton"], **arrays)
+    def read(cls, path: Path) -> "Statistics":
+        """Reads what `to_json` gave.
+
+        Raises:
+            ValueError: It is not that, or not of as many joints as the skeleton has.
+        """
+        stored: _Stored = read_json(path, _Stored)
+        count = SKELETONS[stored.skeleton].num_joints
+        if {len(stored.mean_pose), len(stored.offsets_m)} != {count}:
+            raise ValueError(
+                f"{path}: mean_pose and offsets_m must be of {count} joints"
+            )
+        return cls(
+            frames=stored.frames,
+            skeleton=stored.skeleton,
+            mean_pose=np.array(stored.mean_pose, np.float32),
+            offsets_m=np.array(stored.offsets_m, np.float32),
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Returns the fields as JSON values."""
@@ -46,6 +62,13 @@ class Statistics:
             "mean_pose": self.mean_pose.tolist(),
             "offsets_m": self.offsets_m.tolist(),
         }
+
+
+class _Stored(msgspec.Struct):
+    frames: str
+    skeleton: Literal[tuple(SKELETONS)]  # type: ignore[valid-type]
+    mean_pose: list[tuple[Finite, Finite]]
+    offsets_m: list[Finite]
 
 
 def training_statistics(frames: DepthFrames) -> Statistics:

@@ -79,6 +79,38 @@ def abstract_state(
     return jax.eval_shape(create, jax.random.key(0))
 
 
+def bytes_of_step(model: Network, *, side: int, batch_size: int) -> int:
+    """Returns about how much memory a training step takes.
+
+    Of every value that the network computes on the way forward, as the way back reads
+    most of them; XLA needs less where it fuses some, and more for what it rearranges.
+    """
+    optimizer = optax.identity()
+    like = abstract_state(model, optimizer, side=side, batch_size=batch_size)
+    depth = jax.ShapeDtypeStruct(
+        (batch_size, side, side, model.num_frames), jnp.float32
+    )
+    rngs = {"dropout": jax.random.key(0)}
+    forward = functools.partial(
+        model.apply, train=True, r=R_AFTER_SWITCH, mutable=True, rngs=rngs
+    )
+    return _bytes_of(jax.make_jaxpr(forward)(like.variables, depth).jaxpr)
+
+
+def _bytes_of(jaxpr: Any) -> int:
+    total = 0
+    for equation in jaxpr.eqns:
+        inner = [p for p in equation.params.values() if hasattr(p, "jaxpr")]
+        if inner:
+            total += sum(_bytes_of(closed.jaxpr) for closed in inner)
+        else:
+            values = [variable.aval for variable in equation.outvars]
+            total += sum(
+                x.size * x.dtype.itemsize for x in values if hasattr(x, "size")
+            )
+    return total
+
+
 def r_at(step: int, r_switch_step: int) -> float:
     """Returns r of Eq. 2 in the step after `step` others: 1, then 3 (Sec. 3.2)."""
     return 1.0 if step < r_switch_step else R_AFTER_SWITCH

@@ -1,5 +1,7 @@
 """TFDS builder of whole frames of rooms, with no person in them or several."""
 
+import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,10 +10,21 @@ import tensorflow_datasets as tfds
 
 from cmbjax.data import detection
 from cmbjax.data.examples import Example
-from datasets.crowd.frames import FRAMES_PER_GROUP, make_frames
-from datasets.people.people import People, PeopleConfig
+from datasets.crowd.frames import ABOVE, FRAMES_PER_GROUP, make_frames
+from datasets.people.people import MakeFrames, People, PeopleConfig
 
 LEAST_SEEN = 4  # joints of a person who is to be posed
+
+
+@dataclasses.dataclass
+class CrowdConfig(PeopleConfig):
+    """Size and kind of the data set; train, validation and test are groups of people.
+
+    Attributes:
+        above: Whether every camera looks down at the people from the ceiling.
+    """
+
+    above: bool = False
 
 
 class Crowd(People):
@@ -21,19 +34,26 @@ class Crowd(People):
     each.
     """
 
-    VERSION = tfds.core.Version("1.0.0")
-    make_frames = staticmethod(make_frames)
+    VERSION = tfds.core.Version("1.1.0")
     frames_per_person = FRAMES_PER_GROUP
     people_per_part = 1
     BUILDER_CONFIGS = [
-        PeopleConfig(
+        CrowdConfig(
             name="crowd",
             description="21,200 frames, ITOP's joints.",
             train=500,
             validation=10,
             test=20,
         ),
-        PeopleConfig(
+        CrowdConfig(
+            name="above",
+            description="13,200 frames of cameras that look straight down.",
+            train=300,
+            validation=10,
+            test=20,
+            above=True,
+        ),
+        CrowdConfig(
             name="tiny",
             description="A few frames without motion capture, for tests.",
             captured=False,
@@ -42,6 +62,13 @@ class Crowd(People):
             test=1,
         ),
     ]
+
+    @property
+    def make_frames(self) -> MakeFrames:
+        """Yields the frames of a group, in a process of its own."""
+        if self.builder_config.above:
+            return functools.partial(make_frames, mountings=ABOVE)
+        return make_frames
 
     def _info(self) -> tfds.core.DatasetInfo:
         joints = self.skeleton.num_joints
@@ -78,8 +105,9 @@ class EachPerson(Sequence[Example]):
     """Each person of whole frames as an example of its own.
 
     Those of whom at least `LEAST_SEEN` joints are seen. Beside what schema.py names, an
-    example has `box` [4], of what of the body is in the picture, and `labelled`
-    [joints], which joints have a place; `visible` are those in the picture.
+    example has `box` [4], of what of the body is in the picture, `distance_m`, the
+    median depth of what is seen, and `labelled` [joints], which joints have a place;
+    `visible` are those in the picture.
     """
 
     def __init__(self, frames: Sequence[Any]) -> None:
@@ -112,6 +140,7 @@ class EachPerson(Sequence[Example]):
             "labelled": np.isfinite(joints_px[0]).all(axis=1),
             "hidden": frame["hidden"][person],
             "box": boxes[0],
+            "distance_m": frame["depths_m"][person],
             "camera": frame["camera"],
             "frame": f"{name}_{person}",
             "subject": name.rsplit("_", 1)[0],

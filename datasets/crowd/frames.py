@@ -33,12 +33,23 @@ BEHIND = 0.2  # metres from the surface to a joint that is not hidden
 LEAST_PIXELS = 40  # a person of whom less is seen is not there
 STANDING_STILL = room.View(1.5, 0.0, 0.0, 3.0, 0.0, 0.0)
 # Where a camera is: odds, height above the floor, pitch (degrees, downwards).
-MOUNTINGS: dict[str, tuple[float, tuple[float, float], tuple[float, float]]] = {
+Mountings = dict[str, tuple[float, tuple[float, float], tuple[float, float]]]
+ANYWHERE: Mountings = {
     "level": (0.52, (0.5, 2.0), (-12, 18)),
     "oblique": (0.2, (1.8, 3.0), (20, 60)),
-    "from above": (0.12, (2.1, 3.5), (80, 95)),
+    "from above": (0.12, (2.1, 3.5), (75, 100)),
     "near": (0.16, (0.6, 1.8), (-15, 25)),
 }
+ABOVE: Mountings = {"from above": (1.0, (2.1, 3.5), (70, 105))}
+BENEATH = 0.6  # share of people under a camera who are close to its axis
+STEEP = 1.2  # radians of pitch from which on a camera is above people
+# Other cameras than the Kinects v1 and v2, and the odds of each: an Azure Kinect of
+# narrow view, RealSense D435 and D415, at half or a quarter of their pixels.
+MORE_CAMERAS = (
+    (0.25, people.Camera(320, 288, 252.0, (160.0, 144.0), "time of flight")),
+    (0.5, people.Camera(320, 180, 168.6, (160.0, 90.0), "active stereo")),
+    (0.25, people.Camera(320, 180, 251.0, (160.0, 90.0), "active stereo")),
+)
 
 
 class Posed(NamedTuple):
@@ -54,17 +65,20 @@ class Posed(NamedTuple):
 
 
 def sample_camera(rng: np.random.Generator) -> people.Camera:
-    """Draws a camera: Kinect v1, v2, or another, one in eight of them upright."""
+    """Draws a camera of one of many makes, one in eight of them upright."""
     camera = people.sample_camera(rng)
-    if rng.random() < 0.5:
+    kind = rng.random()
+    if kind < 0.2:
+        odds = [share for share, _ in MORE_CAMERAS]
+        _, camera = MORE_CAMERAS[int(rng.choice(len(odds), p=odds))]
+    elif kind < 0.6:
         width, height = ((320, 240), (320, 180), (320, 200), (256, 256))[
             rng.integers(4)
         ]
         focal = width / 2 / np.tan(np.radians(rng.uniform(48, 100)) / 2)
         centre = (width / 2, height / 2)
-        camera = camera._replace(
-            width=width, height=height, focal=float(focal), centre=centre
-        )
+        sensor = list(people.SENSORS)[int(rng.integers(len(people.SENSORS)))]
+        camera = people.Camera(width, height, float(focal), centre, sensor)
     if rng.random() < 0.12:
         camera = camera._replace(
             width=camera.height, height=camera.width, centre=camera.centre[::-1]
@@ -72,11 +86,13 @@ def sample_camera(rng: np.random.Generator) -> people.Camera:
     return camera
 
 
-def sample_view(rng: np.random.Generator) -> tuple[str, room.View]:
+def sample_view(
+    rng: np.random.Generator, mountings: Mountings
+) -> tuple[str, room.View]:
     """Draws how a camera is mounted, and turned about its axis."""
-    odds = [odds for odds, *_ in MOUNTINGS.values()]
-    name = list(MOUNTINGS)[int(rng.choice(len(odds), p=odds))]
-    _, heights, pitches = MOUNTINGS[name]
+    odds = [odds for odds, *_ in mountings.values()]
+    name = list(mountings)[int(rng.choice(len(odds), p=odds))]
+    _, heights, pitches = mountings[name]
     roll = rng.normal(0, 3)
     if rng.random() < 0.35:
         roll += rng.choice([90, 180, 270])
@@ -100,17 +116,19 @@ def make_frames(
     split: str,
     group: int,
     count: int = FRAMES_PER_GROUP,
+    *,
+    mountings: Mountings = ANYWHERE,
 ) -> Iterator[dict[str, object]]:
     """Yields the frames of one group of people as examples of `Crowd`.
 
     The arguments are those of `people.frames.make_frames`, of a group in place of a
-    person.
+    person; `mountings` say where cameras are.
     """
     rng = np.random.default_rng([seed, SPLITS.index(split), group])
     pool = [posed for _ in range(BODIES) for posed in sample_people(rng, figure, clips)]
     for number in range(count):
         name = f"{split}_{group:05d}_{number:02d}"
-        yield make_frame(rng, pool, skeleton, name)
+        yield make_frame(rng, pool, skeleton, name, mountings)
 
 
 def sample_people(
@@ -143,11 +161,15 @@ def sample_people(
 
 
 def make_frame(
-    rng: np.random.Generator, pool: Sequence[Posed], skeleton: Skeleton, name: str
+    rng: np.random.Generator,
+    pool: Sequence[Posed],
+    skeleton: Skeleton,
+    name: str,
+    mountings: Mountings,
 ) -> dict[str, object]:
     """Returns a frame: camera, people, then the room around them."""
     camera = sample_camera(rng)
-    mounting, view = sample_view(rng)
+    mounting, view = sample_view(rng, mountings)
     bodies: list[Mesh] = []
     things: list[Solid] = []
     for index in range(int(rng.choice(len(COUNTS), p=COUNTS))):
@@ -195,7 +217,9 @@ def _somewhere(
             angle = rng.uniform(-np.pi, np.pi)
             turn = np.array([np.cos(angle), np.sin(angle)])
             place = hips + rng.uniform(0.35, 0.8) * turn
-        elif view.pitch > 1.2:
+        elif view.pitch > STEEP and kind > 1 - 0.65 * BENEATH:
+            place = rng.normal(0, 0.4, 2)
+        elif view.pitch > STEEP:
             place = rng.uniform(-3.0, 3.0, 2)
         else:
             distance = 0.6 * np.exp(rng.uniform(0, np.log(6.5 / 0.6)))
@@ -289,7 +313,7 @@ def sample_room(
         thing = furniture.sample(rng)
         reach = float(np.linalg.norm(thing.vertices[:, :2], axis=1).max())
         for _ in range(10):
-            if view.pitch > 1.2:
+            if view.pitch > STEEP:
                 at = rng.uniform(-2.5, 2.5, 2)
             else:
                 distance = rng.uniform(0.8, back + 0.3)

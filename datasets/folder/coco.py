@@ -6,15 +6,18 @@ standard: `annotations[i].joints_m`, `annotations[i].subject`, `info.camera` and
 """
 
 import dataclasses
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, overload
 
+import msgspec
 import numpy as np
 
+from cmbjax.files import read_json
 from cmbjax.skeletons import SKELETONS, Skeleton
-from datasets.schema import DEPTH_UNITS
+
+Size = Annotated[int, msgspec.Meta(ge=1, le=2**16)]
+Number = float | None  # of what is not known
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +41,79 @@ class Person:
     subject: str
 
 
+class _Image(msgspec.Struct):
+    id: int | str
+    file_name: Annotated[str, msgspec.Meta(min_length=1)]
+    width: Size | None = None
+    height: Size | None = None
+
+
+class _Category(msgspec.Struct):
+    keypoints: list[str] = []
+
+
+class _Camera(msgspec.Struct):
+    fx: Annotated[float, msgspec.Meta(gt=0)]
+    fy: Annotated[float, msgspec.Meta(gt=0)]
+    cx: float
+    cy: float
+
+
+class _Info(msgspec.Struct):
+    camera: _Camera | None = None
+    depth_unit: Literal["mm", "raw"] = "mm"
+
+
+class _Content(msgspec.Struct):
+    categories: Annotated[list[_Category], msgspec.Meta(min_length=1, max_length=1)]
+    images: Annotated[list[_Image], msgspec.Meta(min_length=1)]
+    # Unread until one is asked for: a million of them, read, would take gigabytes.
+    annotations: Annotated[list[msgspec.Raw], msgspec.Meta(min_length=1)]
+    info: _Info | None = None
+
+
+class _Annotation(msgspec.Struct):
+    image_id: int | str
+    keypoints: list[Number | list[Number]]
+    joints_m: list[Number | list[Number]] | None = None
+    subject: str | int | None = None
+
+
+class _Kind(msgspec.Struct):
+    iscrowd: bool | int | None = 0
+
+
+class Persons(Sequence[Person]):
+    """The annotations of a file, each read when it is asked for."""
+
+    def __init__(
+        self,
+        path: Path,
+        annotations: Sequence[tuple[int, msgspec.Raw]],
+        images: Mapping[int | str, _Image],
+        order: Sequence[int],
+    ) -> None:
+        """Takes annotations with their numbers in the file; see `read`."""
+        self._path, self._annotations = path, annotations
+        self._images, self._order = images, order
+
+    def __len__(self) -> int:
+        return len(self._annotations)
+
+    @overload
+    def __getitem__(self, index: int) -> Person: ...
+    @overload
+    def __getitem__(self, index: slice) -> "Persons": ...
+    def __getitem__(self, index: int | slice) -> "Person | Persons":
+        if isinstance(index, slice):
+            chosen = self._annotations[index]
+            return Persons(self._path, chosen, self._images, self._order)
+        number, raw = self._annotations[index]
+        return _person(
+            f"{self._path}, annotations[{number}]", raw, self._images, self._order
+        )
+
+
 @dataclasses.dataclass(frozen=True)
 class AnnotationFile:
     """The content of one annotation file.
@@ -46,63 +122,84 @@ class AnnotationFile:
         skeleton: That of the joint names.
         depth_unit: One of `schema.DEPTH_UNITS`.
         camera: [fx, fy, cx, cy] pixels, NaN where not given.
-        persons: One for each annotation.
+        persons: One for each annotation, but for those of crowds (`iscrowd`).
         num_images: Images listed, annotated or not.
+        num_annotated: Images that somebody is annotated in.
+        hidden: Share of joints that are not visible.
     """
 
     skeleton: Skeleton
     depth_unit: str
     camera: np.ndarray
-    persons: tuple[Person, ...]
+    persons: Persons
     num_images: int
+    num_annotated: int
+    hidden: float
+
+    @property
+    def file_names(self) -> Iterator[str]:
+        """Yields the names of the annotated images, each once, in order."""
+        last = None
+        for name in sorted(person.file_name for person in self.persons):
+            if name != last:
+                yield name
+            last = name
 
 
 def read(path: Path) -> AnnotationFile:
-    """Reads an annotation file.
+    """Reads an annotation file, and checks it whole.
 
     Raises:
         ValueError: It is malformed; the message names the file and the annotation.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: not a JSON file ({error})") from None
-    for key in ("categories", "images", "annotations"):
-        if not isinstance(content, dict) or not isinstance(content.get(key), list):
-            raise ValueError(f"{path}: expected an object with a list `{key}`")
-        if not content[key]:
-            raise ValueError(f"{path}: `{key}` is empty")
-        if not all(isinstance(item, dict) for item in content[key]):
-            raise ValueError(f"{path}: every item of `{key}` must be an object")
-    skeleton, order = _skeleton(path, content["categories"])
-    info = content.get("info") or {}
-    if not isinstance(info, dict):
-        raise ValueError(f"{path}: `info` must be an object, got {info!r}")
-    unit = info.get("depth_unit", "mm")
-    if unit not in DEPTH_UNITS:
-        allowed = " or ".join(DEPTH_UNITS)
-        raise ValueError(f"{path}: info.depth_unit must be {allowed}, got {unit!r}")
-    images = {}
-    for i, image in enumerate(content["images"]):
-        if "id" not in image or "file_name" not in image:
-            raise ValueError(f"{path}: images[{i}] lacks `id` or `file_name`")
-        images[image["id"]] = image
-    persons = tuple(
-        _person(f"{path}, annotations[{i}]", annotation, images, order)
-        for i, annotation in enumerate(content["annotations"])
-    )
+    content = read_json(path, _Content)
+    skeleton, order = _skeleton(path, content.categories[0].keypoints)
+    info = content.info or _Info()
+    images: dict[int | str, _Image] = {}
+    for number, image in enumerate(content.images):
+        if image.id in images:
+            raise ValueError(
+                f"{path}: images[{number}] has the id {image.id!r} of an earlier one, "
+                f"{images[image.id].file_name}"
+            )
+        images[image.id] = image
+    people = [
+        (number, raw)
+        for number, raw in enumerate(content.annotations)
+        if not _decoded(f"{path}, annotations[{number}]", raw, _Kind).iscrowd
+    ]
+    if not people:
+        raise ValueError(f"{path}: every annotation is of a crowd (`iscrowd`)")
+    persons = Persons(path, people, images, order)
+    names, hidden = set(), 0
+    for person in persons:
+        names.add(person.file_name)
+        hidden += int((~person.visible).sum())
+    camera = np.full(4, np.nan, np.float32)
+    if info.camera is not None:
+        camera = np.array(msgspec.structs.astuple(info.camera), np.float32)
+    if np.isinf(camera).any():
+        raise ValueError(f"{path}: info.camera has infinite numbers")
     return AnnotationFile(
-        skeleton, unit, _camera(path, info.get("camera")), persons, len(images)
+        skeleton,
+        info.depth_unit,
+        camera,
+        persons,
+        len(images),
+        len(names),
+        hidden / (len(persons) * len(order)),
     )
 
 
-def _skeleton(
-    path: Path, categories: Sequence[Mapping[str, Any]]
-) -> tuple[Skeleton, list[int]]:
+def _decoded(where: str, raw: msgspec.Raw, kind: type[Any]) -> Any:
+    try:
+        return msgspec.json.decode(raw, type=kind)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+        raise ValueError(f"{where}: {error}") from None
+
+
+def _skeleton(path: Path, names: list[str]) -> tuple[Skeleton, list[int]]:
     """Returns the skeleton, and for each of its joints the place in the file."""
-    if len(categories) != 1:
-        raise ValueError(f"{path}: expected one category, got {len(categories)}")
-    names = list(categories[0].get("keypoints", ()))
     for skeleton in SKELETONS.values():
         if sorted(names) == sorted(skeleton.joints):
             return skeleton, [names.index(joint) for joint in skeleton.joints]
@@ -121,60 +218,50 @@ def _skeleton(
     )
 
 
-def _camera(path: Path, camera: Mapping[str, Any] | None) -> np.ndarray:
-    if camera is None:
-        return np.full(4, np.nan, np.float32)
-    try:
-        values = np.array([camera[key] for key in ("fx", "fy", "cx", "cy")], np.float32)
-    except (KeyError, TypeError, ValueError):
-        values = np.full(4, np.nan)
-    if not np.isfinite(values).all() or (values[:2] <= 0).any():
-        raise ValueError(
-            f"{path}: info.camera must be numbers fx, fy, cx, cy in pixels, "
-            f"got {camera}"
-        )
-    return values
-
-
 def _person(
     where: str,
-    annotation: Mapping[str, Any],
-    images: Mapping[Any, Mapping[str, Any]],
+    raw: msgspec.Raw,
+    images: Mapping[int | str, _Image],
     order: Sequence[int],
 ) -> Person:
-    image = images.get(annotation.get("image_id"))
+    annotation: _Annotation = _decoded(where, raw, _Annotation)
+    image = images.get(annotation.image_id)
     if image is None:
         raise ValueError(
-            f"{where}: image_id {annotation.get('image_id')!r} is not in `images`"
+            f"{where}: image_id {annotation.image_id!r} is not in `images`"
         )
-    keypoints = _rows(where, "keypoints", annotation.get("keypoints"), order)
+    keypoints = _rows(where, "keypoints", annotation.keypoints, order)
     visible = keypoints[:, 2] > 0
     joints_px = np.where(visible[:, None], keypoints[:, :2], np.nan)
     if not np.isfinite(joints_px[visible]).all():
         raise ValueError(f"{where}: a keypoint with v > 0 has no finite position")
-    joints_m = np.full((len(order), 3), np.nan)
-    if annotation.get("joints_m") is not None:
-        joints_m = _rows(where, "joints_m", annotation["joints_m"], order)
+    joints_m = np.full((len(order), 3), np.nan, np.float32)
+    if annotation.joints_m is not None:
+        joints_m = _rows(where, "joints_m", annotation.joints_m, order)
+    if np.isinf(joints_m).any():
+        raise ValueError(f"{where}: `joints_m` has infinite numbers")
+    if (image.width is None) != (image.height is None):
+        raise ValueError(
+            f"{where}: {image.file_name} has one of width and height, expected both"
+        )
     size = None
-    if "width" in image or "height" in image:
-        try:
-            size = (int(image["width"]), int(image["height"]))
-        except (KeyError, TypeError, ValueError):
-            raise ValueError(
-                f"{where}: width and height of {image['file_name']} must be integers, "
-                f"got {image.get('width')!r} and {image.get('height')!r}"
-            ) from None
-    subject = str(annotation.get("subject", ""))
-    return Person(str(image["file_name"]), size, joints_px, joints_m, visible, subject)
+    if image.width is not None and image.height is not None:
+        size = (image.width, image.height)
+    subject = "" if annotation.subject is None else str(annotation.subject)
+    return Person(image.file_name, size, joints_px, joints_m, visible, subject)
 
 
-def _rows(where: str, what: str, values: object, order: Sequence[int]) -> np.ndarray:
+def _rows(
+    where: str, what: str, values: Sequence[Any], order: Sequence[int]
+) -> np.ndarray:
     """Returns [joints, 3] numbers, given flat or in rows, in the skeleton's order."""
     try:
-        rows = np.array(values, np.float32).reshape(len(order), 3)
+        with np.errstate(over="ignore"):
+            rows = np.array(values, np.float32).reshape(len(order), 3)
     except (TypeError, ValueError):
-        count = np.size(np.array(values, object)) if values is not None else 0
+        lengths = (len(value) if isinstance(value, list) else 1 for value in values)
         raise ValueError(
-            f"{where}: `{what}` must be {len(order)} x 3 numbers, got {count} values"
+            f"{where}: `{what}` must be {len(order)} x 3 numbers, got {sum(lengths)} "
+            "values"
         ) from None
     return rows[list(order)]

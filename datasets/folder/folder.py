@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
 import tensorflow_datasets as tfds
 
 from cmbjax.depth.images import read_png
@@ -18,6 +17,7 @@ from datasets.folder import coco
 
 SPLITS = ("train", "validation", "test")
 ALONE = "annotations.json"  # stands alone: one split, test
+Item = tuple[str, int]  # split, and number of a person in its file
 
 
 @dataclasses.dataclass
@@ -98,35 +98,28 @@ class Folder(FrameBuilder):
         """Returns the annotation files."""
         return [path.name for path in self._paths.values()]
 
-    def splits(self, source: Path) -> dict[str, list[tuple[str, coco.Person]]]:
-        """Returns the split and annotation of each example."""
+    def splits(self, source: Path) -> dict[str, Sequence[Item]]:
+        """Returns the split and number of each example."""
         facts: list[Fact] = []
         for split, annotations in self._annotations.items():
-            persons = annotations.persons
-            num_annotated = len({person.file_name for person in persons})
-            hidden = float(np.mean([~person.visible for person in persons]))
+            num_unannotated = annotations.num_images - annotations.num_annotated
+            hidden = 100 * annotations.hidden
             facts += [
-                (f"{split} examples", len(persons), None, 0),
+                (f"{split} examples", len(annotations.persons), None, 0),
                 (f"{split} images", annotations.num_images, None, 0),
-                (
-                    f"{split} images without annotation",
-                    annotations.num_images - num_annotated,
-                    0,
-                    0,
-                ),
-                (f"{split} joints that are not visible, %", 100 * hidden, None, 0),
+                (f"{split} images without annotation", num_unannotated, 0, 0),
+                (f"{split} joints that are not visible, %", hidden, None, 0),
             ]
         self.summarise(facts)
         return {
-            split: [(split, person) for person in annotations.persons]
+            split: [(split, number) for number in range(len(annotations.persons))]
             for split, annotations in self._annotations.items()
         }
 
-    def examples(
-        self, items: Sequence[tuple[str, coco.Person]]
-    ) -> Iterator[dict[str, object]]:
+    def examples(self, items: Sequence[Item]) -> Iterator[dict[str, object]]:
         """Yields one example for each annotation."""
-        for split, person in items:
+        for split, number in items:
+            person = self._annotations[split].persons[number]
             path = self._folder / person.file_name
             depth = read_png(path)
             size = depth.shape[::-1]
@@ -150,8 +143,7 @@ class Folder(FrameBuilder):
         digest = hashlib.sha256()
         for split, path in self._paths.items():
             digest.update(f"{split}\n".encode() + path.read_bytes())
-            persons = self._annotations[split].persons
-            for name in sorted({person.file_name for person in persons}):
+            for name in self._annotations[split].file_names:
                 try:
                     key = file_key(self._folder / name)
                 except OSError:

@@ -4,7 +4,7 @@ import contextlib
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
@@ -19,6 +19,17 @@ WIDTH, HEIGHT = 320, 240  # pixels (C)
 OFFICIAL_FRAMES = {"train": 39795, "test": 10501}  # (C)
 OFFICIAL_VALID = {"train": 17991, "test": 4863}  # (C)
 OFFICIAL_PERSONS = {"train": 16, "test": 4}  # (I)
+# What h5py raises of damaged files, as far as is known: it documents none.
+DAMAGED = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 CHUNK_CACHE = {"rdcc_nbytes": 64 << 20, "rdcc_nslots": 100_003}  # frame by frame reads
 
 
@@ -101,15 +112,17 @@ class Itop(FrameBuilder):
         labels = self._labels[split]
         depth_path, labels_path = self._paths(split)
         with (
-            h5py.File(depth_path, **CHUNK_CACHE) as depth_file,
-            h5py.File(labels_path, **CHUNK_CACHE) as labels_file,
+            _open(depth_path, **CHUNK_CACHE) as depth_file,
+            _open(labels_path, **CHUNK_CACHE) as labels_file,
         ):
             # HDF5's chunk cache lives as long as these handles.
             data, segmentation = depth_file["data"], labels_file["segmentation"]
             for _, i in items:
+                depth_m = _values(depth_path, data, i)
+                parts = _values(labels_path, segmentation, i)
                 yield schema.example(
-                    depth=metres_to_mm(data[i], f"{depth_path}, frame {i}"),
-                    parts=part_labels(segmentation[i], f"{labels_path}, frame {i}"),
+                    depth=metres_to_mm(depth_m, f"{depth_path}, frame {i}"),
+                    parts=part_labels(parts, f"{labels_path}, frame {i}"),
                     joints_px=labels.joints_px[i],
                     joints_m=labels.joints_m[i],
                     camera=ITOP_CAMERA,
@@ -155,33 +168,50 @@ def _read_labels(depth_path: Path, labels_path: Path) -> Labels:
         _check(labels_path, labels, "real_world_coordinates", (n, joints, 3), "f")
         if _names(depth_path, depth) != names:
             raise ValueError(f"{depth_path}: its `id` differ from those of labels")
-        valid = labels["is_valid"][:] == 1
+        valid = _values(labels_path, labels["is_valid"]) == 1
         # An index names a pixel, whose centre is half a pixel further.
-        joints_px = labels["image_coordinates"][:].astype(np.float32) + 0.5
-        joints_m = labels["real_world_coordinates"][:].astype(np.float32)
+        joints_px = _values(labels_path, labels["image_coordinates"])
+        joints_px = joints_px.astype(np.float32) + 0.5
+        joints_m = _values(labels_path, labels["real_world_coordinates"])
+        joints_m = joints_m.astype(np.float32)
     joints_m *= np.array([1, -1, 1], np.float32)  # their y points up
-    bad = valid & ~np.isfinite(joints_m).all((1, 2))
-    if bad.any():
-        raise ValueError(
-            f"{labels_path}, frame {np.argmax(bad)}: is_valid, but its "
-            "real_world_coordinates are not all finite"
-        )
+    for key, values in (
+        ("image_coordinates", joints_px),
+        ("real_world_coordinates", joints_m),
+    ):
+        bad = valid & ~np.isfinite(values).all((1, 2))
+        if bad.any():
+            raise ValueError(
+                f"{labels_path}, frame {np.argmax(bad)}: is_valid, but its {key} are "
+                "not all finite"
+            )
     return Labels(names, valid, joints_px, joints_m)
 
 
 @contextlib.contextmanager
-def _open(path: Path) -> Iterator[h5py.File]:
+def _open(path: Path, **options: int) -> Iterator[h5py.File]:
     try:
-        file = h5py.File(path)
-    except OSError as error:
+        file = h5py.File(path, **options)
+    except DAMAGED as error:
         raise ValueError(f"{path}: not a whole HDF5 file ({error})") from None
     with file:
         yield file
 
 
+def _values(path: Path, dataset: h5py.Dataset, part: Any = ...) -> np.ndarray:
+    """Reads a part of a file, whose errors do not say which file it is."""
+    try:
+        return np.asarray(dataset[part])
+    except DAMAGED as error:
+        raise ValueError(f"{path}: not a whole HDF5 file ({error})") from None
+
+
 def _names(path: Path, file: h5py.File) -> list[str]:
     _check(path, file, "id", None, "SO")
-    names = [n.decode() if isinstance(n, bytes) else str(n) for n in file["id"][:]]
+    names = [
+        n.decode(errors="replace") if isinstance(n, bytes) else str(n)
+        for n in _values(path, file["id"]).reshape(-1)
+    ]
     for i, name in enumerate(names):
         if not re.fullmatch(r"\d\d_\d+", name):
             raise ValueError(f"{path}, frame {i}: id must be PP_FFFFF, got {name!r}")
@@ -191,9 +221,14 @@ def _names(path: Path, file: h5py.File) -> list[str]:
 def _check(
     path: Path, file: h5py.File, key: str, shape: tuple[int, ...] | None, kinds: str
 ) -> None:
-    if key not in file:
-        raise ValueError(f"{path}: has no `{key}`, only {', '.join(file) or 'nothing'}")
-    got = file[key]
+    try:
+        got, there = file.get(key), list(file)
+    except DAMAGED as error:
+        raise ValueError(f"{path}: not a whole HDF5 file ({error})") from None
+    if not isinstance(got, h5py.Dataset):
+        raise ValueError(
+            f"{path}: has no `{key}`, only {', '.join(there) or 'nothing'}"
+        )
     if (shape is not None and got.shape != shape) or got.dtype.kind not in kinds:
         raise ValueError(
             f"{path}: `{key}` must be {list(shape or ('frames',))} of numpy kind "

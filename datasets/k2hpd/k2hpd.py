@@ -100,7 +100,7 @@ def parse_label(line: bytes, where: str) -> tuple[str, np.ndarray]:
         name, numbers = line.decode("ascii").split()
         labels = np.array([int(number) for number in numbers.split(",")], np.float32)
         joints = labels.reshape(BODY19.num_joints, 2)
-    except ValueError:
+    except (OverflowError, ValueError):
         raise ValueError(
             f"{where}: expected `NNNNNNNN.png` and 38 comma-separated integers, "
             f"got {line[:60]!r}"

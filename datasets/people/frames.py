@@ -17,7 +17,7 @@ from cmbjax.skeletons import Skeleton
 from datasets import schema
 from datasets.people.figure import Figure, Mesh, Pose
 from datasets.people.motion import SEGMENTS, Clip
-from datasets.simulation import SPLITS, body, poses, room, time_of_flight
+from datasets.simulation import SPLITS, active_stereo, body, poses, room, time_of_flight
 from datasets.simulation import structured_light as sensor
 from datasets.simulation.posing import strike_free
 from datasets.simulation.shape import Shape
@@ -89,7 +89,11 @@ class Camera(NamedTuple):
         return np.array([self.focal, self.focal, *self.centre], np.float32)
 
 
-SENSORS = {"structured light": sensor, "time of flight": time_of_flight}
+SENSORS = {
+    "structured light": sensor,
+    "time of flight": time_of_flight,
+    "active stereo": active_stereo,
+}
 KINECT_1 = Camera(320, 240, float(ITOP_CAMERA[0]), (160.5, 120.5), "structured light")
 KINECT_2 = Camera(256, 212, 182.8, (128.0, 106.0), "time of flight")
 
@@ -103,7 +107,7 @@ def sample_camera(rng: np.random.Generator) -> Camera:
         return KINECT_2
     width, height = ((320, 240), (320, 180), (320, 200))[rng.integers(3)]
     focal = width / 2 / np.tan(np.radians(rng.uniform(50, 90)) / 2)
-    name = list(SENSORS)[rng.integers(2)]
+    name = ("structured light", "time of flight")[rng.integers(2)]
     return Camera(width, height, float(focal), (width / 2, height / 2), name)
 
 

@@ -4,11 +4,10 @@ Acclaim's files have y up and z forwards; everything here is turned into the per
 frame: x to the left, y to the back, z up.
 """
 
-import io
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -77,7 +76,7 @@ def read_clips(source: Path) -> list[Clip]:
     """
     texts = dict(_texts(source))
     skeletons = {
-        Path(name).parent: _parse_skeleton(name, text)
+        Path(name).parent: _named(name, _parse_skeleton, text)
         for name, text in texts.items()
         if name.endswith(".asf")
     }
@@ -86,13 +85,28 @@ def read_clips(source: Path) -> list[Clip]:
         raise ValueError(f"{source}: no .amc file, and no .tar archive that holds one")
     if missing := [name for name in motions if Path(name).parent not in skeletons]:
         raise ValueError(f"{source}: no .asf file beside {missing[0]}")
-    return [_clip(name, texts[name], skeletons[Path(name).parent]) for name in motions]
+    return [
+        _named(name, _clip, texts[name], skeletons[Path(name).parent])
+        for name in motions
+    ]
+
+
+def _named(name: str, parse: Callable[..., Any], *arguments: Any) -> Any:
+    """Returns what `parse` does; whatever a file makes it raise names the file."""
+    try:
+        return parse(name, *arguments)
+    except (ArithmeticError, LookupError, NameError, TypeError, ValueError) as error:
+        if name in str(error):
+            raise
+        raise ValueError(
+            f"{name}: not a whole Acclaim file ({type(error).__name__}: {error})"
+        ) from None
 
 
 def _texts(source: Path) -> Iterator[tuple[str, str]]:
     for path in sorted(source.rglob("*")):
         if path.suffix in (".asf", ".amc"):
-            yield str(path.relative_to(source)), path.read_text()
+            yield str(path.relative_to(source)), path.read_text(errors="replace")
         elif ".tar" in path.suffixes:
             try:
                 with tarfile.open(path) as archive:
@@ -100,7 +114,8 @@ def _texts(source: Path) -> Iterator[tuple[str, str]]:
                         if member.name.endswith((".asf", ".amc")):
                             file = archive.extractfile(member)
                             if file is not None:
-                                yield member.name, io.TextIOWrapper(file).read()
+                                text = file.read().decode(errors="replace")
+                                yield member.name, text
             except (tarfile.TarError, EOFError, OSError) as error:
                 raise ValueError(f"{path}: not a whole archive: {error}") from error
 
@@ -185,6 +200,7 @@ def _parse_motion(name: str, text: str) -> dict[str, np.ndarray]:
                 frames.append({})
         elif number % FRAMES_APART == 1:
             frames[-1][words[0]] = [float(word) for word in words[1:]]
-    if not frames or any(set(frame) != set(frames[0]) for frame in frames):
+    rows = [{bone: len(values) for bone, values in frame.items()} for frame in frames]
+    if not frames or any(row != rows[0] for row in rows):
         raise ValueError(f"{name}: expected the same bones in each frame, at least one")
     return {bone: np.array([frame[bone] for frame in frames]) for bone in frames[0]}

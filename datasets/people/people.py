@@ -4,12 +4,13 @@ import dataclasses
 import functools
 import importlib.util
 import os
-import pickle
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
+import msgspec
+import numpy as np
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
@@ -54,7 +55,6 @@ class People(FrameBuilder):
     """Dressed people of many shapes before cameras of several kinds."""
 
     VERSION = tfds.core.Version("1.0.0")
-    make_frames: ClassVar[MakeFrames] = staticmethod(make_frames)
     frames_per_person = FRAMES_PER_PERSON
     people_per_part = PEOPLE_PER_PART
     _beam: tuple[Any, Any] | None = None  # a runner and its options, if asked for
@@ -75,6 +75,11 @@ class People(FrameBuilder):
             test=1,
         ),
     ]
+
+    @property
+    def make_frames(self) -> MakeFrames:
+        """Yields the frames of a person, in a process of its own."""
+        return make_frames
 
     @property
     def skeleton(self) -> Skeleton:
@@ -111,7 +116,7 @@ class People(FrameBuilder):
         parts = {
             split: [
                 Part(
-                    folder / f"{split}_{first:05d}.pickle",
+                    folder / f"{split}_{first:05d}.msgpack",
                     str(source) if config.captured else "",
                     config.skeleton,
                     config.seed,
@@ -153,7 +158,8 @@ class People(FrameBuilder):
         config = dataclasses.asdict(self.builder_config)
         state = [str(config[key]) for key in ("skeleton", "seed", *SPLITS)]
         made_of = self._fingerprint(source) if config["captured"] else "procedural"
-        name = "_".join([self.name, str(self.version), *state, made_of, "parts"])
+        kind = [self.name, self.builder_config.name, str(self.version)]
+        name = "_".join([*kind, *state, made_of, "parts"])
         return Path(self._data_dir_root) / "downloads" / name
 
     def examples(self, items: Sequence[Item]) -> Iterator[dict[str, object]]:
@@ -161,7 +167,7 @@ class People(FrameBuilder):
         path, frames = None, []
         for where, number in items:
             if where != path:
-                path, frames = where, pickle.loads(where.read_bytes())
+                path, frames = where, read_part(where)
             yield frames[number]
 
     def _download_and_prepare(
@@ -211,9 +217,52 @@ def make_part(part: Part) -> int:
         )
     ]
     unfinished = part.path.with_suffix(".unfinished")
-    unfinished.write_bytes(pickle.dumps(frames))
+    stored = [{name: _stored(value) for name, value in x.items()} for x in frames]
+    unfinished.write_bytes(msgspec.msgpack.encode(stored))
     unfinished.rename(part.path)
     return len(frames)
+
+
+class Array(msgspec.Struct):
+    """An array in a part's file, or of type "bytes" an image."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    content: bytes
+
+
+def _stored(value: Any) -> Array | str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bytes):
+        return Array("bytes", (len(value),), value)
+    array = np.ascontiguousarray(value)
+    return Array(array.dtype.str, np.shape(value), array.tobytes())
+
+
+def read_part(path: Path) -> list[dict[str, Any]]:
+    """Reads the frames that `make_part` saved.
+
+    Raises:
+        ValueError: The file is damaged; says what to do.
+    """
+    try:
+        parts = msgspec.msgpack.decode(
+            path.read_bytes(), type=list[dict[str, str | Array]]
+        )
+        return [{k: _loaded(value) for k, value in frame.items()} for frame in parts]
+    except (msgspec.MsgspecError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path} is damaged ({error}): delete it, and it is made again"
+        ) from None
+
+
+def _loaded(value: Array | str) -> Any:
+    if isinstance(value, str):
+        return value
+    if value.dtype == "bytes":
+        return value.content
+    return np.frombuffer(value.content, value.dtype).reshape(value.shape)
 
 
 def make_with_beam(parts: Sequence[Part], runner: Any, options: Any) -> None:

@@ -64,7 +64,9 @@ def test_boxes_hold_what_is_seen_of_each_person():
     assert len(pool) == frames.POSES
     counts, hidden, behind = [], [], []
     for number in range(30):
-        example = frames.make_frame(rng, pool, BODY15, f"frame_{number}")
+        example = frames.make_frame(
+            rng, pool, BODY15, f"frame_{number}", frames.ANYWHERE
+        )
         png = np.frombuffer(example["depth"], np.uint8)
         depth = cv2.imdecode(png, cv2.IMREAD_UNCHANGED)
         counts.append(len(example["boxes"]))
@@ -85,6 +87,26 @@ def test_boxes_hold_what_is_seen_of_each_person():
     assert 0.0 < np.median(behind) < 0.12
     assert np.mean(np.abs(behind) < 0.25) > 0.9
     assert {0, 1, 2} <= set(counts) and 0.2 < np.mean(hidden) < 0.9
+
+
+@needs_people
+def test_a_camera_above_sees_heads_before_feet():
+    from cmbjax.skeletons import BODY15
+    from datasets.crowd import frames
+    from datasets.people.figure import Figure
+
+    made = frames.make_frames(
+        Figure(), [], BODY15, 0, "train", 0, count=25, mountings=frames.ABOVE
+    )
+    trunks, spans = [], []
+    for example in made:
+        z = example["joints_m"][..., 2]
+        trunk = example["joints_m"][:, 1] - example["joints_m"][:, 9:11].mean(axis=1)
+        trunks += (-trunk[:, 2] / np.linalg.norm(trunk, axis=1)).tolist()
+        spans += (z[:, 13:].max(axis=1) - z[:, 0]).tolist()
+    assert len(trunks) > 15
+    # But for those who lie or bend, trunks are along the line of sight, heads up.
+    assert np.median(trunks) > 0.7 and np.median(spans) > 1.0
 
 
 @needs_people
@@ -115,6 +137,7 @@ def test_each_person_of_whom_enough_is_seen_is_an_example():
     frame = {
         "depth": b"a PNG",
         "boxes": np.array([[2.0, 10, 40, 30], [0, 0, 60, 60], [0, 0, 9, 9]], "f4"),
+        "depths_m": np.array([1.5, 2.5, 3.5], np.float32),
         "joints_px": joints_px,
         "joints_m": np.arange(3.0)[:, None, None] * np.ones((3, 15, 3)),
         "inside": inside,
@@ -132,6 +155,7 @@ def test_each_person_of_whom_enough_is_seen_is_an_example():
         "test_00007_31_1",
     ]
     first, second = people
+    assert first["distance_m"] == 1.5 and second["distance_m"] == 2.5
     assert first["subject"] == "test_00007" and first["joints_m"][0, 0] == 0
     assert second["joints_m"][0, 0] == 1 and second["depth"] == b"a PNG"
     # Joints from 0 to 56 in row 20, and the rim of 8 % of that around them.

@@ -1,5 +1,6 @@
 """The user's own frames: COCO keypoints in any order, kept by content."""
 
+import functools
 import json
 import pickle
 import shutil
@@ -261,11 +262,82 @@ def test_ragged_metres_are_refused(source, tmp_path):
 
 
 def test_a_visible_keypoint_without_position_is_refused(source, tmp_path):
-    def change(content):
-        content["annotations"][0]["keypoints"][0] = float("nan")
+    def change(unknown, content):
+        content["annotations"][0]["keypoints"][0] = unknown
 
     match = r"annotations\[0\]: a keypoint with v > 0 has no finite position"
+    for unknown in (None, 1e39):  # beyond float32
+        refused_after(functools.partial(change, unknown), match, source, tmp_path)
+
+
+def test_metres_that_are_null_are_not_known(source, tmp_path):
+    def change(content):
+        content["annotations"][0]["joints_m"][2] = [0.1, None, 2.0]
+
+    edit(source, change)
+    joints_m = read(prepare(source, tmp_path), "test")[0]["joints_m"]
+    assert np.isnan(joints_m[2]).tolist() == [False, True, False]
+    assert np.isfinite(np.delete(joints_m, 2, axis=0)).all()
+
+
+@pytest.mark.parametrize("value", ["NaN", "Infinity"])
+def test_numbers_that_json_does_not_have_are_refused(source, tmp_path, value):
+    path = source / "annotations.json"
+    path.write_text(path.read_text().replace("10.5", value, 1))
+    assert value in path.read_text()
+    assert_refused(source, tmp_path, ValueError, "annotations.json is not valid JSON")
+
+
+def test_two_images_with_one_id_are_refused(source, tmp_path):
+    """One would get the other's labels."""
+
+    def change(content):
+        content["images"][2]["id"] = content["images"][0]["id"]
+
+    match = r"images\[2\] has the id .* of an earlier one, annotations/000.png"
     refused_after(change, match, source, tmp_path)
+
+
+def test_crowds_are_no_examples(source, tmp_path):
+    def change(content):
+        content["annotations"][1] |= {"iscrowd": 1, "keypoints": "counts"}
+
+    edit(source, change)
+    examples = read(prepare(source, tmp_path), "test")
+    assert [e["frame"][-7:] for e in examples] == [b"000.png", b"002.png"]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (
+            lambda c: c["annotations"][1].update(keypoints=None),
+            r"annotations\[1\]: Expected `array`, got `null` - at `\$.keypoints`",
+        ),
+        (
+            lambda c: c["annotations"][1].update(joints_m={"head": 1}),
+            r"annotations\[1\]: Expected `array .* null`, got `object` - .*joints_m",
+        ),
+        (
+            lambda c: c["annotations"].__setitem__(1, 7),
+            r"annotations\[1\]: Expected `object`, got `int`",
+        ),
+        (
+            lambda c: c["images"][1].update(width="wide"),
+            r"got `str` - at `\$.images\[1\].width`",
+        ),
+        (
+            lambda c: c["images"][1].update(id=[1]),
+            r"got `array` - at `\$.images\[1\].id`",
+        ),
+        (
+            lambda c: c["images"][1].pop("height"),
+            r"001.png has one of width and height",
+        ),
+    ],
+)
+def test_other_types_are_refused_with_their_place(change, says, source, tmp_path):
+    refused_after(change, f"annotations.json.*{says}", source, tmp_path)
 
 
 def test_an_annotation_of_no_image_is_refused(source, tmp_path):
@@ -279,7 +351,7 @@ def test_an_annotation_of_no_image_is_refused(source, tmp_path):
 def test_no_annotations_are_refused(source, tmp_path):
     refused_after(
         lambda content: content["annotations"].clear(),
-        "annotations.json: `annotations` is empty",
+        r"annotations.json: Expected `array` of length >= 1 - at `\$.annotations`",
         source,
         tmp_path,
     )
@@ -288,7 +360,7 @@ def test_no_annotations_are_refused(source, tmp_path):
 def test_a_file_without_categories_is_refused(source, tmp_path):
     refused_after(
         lambda content: content.pop("categories"),
-        "annotations.json: expected an object with a list `categories`",
+        "annotations.json: Object missing required field `categories`",
         source,
         tmp_path,
     )
@@ -297,7 +369,7 @@ def test_a_file_without_categories_is_refused(source, tmp_path):
 def test_two_categories_are_refused(source, tmp_path):
     refused_after(
         lambda content: content["categories"].append({"id": 2}),
-        "annotations.json: expected one category, got 2",
+        r"annotations.json: Expected `array` of length <= 1 - at `\$.categories`",
         source,
         tmp_path,
     )
@@ -306,7 +378,7 @@ def test_two_categories_are_refused(source, tmp_path):
 def test_half_a_camera_is_refused(source, tmp_path):
     refused_after(
         lambda content: content["info"]["camera"].pop("cy"),
-        "annotations.json: info.camera must be numbers fx, fy, cx, cy",
+        r"annotations.json: Object missing .* field `cy` - at `\$.info.camera`",
         source,
         tmp_path,
     )
@@ -315,7 +387,7 @@ def test_half_a_camera_is_refused(source, tmp_path):
 def test_an_unknown_depth_unit_is_refused(source, tmp_path):
     refused_after(
         lambda content: content["info"].update(depth_unit="m"),
-        "annotations.json: info.depth_unit must be mm or raw, got 'm'",
+        r"annotations.json: Invalid enum value 'm' - at `\$.info.depth_unit`",
         source,
         tmp_path,
     )
@@ -324,7 +396,7 @@ def test_an_unknown_depth_unit_is_refused(source, tmp_path):
 def test_an_image_without_a_name_is_refused(source, tmp_path):
     refused_after(
         lambda content: content["images"][1].pop("file_name"),
-        r"annotations.json: images\[1\] lacks `id` or `file_name`",
+        r"Object missing required field `file_name` - at `\$.images",
         source,
         tmp_path,
     )
@@ -332,7 +404,7 @@ def test_an_image_without_a_name_is_refused(source, tmp_path):
 
 def test_a_broken_annotation_file_is_refused(source, tmp_path):
     (source / "annotations.json").write_text('{"images": [')
-    match = "annotations.json: not a JSON file"
+    match = "annotations.json is not valid JSON"
     assert_refused(source, tmp_path, ValueError, match)
 
 

@@ -10,7 +10,7 @@ from cmbjax.camera import camera_to_pixels
 from cmbjax.data.examples import decode_depth
 from cmbjax.skeletons import BODY15, BODY19
 from datasets.people import motion, people
-from datasets.simulation import time_of_flight
+from datasets.simulation import active_stereo, time_of_flight
 
 HAS_BEAM = importlib.util.find_spec("apache_beam") is not None
 needs_anny = pytest.mark.skipif(
@@ -118,6 +118,35 @@ def test_no_motion_is_in_two_splits():
     assert splits["test"] == {"07", "15", "23"}
     with pytest.raises(ValueError, match="at least 8 motions .* got 2"):
         people.split_clips(clips[:2], "test")
+
+
+def test_stereo_is_noisier_far_away_blind_at_the_left_of_what_is_near_and_fat():
+    """A plate 1 m away before a wall 4 m away; disparities by hand."""
+    noise = active_stereo.Noise(
+        baseline_m=0.05, disparity_px=0.1, window_px=2, unmatched=0.0, edges=0.0
+    )
+    depth = np.full((120, 212), 4.0)
+    depth[30:90, 60:120] = 1.0
+    dark = np.zeros(depth.shape, bool)
+    measured = (
+        active_stereo.measure(depth, dark, noise, 100.0, np.random.default_rng(0))
+        / 1000
+    )
+    # Native pixels are a quarter as large: 400 of them are the focal length, and an
+    # error of a tenth is z^2 / (400 * 0.05) / 10 metres.
+    for z, part in ((1.0, np.s_[35:85, 65:110]), (4.0, np.s_[:, 140:200])):
+        values = measured[part]
+        assert abs(np.median(values) - z) < 0.05 * z
+        assert np.std(values) == pytest.approx(z**2 * 0.005, rel=0.3)
+    row = measured[60]
+    assert (row[58:122] < 2).all()  # two pixels wider at either side
+    assert (row[[50, 52, 124, 130]] > 3).all()
+    # Disparities of 5 and 1.25 pixels: 3.75 of the wall, hence 3, are hidden.
+    assert np.flatnonzero(row[48:130] == 0).tolist() == [7, 8, 9]
+    swallowed = active_stereo.measure(
+        depth, ~dark, noise, 100.0, np.random.default_rng(0)
+    )
+    assert np.mean(swallowed == 0) == pytest.approx(noise.dark, abs=0.05)
 
 
 def test_time_of_flight_is_noisier_far_away_and_where_light_grazes():
@@ -291,9 +320,9 @@ def test_a_stopped_generation_goes_on(tmp_path, monkeypatch):
     monkeypatch.setattr(people, "make_part", stops)
     with pytest.raises(KeyboardInterrupt):
         prepare(tmp_path / "parts")
-    assert made == ["train_00000.pickle"]
+    assert made == ["train_00000.msgpack"]
     parts = prepare(tmp_path / "parts")
-    assert made.count("train_00000.pickle") == 1  # not made again
+    assert made.count("train_00000.msgpack") == 1  # not made again
     assert len(parts) == len(whole) == 110
     for index in (0, 99, 109):
         for key in ("depth", "joints_m"):

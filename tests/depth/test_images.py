@@ -1,3 +1,6 @@
+import struct
+import zlib
+
 import numpy as np
 import pytest
 
@@ -76,3 +79,66 @@ def test_bad_files_are_named(tmp_path):
         ValueError, match=r"expected a \.png or \.npy file, got '\.bag'"
     ):
         images.read_frame(tmp_path / "x.bag")
+
+
+def bomb(width, height):
+    """A PNG's first block, which says how large it is, without the image."""
+    block = b"IHDR" + struct.pack(">IIBBBBB", width, height, 16, 0, 0, 0, 0)
+    return (
+        images.PNG
+        + struct.pack(">I", 13)
+        + block
+        + struct.pack(">I", zlib.crc32(block))
+    )
+
+
+def test_a_file_that_says_it_is_huge_is_refused_unread(tmp_path):
+    path = tmp_path / "x.png"
+    path.write_bytes(bomb(20_000, 20_000))
+    with pytest.raises(
+        ValueError, match=r"x\.png: 20000 x 20000 is more than 16777216"
+    ):
+        images.read_frame(path)
+    with pytest.raises(ValueError, match="not a whole PNG image"):  # and then is none
+        images.read_frame(path, max_pixels=10**9)
+    depth = np.full((30, 40), 1000, np.uint16)
+    path.write_bytes(schema.encode_png(depth))
+    assert images.read_frame(path, max_pixels=1200).shape == (30, 40)
+    with pytest.raises(ValueError, match="30 x 40 is more than 1199 pixels"):
+        images.read_frame(path, max_pixels=1199)
+    array = tmp_path / "x.npy"
+    np.lib.format.open_memmap(array, mode="w+", dtype=np.uint8, shape=(5000, 5000))
+    with pytest.raises(ValueError, match="5000 x 5000 is more than"):
+        images.read_frame(array)
+
+
+def test_headers_that_no_image_has_are_refused(tmp_path):
+    for width, height in [(0, 5), (5, 0), (2**31 - 1, 1), (1, 2**31 - 1)]:
+        (tmp_path / "x.png").write_bytes(bomb(width, height))
+        with pytest.raises(ValueError, match=r"x\.png: "):
+            images.read_frame(tmp_path / "x.png", max_pixels=2**62)
+    np.save(tmp_path / "x.npy", np.ones((20, 20), np.uint16))
+    content = (tmp_path / "x.npy").read_bytes()
+    for old, new in [
+        (b"'<u2'", b"'<u2("),  # a TokenError of Python's
+        (b"'<u2'", b"'<zz'"),
+        (b"(20, 20)", b"(20,-20)"),
+        (b"(20, 20)", b"(2e1,20)"),
+        (b"{", b"\xff"),
+    ]:
+        (tmp_path / "x.npy").write_bytes(content.replace(old, new, 1))
+        with pytest.raises(ValueError, match=r"x\.npy: not a whole \.npy array"):
+            images.read_frame(tmp_path / "x.npy")
+
+
+def test_a_listing_has_files_of_any_spelling_and_no_folders(tmp_path):
+    (tmp_path / "A.PNG").write_bytes(
+        schema.encode_png(np.full((3, 4), 1000, np.uint16))
+    )
+    (tmp_path / "b.png").mkdir()
+    (tmp_path / "c.png").symlink_to(tmp_path / "nowhere")
+    names = [path.name for path in images.files_of(tmp_path)]
+    assert names == ["A.PNG", "c.png"]  # a broken link is to be reported
+    assert images.read_frame(tmp_path / "A.PNG").shape == (3, 4)
+    with pytest.raises(FileNotFoundError, match=r"c\.png"):
+        images.read_frame(tmp_path / "c.png")

@@ -1,0 +1,279 @@
+"""Every kind of file that is read here: a good one, and what reads it."""
+
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+import scipy.io
+from tqdm import tqdm
+
+import predict
+from benchmarks.utd_mhad import read_recording
+from cmbjax.depth import detector, images
+from cmbjax.files import write_json
+from cmbjax.models import MODELS
+from cmbjax.predict.card import CARD_FILE, WEIGHTS, read_card
+from cmbjax.predict.predictor import Predictor
+from cmbjax.predict.runtimes import load_weights
+from cmbjax.train.checkpoints import Checkpoints
+from cmbjax.train.config import TrainConfig
+from cmbjax.train.loop import read_records
+from cmbjax.train.run import Run
+from cmbjax.train.statistics import Statistics
+from datasets import schema
+from datasets.astar.astar import Astar
+from datasets.builder import FrameBuilder
+from datasets.folder import coco
+from datasets.itop.itop import Itop
+from datasets.k2hpd.k2hpd import K2hpd
+from datasets.people.motion import read_clips
+from tests import fabricate
+from tests.datasets.test_people import write_motions
+from tests.hostile import mutate
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """A kind of file.
+
+    Attributes:
+        name: Of the kind.
+        make: Fills a folder.
+        read: Reads what is in it.
+        mutations: How the files of an ending are damaged.
+        slow: Whether a reading takes tenths of seconds.
+    """
+
+    name: str
+    make: Callable[[Path], object]
+    read: Callable[[Path], object]
+    mutations: dict[str, mutate.Mutation]
+    slow: bool = False
+
+    def files(self, folder: Path) -> list[Path]:
+        """Returns the files that are damaged."""
+        return sorted(
+            path
+            for ending in self.mutations
+            for path in folder.rglob(f"*{ending}")
+            if path.is_file() and path.stat().st_size
+        )
+
+
+def _depth() -> np.ndarray:
+    rng = np.random.default_rng(0)
+    return rng.integers(500, 4000, (48, 64)).astype(np.uint16)
+
+
+def _png(folder: Path) -> None:
+    (folder / "x.png").write_bytes(schema.encode_png(_depth()))
+
+
+def _read_frame(folder: Path) -> None:
+    for path in images.files_of(folder):
+        images.to_millimetres(images.read_frame(path), name=str(path))
+
+
+def _npy(folder: Path) -> None:
+    np.save(folder / "x.npy", _depth() / np.float32(1000))
+
+
+def _export(folder: Path) -> None:
+    card = json.loads((WEIGHTS / "people-96" / CARD_FILE).read_text())
+    (folder / CARD_FILE).write_text(json.dumps(card))
+    for name in ("weights.npz", "network.onnx"):
+        if name in card["files"]:
+            (folder / name).write_bytes((WEIGHTS / "people-96" / name).read_bytes())
+
+
+def _open_export(folder: Path) -> None:
+    card = read_card(folder)
+    for name in ("network.onnx", "weights.npz"):
+        if name in card.files:
+            card.file(name)
+
+
+def _use_export(folder: Path) -> None:
+    Predictor(folder)(
+        np.full((48, 64), 2000, np.uint16), boxes=np.array([[9, 9, 40, 40]])
+    )
+    load_weights(read_card(folder))
+
+
+def _run(folder: Path) -> None:
+    run_dir = folder / "run"
+    run_dir.mkdir()
+    write_json(run_dir / "config.json", TrainConfig(width=0.125).to_json())
+    mean = np.full((15, 2), 0.5, np.float32)
+    statistics = Statistics("mannequin", "body15", mean, np.full(15, 0.1, np.float32))
+    write_json(run_dir / "statistics.json", statistics.to_json())
+    run = Run.open(run_dir)
+    run.save_calibration(np.ones((15, 2)), "mannequin")
+    records = [{"step": i, "loss": 1.0, "validation/PDJ": None} for i in range(9)]
+    text = "".join(json.dumps(record) + "\n" for record in records)
+    (run_dir / "metrics.jsonl").write_text(text)
+
+
+def _open_run(folder: Path) -> None:
+    run = Run.open(folder / "run")
+    _ = run.statistics, run.calibration
+    read_records(run.folder / "metrics.jsonl")
+
+
+_LIKE: list[Any] = []
+
+
+def _like() -> Any:
+    if not _LIKE:
+        model = MODELS["cmb"](num_joints=15, width=0.125)
+        _LIKE.append(fabricate.state(model, optax.adam(1e-3), side=32, batch_size=2))
+    return _LIKE[0]
+
+
+class _Position:
+    """Stands for the position in the data."""
+
+    def get_state(self) -> dict[str, int]:
+        return {"next_index": 3}
+
+    def set_state(self, state: Any) -> None:
+        pass
+
+
+def _checkpoints(folder: Path) -> None:
+    (folder / "run").mkdir()
+    checkpoints = Checkpoints(folder / "run")
+    for step in (1, 2):
+        checkpoints.save(_like()._replace(step=jnp.asarray(step)), _Position())
+    checkpoints.close()
+
+
+def _restore(folder: Path) -> None:
+    checkpoints = Checkpoints(folder / "run")
+    try:
+        checkpoints.restore(_like(), _Position())
+    finally:
+        checkpoints.close()
+
+
+def _poses(folder: Path) -> None:
+    _png(folder)
+    config = _predicting(folder)
+    predict.main(config)
+
+
+def _predicting(folder: Path) -> predict.PredictConfig:
+    return predict.PredictConfig(
+        frames=(folder / "x.png",),
+        out_dir=folder / "out",
+        network="people-96",
+        overlays=False,
+    )
+
+
+def _go_on(folder: Path) -> None:
+    (folder / "y.png").write_bytes((folder / "x.png").read_bytes())
+    try:
+        predict.main(_predicting(folder))
+    finally:
+        (folder / "y.png").unlink()
+
+
+def _detector(folder: Path) -> None:
+    for ending in (".onnx", ".json"):
+        source = detector.WEIGHTS.with_suffix(ending)
+        (folder / f"detector{ending}").write_bytes(source.read_bytes())
+
+
+def _built(kind: Callable[..., FrameBuilder], **options: Any) -> Callable[[Path], None]:
+    def read(folder: Path) -> None:
+        builder = kind(data_dir=folder / "tfds", **options)
+        builder._source, builder._bar = folder / "source", tqdm(disable=True)
+        splits = builder.splits(builder._checked_source())
+        for items in splits.values():
+            if items:
+                list(builder.examples(items[:2]))
+
+    return read
+
+
+def _utd(folder: Path) -> None:
+    rng = np.random.default_rng(0)
+    for kind, key, values in (
+        ("Depth", "d_depth", rng.integers(0, 3000, (240, 320, 4)).astype(np.int16)),
+        ("Skeleton", "d_skel", rng.normal(size=(20, 3, 4))),
+    ):
+        (folder / kind).mkdir()
+        path = folder / kind / f"a1_s1_t1_{kind.lower()}.mat"
+        scipy.io.savemat(path, {key: values}, do_compression=True)
+
+
+def _mocap(folder: Path) -> None:
+    write_motions(folder / "01", clips=2)
+
+
+BINARY = mutate.binary
+TARGETS: Sequence[Target] = (
+    Target("png", _png, _read_frame, {".png": BINARY}),
+    Target("npy", _npy, _read_frame, {".npy": BINARY}),
+    Target("card", _export, _open_export, {CARD_FILE: mutate.json_text}),
+    Target(
+        "export",
+        _export,
+        _use_export,
+        {".npz": BINARY, ".onnx": BINARY, CARD_FILE: mutate.json_text},
+        slow=True,
+    ),
+    Target("run", _run, _open_run, {".json": mutate.json_text, ".jsonl": mutate.lines}),
+    Target("checkpoint", _checkpoints, _restore, {"": BINARY}, slow=True),
+    Target(
+        "poses",
+        _poses,
+        _go_on,
+        {"settings.json": mutate.json_text, ".jsonl": mutate.lines},
+        slow=True,
+    ),
+    Target(
+        "detector",
+        _detector,
+        lambda folder: detector.Detector(folder / "detector.onnx"),
+        {".onnx": BINARY, ".json": mutate.json_text},
+    ),
+    Target(
+        "coco",
+        fabricate.coco,
+        lambda folder: coco.read(folder / "annotations.json"),
+        {".json": mutate.json_text},
+    ),
+    Target(
+        "k2hpd",
+        lambda folder: fabricate.k2hpd(folder / "source"),
+        _built(K2hpd),
+        {".txt": mutate.text, "003.png": BINARY},
+    ),
+    Target(
+        "itop",
+        lambda folder: fabricate.itop(folder / "source"),
+        _built(Itop, config="side"),
+        {".h5": BINARY},
+        slow=True,
+    ),
+    Target(
+        "astar",
+        lambda folder: fabricate.astar(folder / "source"),
+        _built(Astar),
+        {"shand": mutate.text, "skdepth": BINARY},
+    ),
+    Target("mocap", _mocap, read_clips, {".asf": mutate.text, ".amc": mutate.text}),
+    Target(
+        "utd_mhad",
+        _utd,
+        lambda folder: read_recording(folder / "Depth/a1_s1_t1_depth.mat"),
+        {".mat": BINARY},
+    ),
+)

@@ -1,0 +1,212 @@
+"""predict.py: folders of frames, good and bad."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import datasets
+import predict
+from cmbjax.camera import ITOP_CAMERA
+from cmbjax.predict.predictor import Predictor
+from datasets import schema
+from tests import fabricate
+from tests.predict.scenes import person
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_script_writes_poses_coco_and_pictures(tmp_path, capsys):
+    depth = person(0).depth_mm
+    (tmp_path / "a.png").write_bytes(schema.encode_png(depth))
+    np.save(tmp_path / "b.npy", np.full_like(depth, 4000))
+    out_dir = tmp_path / "out"
+    found = predict.main(
+        predict.PredictConfig(
+            frames=(tmp_path,), out_dir=out_dir, camera=tuple(ITOP_CAMERA.tolist())
+        )
+    )
+    (pose,), nobody = found.values()
+    assert not nobody
+    printed = capsys.readouterr().out
+    assert "b.npy: no person found" in printed and "2 frames, 1 without" in printed
+    records = [
+        json.loads(x) for x in (out_dir / "poses.jsonl").read_text().splitlines()
+    ]
+    assert [len(record["people"]) for record in records] == [1, 0]
+    np.testing.assert_allclose(
+        records[0]["people"][0]["joints_m"], pose.joints_m, atol=1e-4
+    )
+    assert len(list((out_dir / "overlays").iterdir())) == 2
+    with pytest.raises(ValueError, match="holds poses already"):
+        predict.main(predict.PredictConfig(frames=(tmp_path,), out_dir=out_dir))
+    # The COCO file is one that the data set `folder` reads.
+    frames = datasets.load("folder", out_dir, tmp_path / "tfds", split="test")
+    (example,) = frames.source
+    np.testing.assert_allclose(example["joints_px"], pose.joints_px, atol=0.01)
+    np.testing.assert_allclose(example["camera"], ITOP_CAMERA, rtol=1e-6)
+
+
+def test_script_scales_integers_once_and_takes_a_frame_once(small, tmp_path):
+    """Quarters of a millimetre, near enough for 16 bits; the file is named twice."""
+    depth = person(0).depth_mm
+    fine = np.where(depth < 16_000, depth, 0) * np.uint16(4)
+    (tmp_path / "fine.png").write_bytes(schema.encode_png(fine.astype(np.uint16)))
+    found = predict.main(
+        predict.PredictConfig(
+            frames=(tmp_path, tmp_path / "fine.png"),
+            out_dir=tmp_path / "out",
+            network=small["maps"],
+            depth_scale=0.00025,
+            overlays=False,
+        )
+    )
+    ((pose,),) = found.values()
+    (expected,) = Predictor(small["maps"])(depth)
+    np.testing.assert_allclose(pose.joints_m, expected.joints_m, atol=1e-4)
+
+
+def test_script_wants_a_frame():
+    with pytest.raises(ValueError, match="expected at least one frame.* got none"):
+        predict.PredictConfig(frames=())
+
+
+def test_script_says_what_is_wrong_with_a_frame(tmp_path):
+    np.save(tmp_path / "x.npy", np.full((240, 320), 1900.0))
+    done = subprocess.run(
+        [sys.executable, ROOT / "predict.py", tmp_path / "x.npy"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=fabricate.environment(ROOT),
+    )
+    assert done.returncode == 1
+    assert "x.npy: the median depth is 1900 m, as floats are metres" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_rerun_gets_points_bones_and_depth(small, tmp_path):
+    rerun = pytest.importorskip("rerun")
+    np.save(tmp_path / "a.npy", person(0).depth_mm)
+    predict.main(
+        predict.PredictConfig(
+            frames=(tmp_path / "a.npy",),
+            out_dir=tmp_path / "out",
+            network=small["maps"],
+            rerun=True,
+        )
+    )
+    rerun.disconnect()
+    content = (tmp_path / "out" / "poses.rrd").read_bytes()
+    for name in (
+        b"camera/people/0/bones",
+        b"camera/people/0/joints",
+        b"camera/image/depth",
+    ):
+        assert name in content
+
+
+def lines_of(out_dir):
+    return [json.loads(x) for x in (out_dir / "poses.jsonl").read_text().splitlines()]
+
+
+def coco_names(out_dir):
+    notes = json.loads((out_dir / "annotations.json").read_text())
+    return [Path(image["file_name"]).name for image in notes["images"]]
+
+
+def test_script_leaves_out_what_is_no_frame_and_goes_on(small, tmp_path, capsys):
+    frames, out_dir = tmp_path / "frames", tmp_path / "out"
+    frames.mkdir()
+    png = schema.encode_png(person(0).depth_mm)
+    long, strange = "x" * 251 + ".png", b"\xff$_$.png"
+    for name in ("a.png", "c.PNG", long, os.fsdecode(strange), "...png"):
+        (frames / name).write_bytes(png)
+    (frames / "b.png").write_bytes(png[:500])
+    (frames / "d.png").symlink_to(frames / "nowhere")
+    (frames / "e.png").mkdir()
+    np.save(frames / "f.npy", np.full((4, 4), 1900.0))
+    config = predict.PredictConfig(
+        frames=(frames,), out_dir=out_dir, network=small["maps"]
+    )
+    assert len(predict.main(config)) == 5
+    said = capsys.readouterr()
+    assert "5 frames, 0 without a person, 3 left out" in said.out
+    for name in ("b.png: not a whole PNG", "d.png: no such", "f.npy: the median"):
+        assert name in said.err
+    assert len(coco_names(out_dir)) == len(lines_of(out_dir)) == 5
+    assert len(list((out_dir / "overlays").iterdir())) == 5
+    # What was bad is looked at again, and alone.
+    (frames / "b.png").write_bytes(png)
+    assert [Path(name).name for name in predict.main(config)] == ["b.png"]
+    assert "1 frames, 0 without a person, 5 more were there already, 2 left out" in (
+        capsys.readouterr().out
+    )
+    assert len(lines_of(out_dir)) == 6 and "b.png" in coco_names(out_dir)
+    strict = predict.PredictConfig(
+        frames=(frames,), out_dir=tmp_path / "s", network=small["maps"], strict=True
+    )
+    with pytest.raises(FileNotFoundError, match=r"d\.png"):
+        predict.main(strict)
+
+
+def test_script_goes_on_after_an_interruption(small, tmp_path, monkeypatch):
+    for name in "abc":
+        np.save(tmp_path / f"{name}.npy", person(0).depth_mm)
+    config = predict.PredictConfig(
+        frames=(tmp_path,), out_dir=tmp_path / "out", network=small["maps"]
+    )
+    read, seen = Predictor.read, []
+
+    def interrupted(self, frame):
+        seen.append(frame)
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        return read(self, frame)
+
+    monkeypatch.setattr(Predictor, "read", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        predict.main(config)
+    assert coco_names(config.out_dir) == ["a.npy"]
+    with (config.out_dir / "poses.jsonl").open("a") as file:
+        file.write('{"frame": "half a li')
+    assert [Path(name).name for name in predict.main(config)] == ["b.npy", "c.npy"]
+    assert coco_names(config.out_dir) == ["a.npy", "b.npy", "c.npy"]
+    other = predict.PredictConfig(
+        frames=(tmp_path,), out_dir=config.out_dir, network=small["maps"], roll=90
+    )
+    before = (config.out_dir / "poses.jsonl").read_bytes()
+    with pytest.raises(ValueError, match=r"other settings \(--roll\); name another"):
+        predict.main(other)
+    assert (config.out_dir / "poses.jsonl").read_bytes() == before
+
+
+def test_a_terminated_script_leaves_whole_files(small, tmp_path):
+    frames = tmp_path / "frames"
+    frames.mkdir()
+    for number in range(3000):
+        (frames / f"{number:04d}.npy").symlink_to(tmp_path / "x.npy")
+    np.save(tmp_path / "x.npy", person(0).depth_mm)
+    command = [sys.executable, ROOT / "predict.py", frames, "--out_dir", tmp_path / "o"]
+    running = subprocess.Popen(
+        [*command, "--network", small["maps"], "--no_overlays"],
+        cwd=tmp_path,
+        env=fabricate.environment(ROOT),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    poses = tmp_path / "o" / "poses.jsonl"
+    for _ in range(600):
+        if poses.exists() and poses.stat().st_size:
+            break
+        time.sleep(0.1)
+    running.send_signal(signal.SIGTERM)
+    _, said = running.communicate(timeout=60)
+    assert running.returncode == 1 and "the same command goes on" in said
+    assert len(coco_names(tmp_path / "o")) == len(lines_of(tmp_path / "o")) > 0
