@@ -7,65 +7,19 @@ before the 10 cm rule is applied.
 """
 
 import argparse
-import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import scipy.io
 from tqdm import tqdm
 
 import cmbjax
 from cmbjax.metrics import map_10cm, rows
-from cmbjax.skeletons import BODY15
+from cmbjax.skeletons import BODY15, BODY20
+from datasets.utd_mhad.utd_mhad import CAMERA, find_recordings, read_recording
 
-FOCAL = 285.63  # pixels; the centre is (160, 120), counted from the first pixel's
-LAG = 2  # the skeleton of a depth frame is that of so many frames before
-# Joints of the files, of 20, in the order of `BODY15`; their left and right are those
-# of the mirrored picture, which is turned back here.
-JOINTS = (0, 1, 8, 4, 9, 5, 11, 7, 2, 16, 12, 17, 13, 19, 15)
-
-
-def read_recording(depth_file: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Returns depth [frames, 240, 320] mm, joints [frames, 15, 3] metres, not mirrored.
-
-    Camera frame: x right, y down, z forward.
-    """
-    name = depth_file.name.replace("_depth", "_skeleton")
-    depth = read_matrix(depth_file, "d_depth", (240, 320))
-    joints = read_matrix(depth_file.parents[1] / "Skeleton" / name, "d_skel", (20, 3))
-    depth = np.moveaxis(depth, -1, 0)[LAG:, :, ::-1]
-    joints = np.moveaxis(joints, -1, 0)[:, JOINTS] * (-1, -1, 1)
-    number = min(len(depth), len(joints))
-    return np.ascontiguousarray(depth[:number].astype(np.uint16)), joints[:number]
-
-
-def read_matrix(path: Path, name: str, shape: tuple[int, int]) -> np.ndarray:
-    """Returns an array [*shape, frames] of a MATLAB file.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is damaged, or holds something else.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
-    try:
-        values = np.asarray(scipy.io.loadmat(path)[name])
-    # SciPy documents no errors of damaged files: among others are zlib.error, KeyError,
-    # TypeError, IndexError.
-    except Exception as error:
-        raise ValueError(
-            f"{path}: not a whole MATLAB file of {name} ({type(error).__name__}: "
-            f"{error})"
-        ) from None
-    if values.shape[:-1] != shape or values.dtype.kind not in "iuf":
-        raise ValueError(
-            f"{path}: {name} must be numbers [{shape[0]}, {shape[1]}, frames], got "
-            f"{list(values.shape)} {values.dtype}"
-        )
-    if not np.isfinite(values).all():
-        raise ValueError(f"{path}: {name} has values that are no finite numbers")
-    return values
+RENAMED = {"torso": "spine"}  # joints of `BODY15` by their names in `BODY20`
+JOINTS = [BODY20.joints.index(RENAMED.get(name, name)) for name in BODY15.joints]
 
 
 def main(
@@ -82,21 +36,18 @@ def main(
     Raises:
         FileNotFoundError: There is no recording of these subjects.
     """
-    predictor = cmbjax.Predictor(network, camera=(FOCAL, FOCAL, 159.5, 120.5))
-    files = [
-        path
-        for path in sorted((folder / "Depth").glob("a*_s*_t*_depth.mat"))
-        if int(re.findall(r"_s(\d+)_", path.name)[0]) in subjects
-    ]
-    if not files:
+    predictor = cmbjax.Predictor(network, camera=CAMERA)
+    recordings = [r for r in find_recordings(folder) if r.subject in subjects]
+    if not recordings:
         raise FileNotFoundError(
-            f"{folder}/Depth holds no recording a*_s*_t*_depth.mat of the subjects "
+            f"{folder}: holds no recording of the subjects "
             f"{', '.join(map(str, subjects))}"
         )
     poses, truths, frames = [], [], 0
-    for path in tqdm(files, unit="recording"):
-        depths, joints = read_recording(path)
-        for depth, truth in zip(depths[::every], joints[::every], strict=True):
+    for recording in tqdm(recordings, unit="recording"):
+        depths, joints_m = read_recording(recording)
+        joints_m = joints_m[:, JOINTS]
+        for depth, truth in zip(depths[::every], joints_m[::every], strict=True):
             found = predictor.poses(depth)
             frames += 1
             if found:
@@ -112,7 +63,7 @@ def main(
         name: 100 * value * len(poses) / frames
         for name, value in rows(tally, BODY15).items()
     }
-    print(f"{len(files)} recordings, {frames} frames, {len(poses)} with a person found")
+    print(f"{len(recordings)} recordings, {frames} frames, a person in {len(poses)}")
     for name, value in column.items():
         print(f"{name}: {value:.1f} % within 10 cm; nobody found counts as wrong")
     return {"frames": frames, "found": len(poses), "within_10_cm": column}

@@ -77,6 +77,12 @@ _HAND_JOINTS = (
     "little_1 little_2 little_tip"
 )
 
+_UTD_MHAD_JOINTS = (
+    "head neck spine hip_centre left_shoulder left_elbow left_wrist left_hand "
+    "right_shoulder right_elbow right_wrist right_hand left_hip left_knee left_ankle "
+    "left_foot right_hip right_knee right_ankle right_foot"
+)
+
 # K2HPD: the order of its label files; joints 15-18 inferred from their mean position.
 # The rows are those of Table 3: its body rows weigh 11 upper, 8 lower and 19 joints, so
 # that 15 and 16, which have no row of their own, must count in them.
@@ -128,6 +134,32 @@ BODY15 = Skeleton(
     },
 )
 
+# UTD-MHAD: the joints of the Kinect's software, which calls the neck shoulder centre.
+BODY20 = Skeleton(
+    name="body20",
+    joints=tuple(_UTD_MHAD_JOINTS.split()),
+    parents=(1, 2, 3, -1, 1, 4, 5, 6, 1, 8, 9, 10, 3, 12, 13, 14, 3, 16, 17, 18),
+    mirror_pairs=_pairs(tuple(_UTD_MHAD_JOINTS.split())),
+    head=((0,), (1,)),
+    torsos={"neck_to_hips": ((1,), (12, 16)), "shoulder_to_hip": ((8,), (12,))},
+    rows={
+        "Head": (0,),
+        "Neck": (1,),
+        "Shoulders": (4, 8),
+        "Elbows": (5, 9),
+        "Wrists": (6, 10),
+        "Hands": (7, 11),
+        "Torso": (2,),
+        "Hips": (12, 16),
+        "Knees": (13, 17),
+        "Ankles": (14, 18),
+        "Feet": (15, 19),
+        "Upper Body": (0, 1, 4, 5, 6, 7, 8, 9, 10, 11),
+        "Lower Body": (2, 3, 12, 13, 14, 15, 16, 17, 18, 19),
+        "Full Body": tuple(range(20)),
+    },
+)
+
 HAND20 = Skeleton(
     name="hand20",
     joints=tuple(_HAND_JOINTS.split()),
@@ -145,7 +177,7 @@ HAND20 = Skeleton(
     },
 )
 
-SKELETONS = {skeleton.name: skeleton for skeleton in (BODY19, BODY15, HAND20)}
+SKELETONS = {skeleton.name: skeleton for skeleton in (BODY19, BODY15, BODY20, HAND20)}
 
 
 def joint_colours(skeleton: Skeleton) -> list[str]:

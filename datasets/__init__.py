@@ -20,6 +20,7 @@ from datasets.itop.itop import Itop
 from datasets.k2hpd.k2hpd import K2hpd
 from datasets.mannequin.mannequin import Mannequin
 from datasets.people.people import People
+from datasets.utd_mhad.utd_mhad import UtdMhad
 
 DATASETS: dict[str, type[DescribedFrames]] = {
     "mannequin": Mannequin,
@@ -28,6 +29,7 @@ DATASETS: dict[str, type[DescribedFrames]] = {
     "k2hpd": K2hpd,
     "itop": Itop,
     "astar": Astar,
+    "utd_mhad": UtdMhad,
     "folder": Folder,
 }
 

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import scipy.io
 
 from cmbjax.models.network import Network
 from cmbjax.skeletons import BODY15
@@ -41,6 +42,13 @@ STANDING = np.array(
         [0.16, -1.12, 3.1],
     ]
 )
+
+
+def real(name: str) -> Path:
+    """Returns where real frames are, beside the checkout or in it, if at all."""
+    root = Path(__file__).parents[1]
+    inside = root / "shared/real" / name
+    return inside if inside.exists() else root.parent / "shared/real" / name
 
 
 def environment(root: Path | None = None) -> dict[str, str]:
@@ -206,6 +214,41 @@ def astar(
                 Path(base + "shand").write_text(
                     "".join(f"{z},{x},{y}," for z, x, y in triplets)
                 )
+
+
+def utd_mhad(
+    folder: Path, *, subjects: tuple[int, ...] = (1, 2, 3), frames: int = 6
+) -> None:
+    """Writes UTD-MHAD: each subject's actions 1 and 12, mirrored as the files are.
+
+    In depth frame t the hands of subject s, left 1 m and right 2 m away, are at
+    x = 50 + t and 250 + t, y = 100 + s, pixels from the first one's centre, in the
+    files' mirrored picture; the skeleton has them two frames earlier. All other joints
+    lie at (0, 0.1 j, 3) metres, y up.
+    """
+    for action in (1, 12):
+        for subject in subjects:
+            name = f"a{action}_s{subject}_t1"
+            depth = np.zeros((240, 320, frames), np.uint16)
+            joints = np.zeros((20, 3, frames))
+            joints[:, 1] = 0.1 * np.arange(20)[:, None]
+            joints[:, 2] = 3.0
+            for t in range(frames):
+                for joint, z, column in ((7, 1, 50), (11, 2, 250)):
+                    row = 100 + subject
+                    depth[row - 3 : row + 4, column + t - 3 : column + t + 4, t] = (
+                        1000 * z
+                    )
+                    # Of depth frame t + 2.
+                    x = (column + t + 2 - 160) * z / 285.63
+                    joints[joint, :, t] = x, (120 - row) * z / 285.63, z
+            for kind, key, values in (
+                ("Depth", "d_depth", depth),
+                ("Skeleton", "d_skel", joints),
+            ):
+                (folder / kind).mkdir(parents=True, exist_ok=True)
+                path = folder / kind / f"{name}_{kind.lower()}.mat"
+                scipy.io.savemat(path, {key: values}, do_compression=True)
 
 
 def coco(

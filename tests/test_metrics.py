@@ -1,6 +1,5 @@
 import functools
 import inspect
-import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +11,9 @@ from hypothesis import strategies as st
 from cmbjax import metrics
 from cmbjax.evaluate.predictions import quantise
 from cmbjax.skeletons import BODY15, BODY19, HAND20, Skeleton
+from tests import fabricate
 
-K2HPD = pathlib.Path(__file__).parents[2] / "shared/real/k2hpd_labels.npz"
+K2HPD = fabricate.real("k2hpd_labels.npz")
 needs_k2hpd = pytest.mark.skipif(not K2HPD.exists(), reason=f"{K2HPD} is absent")
 
 # head 0, neck 1, two hips: the head is 10 px long, the torso 40 px

@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,17 +10,23 @@ import numpy as np
 
 from cmbjax.data.examples import Example, frame_name
 
+LAST_NUMBER = re.compile(r"\d+\D*$")
 EPOCHS = 100_000  # more than any run has
 
 
 def recordings(source: Sequence[Example]) -> list[list[int]]:
-    """Returns the frames of each recording, in order: a subject's, by their names."""
+    """Returns the frames of each recording, in order of their names.
+
+    Of one recording are frames of one subject whose names differ in the last number
+    alone.
+    """
     names = []
     for index in range(len(source)):
         example = source[index]
         subject = example["subject"]
         subject = subject.decode() if isinstance(subject, bytes) else subject
-        names.append((subject, frame_name(example), index))
+        name = frame_name(example)
+        names.append(((subject, LAST_NUMBER.sub("", name)), name, index))
     grouped = itertools.groupby(sorted(names), key=lambda name: name[0])
     return [[index for *_, index in group] for _, group in grouped]
 

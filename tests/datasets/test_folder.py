@@ -4,7 +4,6 @@ import functools
 import json
 import pickle
 import shutil
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -16,7 +15,7 @@ from cmbjax.skeletons import BODY15, HAND20
 from datasets.folder.folder import Folder
 from tests import fabricate
 
-REAL = Path(__file__).parents[2] / "shared/real/itop_side_dev"
+REAL = fabricate.real("itop_side_dev")
 
 
 def prepare(source, data_dir):

@@ -9,11 +9,9 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 import optax
-import scipy.io
 from tqdm import tqdm
 
 import predict
-from benchmarks.utd_mhad import read_recording
 from cmbjax.depth import detector, images
 from cmbjax.files import write_json
 from cmbjax.models import MODELS
@@ -32,6 +30,7 @@ from datasets.folder import coco
 from datasets.itop.itop import Itop
 from datasets.k2hpd.k2hpd import K2hpd
 from datasets.people.motion import read_clips
+from datasets.utd_mhad.utd_mhad import UtdMhad
 from tests import fabricate
 from tests.datasets.test_people import write_motions
 from tests.hostile import mutate
@@ -202,17 +201,6 @@ def _built(kind: Callable[..., FrameBuilder], **options: Any) -> Callable[[Path]
     return read
 
 
-def _utd(folder: Path) -> None:
-    rng = np.random.default_rng(0)
-    for kind, key, values in (
-        ("Depth", "d_depth", rng.integers(0, 3000, (240, 320, 4)).astype(np.int16)),
-        ("Skeleton", "d_skel", rng.normal(size=(20, 3, 4))),
-    ):
-        (folder / kind).mkdir()
-        path = folder / kind / f"a1_s1_t1_{kind.lower()}.mat"
-        scipy.io.savemat(path, {key: values}, do_compression=True)
-
-
 def _mocap(folder: Path) -> None:
     write_motions(folder / "01", clips=2)
 
@@ -272,8 +260,8 @@ TARGETS: Sequence[Target] = (
     Target("mocap", _mocap, read_clips, {".asf": mutate.text, ".amc": mutate.text}),
     Target(
         "utd_mhad",
-        _utd,
-        lambda folder: read_recording(folder / "Depth/a1_s1_t1_depth.mat"),
+        lambda folder: fabricate.utd_mhad(folder / "source", frames=5),
+        _built(UtdMhad),
         {".mat": BINARY},
     ),
 )

@@ -1,0 +1,1 @@
+"""UTD-MHAD: people before a Kinect v1, in motion."""
