@@ -1,0 +1,160 @@
+"""RF: a body part for each pixel, the middle of each part (Shotton et al., 2011)."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+from tqdm import tqdm
+
+from cmbjax.data.examples import Example
+from cmbjax.forests import trees
+from cmbjax.forests.bodies import Body, body_parts, cut_out
+from cmbjax.skeletons import Skeleton
+
+BANDWIDTH_M = 0.065  # of the mean shift, as they have it
+SHIFTS = 12  # steps of it
+STARTS = 3  # of each part: the pixels that are surest
+LEAST_PROBABILITY = 0.14  # of a pixel to count, as they have it
+VOTING = 2000  # pixels at most
+
+
+@dataclasses.dataclass(frozen=True)
+class PartsForest:
+    """Trees that know body parts, and how far each joint lies behind its part.
+
+    Attributes:
+        grown: The trees; their values are [nodes, joints] probabilities.
+        behind_m: [joints] by which joints lie farther than the parts' modes.
+    """
+
+    grown: list[trees.Tree]
+    behind_m: np.ndarray
+
+    def predict(self, body: Body) -> tuple[np.ndarray, np.ndarray]:
+        """Returns joints [joints, 3] metres, and how sure each is: [joints]."""
+        step = -(-len(body.pixels) // VOTING)
+        points, pixels = body.points_m[::step], body.pixels[::step]
+        part = probabilities(self.grown, body.depth_m, pixels, points[:, 2])
+        modes, heights = modes_of(points, part)
+        away = 1 + self.behind_m / np.maximum(np.linalg.norm(modes, axis=1), 0.1)
+        return modes * away[:, None], heights
+
+
+def probabilities(
+    grown: Sequence[trees.Tree],
+    depth_m: np.ndarray,
+    pixels: np.ndarray,
+    z_m: np.ndarray,
+) -> np.ndarray:
+    """Returns how probably each pixel is of each part: [points, joints], of all trees.
+
+    The mean over the trees (Eq. 2).
+    """
+    votes = [tree.values[trees.leaves(tree, depth_m, pixels, z_m)] for tree in grown]
+    return np.mean(votes, axis=0)
+
+
+def modes_of(points_m: np.ndarray, part: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns where each part is densest, by mean shift.
+
+    A pixel weighs as probable as it is of the part, times the square of its depth: the
+    surface that it stands for (Eq. 8).
+
+    Args:
+        points_m: [points, 3].
+        part: [points, joints] probabilities.
+
+    Returns:
+        [joints, 3] metres, and the density there, [joints].
+    """
+    weights = np.where(part >= LEAST_PROBABILITY, part, 0) * points_m[:, 2:] ** 2
+    # A part that is nowhere sure is where it is most probable.
+    nowhere = ~weights.any(axis=0)
+    weights[:, nowhere] = (part * points_m[:, 2:] ** 2)[:, nowhere] + 1e-12
+    order = np.argsort(-weights, axis=0)[:STARTS]
+    modes = points_m[order]  # [starts, joints, 3]
+    for _ in range(SHIFTS):
+        near = _kernel(points_m, modes) * weights[:, None]
+        total = np.maximum(near.sum(axis=0), 1e-12)
+        modes = np.einsum("psj,pd->sjd", near, points_m) / total[..., None]
+    height = (_kernel(points_m, modes) * weights[:, None]).sum(axis=0)
+    best = height.argmax(axis=0)
+    joints = np.arange(weights.shape[1])
+    return modes[best, joints], height[best, joints] / len(points_m)
+
+
+def _kernel(points_m: np.ndarray, modes: np.ndarray) -> np.ndarray:
+    """Returns [points, starts, joints] of a Gaussian around each mode."""
+    gaps = ((points_m[:, None, None] - modes[None]) ** 2).sum(axis=-1)
+    return np.exp(-gaps / BANDWIDTH_M**2)
+
+
+def grow(
+    frames: Sequence[Example],
+    skeleton: Skeleton,
+    *,
+    seed: int,
+    num_trees: int = 3,
+    max_depth: int = 20,
+    num_features: int = 1000,
+    pixels_a_frame: int = 100,
+    reach: float = 200.0,
+) -> PartsForest:
+    """Grows a forest on labelled frames.
+
+    Args:
+        frames: To draw pixels from.
+        skeleton: Of the labels.
+        seed: Of pixels, features and trees.
+        num_trees: Trees.
+        max_depth: Splits from the root to a leaf, at most.
+        num_features: Depth differences to choose from, for each tree.
+        pixels_a_frame: Drawn from each frame, for each tree.
+        reach: See `trees.sample_offsets`.
+
+    Raises:
+        ValueError: There is no frame with a person.
+    """
+    from sklearn.tree import DecisionTreeClassifier
+
+    grown = []
+    for number in range(num_trees):
+        rng = np.random.default_rng([seed, number])
+        offsets = trees.sample_offsets(rng, num_features, reach)
+        rows, labels = [], []
+        for example in tqdm(frames, desc=f"tree {number + 1}", mininterval=5):
+            body = cut_out(example, skeleton, labelled=True)
+            if body is None:
+                continue
+            part = body_parts(body, example)
+            chosen = rng.choice(len(part), min(pixels_a_frame, len(part)), False)
+            features = trees.differences(
+                body.depth_m, body.pixels[chosen], body.points_m[chosen, 2], offsets
+            )
+            rows.append(features.astype(np.float32))
+            labels.append(part[chosen])
+        if not rows:
+            raise ValueError("no frame has a person to learn from")
+        tree = DecisionTreeClassifier(
+            criterion="entropy",
+            max_depth=max_depth,
+            max_features="sqrt",
+            min_samples_leaf=5,
+            random_state=int(rng.integers(2**31)),
+        ).fit(np.concatenate(rows), np.concatenate(labels))
+        values = np.zeros((tree.tree_.node_count, skeleton.num_joints), np.float32)
+        counts = tree.tree_.value[:, 0]
+        values[:, tree.classes_] = counts / counts.sum(axis=1, keepdims=True)
+        grown.append(trees.as_arrays(tree.tree_, offsets, values))
+    forest = PartsForest(grown, np.zeros(skeleton.num_joints, np.float32))
+    behind = []
+    for example in frames[:: max(1, len(frames) // 300)]:
+        body = cut_out(example, skeleton, labelled=True)
+        if body is not None:
+            modes, _ = forest.predict(body)
+            reach_m = np.linalg.norm(modes, axis=1)
+            along = np.einsum("jd,jd->j", example["joints_m"], modes) / reach_m
+            behind.append(along - reach_m)
+    return dataclasses.replace(
+        forest, behind_m=np.nanmedian(behind, axis=0).astype(np.float32)
+    )

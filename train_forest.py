@@ -1,0 +1,187 @@
+"""Grows and tests the compared forests: `python train_forest.py --model=rf`."""
+
+import dataclasses
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import tyro
+from tqdm import tqdm
+
+import datasets
+from cmbjax import metrics
+from cmbjax.data.examples import DepthFrames, Example, frame_name
+from cmbjax.data.flags import DataFlags
+from cmbjax.evaluate import report
+from cmbjax.evaluate.predictions import Result
+from cmbjax.files import read_json, write_json
+from cmbjax.forests import parts, trees, walks
+from cmbjax.forests.bodies import cut_out, to_pixels
+from cmbjax.train.statistics import Statistics, training_statistics
+
+FORESTS = {"rf": parts, "rtw": walks}
+FOREST_FILE, CONFIG_FILE = "forest.npz", "forest.json"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ForestConfig(DataFlags):
+    """Grows a forest on one data set in metres, and tests it as evaluate.py does."""
+
+    model: Literal["rf", "rtw"] = "rf"
+    """rf: parts of the body (Shotton et al.); rtw: random tree walks (Jung et al.)."""
+    run_dir: Path | None = None
+    """Gets the forest and its results; by default runs/<dataset>_<model>."""
+    num_frames: int = 4000
+    """Of the training split, evenly spaced, at most."""
+    max_depth: int = 20
+    """Splits from a root to a leaf, at most."""
+    crop: Literal["person", "label_box"] = "person"
+    """Whether people are found in test frames, or their labels' boxes are taken."""
+    seed: int = 0
+    """Of pixels, features, trees and walks."""
+
+
+def main(config: ForestConfig) -> metrics.Columns:
+    """Grows a forest unless it is there, prints its table, and returns that.
+
+    Raises:
+        ValueError: The folder holds another forest, or the data set has no metres.
+    """
+    name = f"{config.dataset.replace('/', '_')}_{config.model}"
+    run_dir = config.run_dir or Path("runs") / name
+    frames = _load(config, "train")
+    if not frames.metric:
+        raise ValueError(f"{frames.name} has no metres, which forests are grown on")
+    statistics = training_statistics(frames)
+    forest, seconds = grown(config, run_dir, frames)
+    test = _load(config, "test")
+    start = time.perf_counter()
+    result = evaluate(forest, test, statistics, labelled=config.crop == "label_box")
+    ms = 1000 * (time.perf_counter() - start) / max(1, len(result.names))
+    columns = report.results_table(result, test.skeleton, ["all"], None)
+    megabytes = (run_dir / FOREST_FILE).stat().st_size / 1e6
+    about = {
+        "model": config.model,
+        "frames": test.name,
+        "trained_on": f"{min(config.num_frames, len(frames))} frames of {frames.name}",
+        "num_frames": len(result.names),
+        "crop": config.crop,
+        "person_found": f"{int(result.is_found.sum())} of {len(result.names)}",
+        "growing_s": seconds,
+        "ms_a_frame": ms,
+        "megabytes": megabytes,
+    }
+    out_dir = run_dir / "evaluations" / config.crop
+    report.write_results(out_dir, result, test, columns, about, None)
+    print(metrics.format_table(columns))
+    print(
+        f"{about['person_found']} people found; {ms:.0f} ms a frame, {megabytes:.1f} MB"
+    )
+    print(f"Details and pictures: {out_dir}")
+    return columns
+
+
+def _load(config: ForestConfig, split: str) -> DepthFrames:
+    return datasets.load(config.dataset, config.data_dir, config.tfds_dir, split=split)
+
+
+def grown(
+    config: ForestConfig, run_dir: Path, frames: DepthFrames
+) -> tuple[Any, float | None]:
+    """Returns the forest in a folder, grown if there is none, and seconds if it was.
+
+    Raises:
+        ValueError: The folder holds a forest of other flags.
+    """
+    flags = ("dataset", "model", "num_frames", "max_depth", "seed")
+    mine = {name: getattr(config, name) for name in flags}
+    record, path = run_dir / CONFIG_FILE, run_dir / FOREST_FILE
+    if path.exists():
+        theirs = read_json(record, dict[str, Any])
+        if {name: theirs.get(name) for name in flags} != mine:
+            raise ValueError(f"--run_dir={run_dir} holds a forest of other flags")
+        with np.load(path) as stored:
+            there = dict(stored)
+        behind_m = there.pop("behind_m", None)
+        made = trees.loaded(there)
+        if behind_m is not None:
+            return parts.PartsForest(made, behind_m), None
+        return walks.WalkingTrees(made, frames.skeleton), None
+    start = time.perf_counter()
+    chosen = _spaced(frames.source, config.num_frames)
+    forest = FORESTS[config.model].grow(
+        chosen, frames.skeleton, seed=config.seed, max_depth=config.max_depth
+    )
+    seconds = time.perf_counter() - start
+    arrays: dict[str, Any] = trees.stored(forest.grown)
+    if isinstance(forest, parts.PartsForest):
+        arrays["behind_m"] = forest.behind_m
+    run_dir.mkdir(parents=True, exist_ok=True)
+    write_json(record, mine)
+    unfinished = path.with_suffix(".part.npz")
+    np.savez_compressed(unfinished, **arrays)
+    unfinished.replace(path)
+    return forest, seconds
+
+
+def _spaced(source: Sequence[Example], number: int) -> list[Example]:
+    """Returns at most so many examples, evenly spaced."""
+    number = min(number, len(source))
+    return [source[i * len(source) // number] for i in range(number)]
+
+
+def evaluate(
+    forest: Any, frames: DepthFrames, statistics: Statistics, *, labelled: bool
+) -> Result:
+    """Returns the poses of a split; of nobody found, the middle of the picture.
+
+    Args:
+        forest: Of `grown`.
+        frames: The split.
+        statistics: Of the training split, for the floor.
+        labelled: Whether boxes are the labels'.
+    """
+    joints = frames.skeleton.num_joints
+    predicted, scores, found, names = [], [], [], []
+    targets_px, targets_m, visible, cameras = [], [], [], []
+    for index in tqdm(range(len(frames)), unit="frame", mininterval=5):
+        example = frames.source[index]
+        body = cut_out(example, frames.skeleton, labelled=labelled)
+        pose, score = np.full((joints, 3), np.nan), np.zeros(joints)
+        if body is not None:
+            pose, score = forest.predict(body)
+        predicted.append(pose)
+        scores.append(score)
+        found.append(body is not None)
+        names.append(frame_name(example))
+        targets_px.append(example["joints_px"])
+        targets_m.append(example["joints_m"])
+        visible.append(example["visible"])
+        cameras.append(example["camera"])
+    predictions_m = np.array(predicted, np.float32)
+    predictions_px = np.stack(list(map(to_pixels, predictions_m, cameras)))
+    truth = metrics.Poses(
+        predictions_px.astype(np.float32),
+        np.stack(targets_px),
+        np.stack(visible),
+        predictions_m,
+        np.stack(targets_m),
+    )
+    boxes = metrics.label_boxes(truth.targets_px, truth.visible)
+    mean_px = np.asarray(metrics.place(statistics.mean_pose, boxes))
+    # The mean pose has no depth of its own.
+    floor = truth._replace(predictions_px=mean_px, predictions_m=None, targets_m=None)
+    ceiling = truth._replace(
+        predictions_px=truth.targets_px, predictions_m=truth.targets_m
+    )
+    return Result(truth, floor, ceiling, np.array(scores), np.array(found), names)
+
+
+if __name__ == "__main__":
+    try:
+        main(tyro.cli(ForestConfig, use_underscores=True))
+    except (ValueError, OSError) as error:
+        sys.exit(f"train_forest.py: {error}")
