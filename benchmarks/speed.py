@@ -8,13 +8,14 @@ import collections
 import dataclasses
 import functools
 import importlib.util
+import os
 import platform
 import re
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,9 @@ Timed = Callable[[], Any]
 Row = dict[str, Any]
 
 
+INSTRUCTION_SETS = ("avx2", "avx512f", "avx512_bf16", "amx_tile", "asimd", "sve")
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SpeedConfig(Flags):
     """Measures training, inference, input and memory, and writes speed.md."""
@@ -79,22 +83,30 @@ class SpeedConfig(Flags):
 
 def main(config: SpeedConfig) -> None:
     """Runs every part, and writes the tables."""
-    rate = matrix_product_rate()
-    tables: dict[str, list[Row]] = {
-        "Machine": [machine(rate)],
-        "Training step": (steps := training_steps(config, rate)),
-        "Inference, batch 1": inference(config, rate),
-        "Training step by layer": by_layer(config),
-        "Cost of inference": costs(config),
-        "Input pipeline": input_pipeline(config, steps),
-    }
     config.out_dir.mkdir(parents=True, exist_ok=True)
-    write_json(config.out_dir / "speed.json", tables)
+    tables: dict[str, list[Row]] = {}
+    for title, rows in measured(config):
+        tables[title] = rows
+        # As they come: what a stopped run has measured stays.
+        write_json(config.out_dir / "speed.json", tables)
+        text = f"## {title}\n\n{markdown(rows)}"
+        print(text, flush=True)
     text = "\n".join(
         f"## {title}\n\n{markdown(rows)}" for title, rows in tables.items()
     )
     write_text(config.out_dir / "speed.md", text)
-    print(text)
+
+
+def measured(config: SpeedConfig) -> Iterator[tuple[str, list[Row]]]:
+    """Yields each table, with its title, when it is measured."""
+    rate = matrix_product_rate()
+    yield "Machine", [machine(rate)]
+    steps = training_steps(config, rate)
+    yield "Training step", steps
+    yield "Inference, batch 1", inference(config, rate)
+    yield "Training step by layer", by_layer(config)
+    yield "Cost of inference", costs(config)
+    yield "Input pipeline", input_pipeline(config, steps)
 
 
 def median_times(timed: Mapping[str, Timed], repeats: int) -> dict[str, np.ndarray]:
@@ -126,10 +138,31 @@ def machine(rate: float) -> Row:
     device = jax.devices()[0]
     return {
         "device": f"{len(jax.devices())} x {device.device_kind}",
-        "processor": platform.machine(),
+        "processor": f"{platform.machine()} {processor()}",
+        "instruction sets": ", ".join(instruction_sets()) or "not known",
+        "other load, processes": round(os.getloadavg()[0], 1),
         "jax": jax.__version__,
         "matrix product, GFLOP/s": round(rate / 1e9),
     }
+
+
+def _cpu_info(key: str) -> str:
+    """Returns what Linux says of the first processor, or nothing."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    found = [line.partition(":")[2].strip() for line in lines if line.startswith(key)]
+    return found[0] if found else ""
+
+
+def processor() -> str:
+    """Returns the processor's name, and how many of it this process may use."""
+    return f"{_cpu_info('model name')}, {len(os.sched_getaffinity(0))} cores"
+
+
+def instruction_sets() -> list[str]:
+    """Returns which of the vector instruction sets the processor has."""
+    flags = _cpu_info("flags").split()
+    return [name for name in INSTRUCTION_SETS if name in flags]
 
 
 def make_network(config: SpeedConfig, side: int, batch_size: int, **options: Any):

@@ -106,7 +106,11 @@ def _only_one(folder: Path) -> Iterator[None]:
     key = hashlib.sha256(str(folder.absolute()).encode()).hexdigest()[:16]
     path = Path(tempfile.gettempdir()) / f"cmbjax-{os.getuid()}-{key}.lock"
     with path.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"{folder}: another process is at it; waiting", flush=True)
+            fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 

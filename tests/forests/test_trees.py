@@ -100,7 +100,7 @@ def test_climbing_agrees_with_scikit_learn():
 
 
 def test_mean_shift_finds_the_densest_place_by_hand():
-    """Two clusters; the second joint's pixels at 3 m weigh as 9 to 4 of those at 2 m."""
+    """Two clusters; of the second joint, pixels at 3 m weigh 9 to 4 at 2 m."""
     near = np.array([0.0, 0, 2]) + 0.01 * np.eye(3)
     far = np.array([0.5, 0, 3]) + 0.01 * np.eye(3)
     points = np.concatenate([near, far]).astype(np.float32)

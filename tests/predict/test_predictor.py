@@ -504,3 +504,23 @@ def test_predictor_is_at_hand_under_its_name():
     assert cmbjax.Predictor is Predictor
     with pytest.raises(AttributeError, match="no attribute 'predictor_of'"):
         _ = cmbjax.predictor_of
+
+
+def test_who_is_seen_from_above_is_posed_by_the_network_for_that(monkeypatch):
+    """The detector says who: with a trunk that is short in the picture."""
+    predictor = Predictor(camera=ITOP_CAMERA)
+    depth = person(0).depth_mm
+    (found,) = predictor.find(depth)
+    upright, above = found.up, np.array([0.1, -0.2], np.float32)
+    for up, name in ((upright, "people-96"), (above, "people-above-96")):
+        view = predictor.view(depth, found._replace(up=up))
+        assert view.card.folder.name == name
+        expected = Predictor(name, camera=ITOP_CAMERA)
+        box = np.asarray(found.body_box, np.float32)
+        seen = expected.crop(depth, box, distance_mm=found.depth)
+        pose = predictor.decode(view, predictor.run(view), depth)
+        same = expected.decode(seen, expected.run(seen), depth)
+        np.testing.assert_array_equal(pose.joints_m, same.joints_m)
+    alone = Predictor("people-96", camera=ITOP_CAMERA)
+    view = alone.view(depth, found._replace(up=above))
+    assert view.card.folder.name == "people-96"  # the one that was asked for

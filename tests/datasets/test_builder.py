@@ -1,0 +1,118 @@
+"""Of two processes that prepare one data set one waits; what is left over goes."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import tensorflow_datasets as tfds
+
+from datasets.folder.folder import Folder
+from tests import fabricate
+
+ROOT = Path(__file__).parents[2]
+
+PREPARE = """
+import sys, time
+from datasets.folder.folder import Folder
+
+def slowly(self, items, examples=Folder.examples):
+    print("preparing", flush=True)
+    time.sleep(float(sys.argv[3]))
+    yield from examples(self, items)
+
+Folder.examples = slowly
+options = {"data_dir": sys.argv[2], "file_format": "array_record"}
+builder = Folder(source_dir=sys.argv[1], **options)
+builder.download_and_prepare()
+print("frames", builder.info.splits["test"].num_examples, flush=True)
+"""
+
+
+def start(source, data_dir, seconds):
+    return subprocess.Popen(
+        [sys.executable, "-c", PREPARE, source, data_dir, str(seconds)],
+        env=fabricate.environment(ROOT),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+
+
+def wait_for(word, process):
+    for line in process.stdout:
+        if word in line:
+            return
+    raise AssertionError(f"it ended, and did not say {word}")
+
+
+def test_the_second_of_two_jobs_waits_and_takes_the_firsts_copy(tmp_path):
+    fabricate.coco(tmp_path / "frames")
+    first = start(tmp_path / "frames", tmp_path / "tfds", 3)
+    wait_for("preparing", first)
+    second = start(tmp_path / "frames", tmp_path / "tfds", 0)
+    said, _ = second.communicate(timeout=120)
+    assert "another process is at it; waiting" in said
+    assert "preparing" not in said and "frames 3" in said
+    assert "frames 3" in first.communicate(timeout=60)[0]
+
+
+def test_what_a_killed_process_left_unfinished_goes(tmp_path):
+    fabricate.coco(tmp_path / "frames")
+    first = start(tmp_path / "frames", tmp_path / "tfds", 60)
+    wait_for("preparing", first)
+    first.kill()
+    first.communicate()
+    assert list((tmp_path / "tfds").rglob("incomplete.*"))
+    folder = Folder(
+        source_dir=tmp_path / "frames",
+        data_dir=tmp_path / "tfds",
+        file_format="array_record",
+    )
+    folder.download_and_prepare(download_config=tfds.download.DownloadConfig())
+    assert folder.info.splits["test"].num_examples == 3
+    assert not list((tmp_path / "tfds").rglob("incomplete.*"))
+
+
+WORKERS = """
+import os, time
+from datasets.builder import executor
+
+def work(number):
+    print(os.getpid(), flush=True)
+    time.sleep(600)
+
+if __name__ == "__main__":
+    with executor(2, chunk=1) as run:
+        list(run(work, range(2)))
+"""
+
+
+def is_alive(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    # A zombie has no command.
+    return bool(Path(f"/proc/{pid}/cmdline").read_bytes())
+
+
+def test_workers_end_with_the_process_that_started_them(tmp_path):
+    (tmp_path / "make.py").write_text(WORKERS)
+    parent = subprocess.Popen(
+        [sys.executable, tmp_path / "make.py"],
+        env=fabricate.environment(ROOT),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    workers = [int(parent.stdout.readline()) for _ in range(2)]
+    assert all(map(is_alive, workers))
+    parent.send_signal(signal.SIGKILL)
+    parent.communicate(timeout=10)
+    for _ in range(100):
+        if not any(map(is_alive, workers)):
+            return
+        time.sleep(0.1)
+    raise AssertionError("the workers are still there")
