@@ -81,6 +81,7 @@ def load(
         name=f"{builder.info.full_name}{made_of}, {split}",
         depth_range=builder.depth_range,
         findable=builder.findable,
+        recorded=builder.recorded,
     )
     return _thin(frames, limit)
 
@@ -91,7 +92,7 @@ def _mix(parts: Sequence[DepthFrames]) -> DepthFrames:
     Raises:
         ValueError: Joints or depth are not of one kind.
     """
-    alike = ("skeleton", "metric", "depth_range", "findable")
+    alike = ("skeleton", "metric", "depth_range", "findable", "recorded")
     for field in alike:
         values = {getattr(part, field) for part in parts}
         if len(values) > 1:

@@ -86,6 +86,11 @@ class DescribedFrames(tfds.core.DatasetBuilder):
         """Whether these are people whom `depth.detector` serves."""
         return self._labelled.head is not None
 
+    @property
+    def recorded(self) -> bool:
+        """Whether frames whose names follow on each other do so in time."""
+        return True
+
     def examples_of(self, split: str) -> Sequence[Example]:
         """Returns the labelled people of a split, one a frame; images stay PNGs."""
         images = {

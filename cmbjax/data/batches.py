@@ -58,7 +58,7 @@ def training_batches(
             "--batch_size must be a multiple of the number of processes, "
             f"{processes.shard_count}, got {batch_size}"
         )
-    if sequential or preparation.num_frames > 1:
+    if sequential or (preparation.num_frames > 1 and frames.recorded):
         units = recordings(frames.source)
         asked = round(share * len(frames))
         if max(map(len, units)) > asked:
@@ -125,7 +125,10 @@ def evaluation_batches(
     """
     clip_of: dict[int, list[int]] = {}
     if preparation.num_frames > 1:
-        clip_of = clips(recordings(frames.source), preparation.num_frames)
+        # Of a still a clip is the same frame again and again.
+        stills = [[i] for i in range(len(frames))]
+        units = recordings(frames.source) if frames.recorded else stills
+        clip_of = clips(units, preparation.num_frames)
 
     def load(index: int) -> tuple[Example, np.ndarray, View]:
         example = frames.source[index]

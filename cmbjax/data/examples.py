@@ -23,6 +23,7 @@ class DepthFrames:
         name: Tells this data set, in this version and state, from all others.
         depth_range: How far before and behind the whole its parts may be, millimetres
             or raw; None where that is not known.
+        recorded: Whether frames whose names follow on each other do so in time.
         findable: Whether `depth.detector` serves to find what is labelled: people, and
             not hands.
     """
@@ -33,6 +34,7 @@ class DepthFrames:
     name: str
     depth_range: float | None
     findable: bool
+    recorded: bool = True
 
     def __len__(self) -> int:
         return len(self.source)

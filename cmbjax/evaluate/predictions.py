@@ -276,7 +276,7 @@ def evaluate(
                     frames,
                     statistics=statistics,
                     sigma=sigma,
-                    stride=options["model"].stride,
+                    model=options["model"],
                     preparation=preparation,
                     decode=decode,
                 )
@@ -316,7 +316,7 @@ def _compare(
     *,
     statistics: Statistics,
     sigma: float,
-    stride: int | None,
+    model: Network,
     preparation: Preparation,
     decode: str,
 ) -> dict[str, np.ndarray]:
@@ -332,7 +332,7 @@ def _compare(
         crops.transform_points, map(crops.invert, transforms), labels["joints_px"]
     )
     on_grid = labels_in_crop  # without heat maps there is no grid
-    if stride is not None:
+    if (stride := model.stride) is not None:
         on_grid = quantise(
             labels_in_crop,
             labels["visible"],
@@ -340,6 +340,7 @@ def _compare(
             stride=stride,
             sigma=sigma,
             decode=decode,
+            drawn=model.drawn,
         )
     boxes = metrics.label_boxes(labels["joints_px"], labels["visible"])
     pixels = {
@@ -384,6 +385,7 @@ def quantise(
     stride: int,
     sigma: float,
     decode: str = "argmax",
+    drawn: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> np.ndarray:
     """Returns what a perfect network's heat maps decode to: a result's ceiling.
 
@@ -394,10 +396,13 @@ def quantise(
         stride: Input pixels per cell.
         sigma: Of the maps' Gaussians, in cells.
         decode: A name in `heatmaps.DECODES`.
+        drawn: What becomes of the maps in the network's last layer.
     """
     maps = _jitted_heatmaps(joints_px, visible, side=side, stride=stride, sigma=sigma)
     decoded, _ = heatmaps.heatmaps_to_joints(
-        np.asarray(maps), stride=stride, decode=decode
+        np.asarray(maps) if drawn is None else drawn(np.asarray(maps)),
+        stride=stride,
+        decode=decode,
     )
     return decoded
 

@@ -21,6 +21,14 @@ class HalfMemory(ConvolutionalMemoryBlock, kw_only=True):
         """Channels c_m of the memory."""
         return round(self.features * self.capacity)
 
+    def project(self, x: Array, channels: int) -> Array:
+        """Returns x with as many channels as the memory has, nowhere negative.
+
+        M_t is a sum of ReLUs: where a linear projection is negative, Eq. 2 would bound
+        it by a memory that never is.
+        """
+        return nn.relu(super().project(x, channels))
+
 
 class DoubleMemory(HalfMemory, kw_only=True):
     """A memory of twice as many channels (Table 6: Double)."""

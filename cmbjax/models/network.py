@@ -136,6 +136,13 @@ class Network(nn.Module, kw_only=True):
         """Returns the deviation of the method's own target heat maps, in cells."""
         return 1.5
 
+    def drawn(self, maps: np.ndarray) -> np.ndarray:
+        """Returns heat maps [batch, cells, cells, joints] as the network can draw them.
+
+        A last layer that can draw anything leaves them as they are.
+        """
+        return maps
+
     def check(self, depth: AnyArray) -> Array:
         """Returns the input as JAX has it, or refuses it, or the head.
 

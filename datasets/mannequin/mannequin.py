@@ -45,6 +45,12 @@ class Mannequin(DescribedFrames, tfds.core.GeneratorBasedBuilder):
     """People in MuJoCo, seen by a depth camera of ITOP's geometry."""
 
     VERSION = tfds.core.Version("1.3.0")
+
+    @property
+    def recorded(self) -> bool:
+        """Whether this config has recordings."""
+        return self.builder_config.recording > 0
+
     BUILDER_CONFIGS = [
         MannequinConfig(name="mannequin", description="7,500 frames of 750 people."),
         MannequinConfig(

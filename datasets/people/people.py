@@ -77,6 +77,11 @@ class People(FrameBuilder):
     ]
 
     @property
+    def recorded(self) -> bool:
+        """Each frame is of another room."""
+        return False
+
+    @property
     def make_frames(self) -> MakeFrames:
         """Yields the frames of a person, in a process of its own."""
         return make_frames

@@ -1,6 +1,7 @@
 import dataclasses
 
 import cv2
+import grain
 import numpy as np
 import pytest
 
@@ -59,9 +60,7 @@ def batches(frames=FRAMES, seed=0, augmentation=None, **options):
         frames,
         preparation=PREPARATION,
         augmentation=augmentation or Augmentation(),
-        batch_size=3,
-        seed=seed,
-        **options,
+        **{"batch_size": 3, "seed": seed, **options},
     )
 
 
@@ -240,6 +239,34 @@ def test_clip_is_seen_as_its_middle_frame_is():
         loaded.views["depth"], ([-0.01, 0, 0.01], [0, 0, 0.01]), strict=True
     ):
         np.testing.assert_allclose(view.min(axis=(0, 1)), expected, atol=1e-4)
+
+
+def test_the_clip_of_a_still_is_the_still_again():
+    """Frames of one subject are no neighbours in time unless they were recorded."""
+    source = [make_example(i) for i in range(5)]
+    preparation = dataclasses.replace(PREPARATION, num_frames=3)
+    for recorded in (True, False):
+        frames = make_frames(source, recorded=recorded)
+        data = batching.training_batches(
+            frames, preparation=preparation, augmentation=STILL, batch_size=5, seed=0
+        )
+        depth = next(data)["depth"]
+        same = (depth == depth[..., 1:2]).all()
+        assert bool(same) != recorded
+        (loaded,) = batching.evaluation_batches(
+            frames, preparation=preparation, batches=[range(5)]
+        )
+        depth = loaded.views["depth"]
+        assert bool((depth == depth[..., 1:2]).all()) != recorded
+
+
+def test_a_batch_of_one_frame_and_a_frame_a_process():
+    assert len(next(batches(batch_size=1))["depth"]) == 1
+    for index in range(2):
+        processes = grain.sharding.ShardOptions(index, 2)
+        part = next(batches(batch_size=2, processes=processes))
+        whole = next(batches(batch_size=2))
+        np.testing.assert_array_equal(part["depth"][0], whole["depth"][index])
 
 
 def test_order_and_views_depend_on_the_seed_alone():

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cmbjax.models import CMB, ablations
+from cmbjax.models import CMB, ablations, cmb
+from cmbjax.models.ablations import DoubleMemory, HalfMemory
 from cmbjax.models.cmb import similar_memory
 
 SHAPE = (4, 5, 7, 3)  # batch, height, width, channels
@@ -298,3 +299,25 @@ def test_half_capacity_projects_x_before_the_clip(x):
     assert new["memory"]["value"].shape == (5, 7, 2)
     np.testing.assert_array_equal(y[..., :3], x)  # x passes through unchanged
     assert y.shape[-1] == 6
+
+
+@pytest.mark.parametrize("kind", [HalfMemory, DoubleMemory])
+def test_what_is_compared_with_a_projected_memory_is_nowhere_negative(
+    kind, x, monkeypatch
+):
+    """A memory, a sum of ReLUs, never is; a linear projection is in half of it."""
+    compared = []
+
+    def recorded(M, projected, r):
+        compared.append(projected)
+        return similar_memory(M, projected, r)
+
+    monkeypatch.setattr(cmb, "similar_memory", recorded)
+    block = kind(features=3)
+    variables = initialise(block, x)
+    block.apply(variables, x, train=False, r=3.0)
+    project = variables["params"]["project"]
+    kernel, bias = (np.asarray(project[name]) for name in ("kernel", "bias"))
+    linear = np.asarray(x) @ kernel[0, 0] + bias
+    assert (linear < 0).any()
+    np.testing.assert_allclose(compared[-1], np.maximum(linear, 0), atol=1e-5)

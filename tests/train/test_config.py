@@ -86,7 +86,8 @@ def test_sigma_is_the_networks_own_unless_given():
         return config.make_sigma(config.make_model(15))
 
     assert sigma() == 1.5 and sigma(model="sh8") == 1.75 and sigma(sigma=3.0) == 3.0
-    assert sigma(model="phr", side=256) == 5.0
+    # Five pixels whatever the side: the last layer's cells have as many pixels.
+    assert sigma(model="phr", side=256) == sigma(model="phr", side=64) == 5.0
 
 
 def test_config_of_an_earlier_version_is_read_as_it_was(tmp_path):

@@ -9,6 +9,7 @@ import functools
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float
 
@@ -21,8 +22,11 @@ from cmbjax.models.network import Network, Outputs
 # Channels within and behind, number and stride of the detector's bottlenecks.
 GROUPS = ((64, 256, 3, 1), (128, 512, 8, 2), (256, 1024, 36, 2), (512, 2048, 3, 1))
 DEPTH = 4  # of the regressor's hourglass
-DISC = 10 / 256  # radius of the detector's targets, in sides of the input
-GAUSSIAN = 5 / 256  # deviation of the regressor's, likewise
+CELL = 4  # pixels of a cell of the regressor, whose last layer enlarges it
+# Pixels of the input, whatever its side, as cells have as many: at 256 these are what
+# the method has, and at 64 a fourth of them would fall between cells.
+DISC = 10.0  # radius of the detector's targets
+GAUSSIAN = 5.0  # deviation of the regressor's
 
 
 class Bottleneck(nn.Module, kw_only=True):
@@ -69,8 +73,8 @@ class PartHeatmapRegression(Network, kw_only=True):
     Predictions are averaged with those of the mirrored image.
 
     The detector's loss is the mean cross-entropy with a disc around each joint (10
-    pixels at a side of 256), the regressor's the squared error of a Gaussian (5 pixels
-    at 256), in parts of what an empty map costs, so that both are of one size.
+    pixels), the regressor's the squared error of a Gaussian (5 pixels), in parts of
+    what an empty map costs, so that both are of one size.
     """
 
     stride = 1
@@ -80,7 +84,22 @@ class PartHeatmapRegression(Network, kw_only=True):
 
     def sigma(self, side: int) -> float:
         """Returns the deviation of the method's own target heat maps, in cells."""
-        return GAUSSIAN * side
+        return GAUSSIAN
+
+    def drawn(self, maps: np.ndarray) -> np.ndarray:
+        """Returns maps as the last layer can draw them at best.
+
+        It makes 4 x 4 pixels of all maps of as many numbers as there are joints: of
+        what is in all cells the part in the best linear space of so many dimensions.
+        """
+        batch, side, _, joints = maps.shape
+        cells = side // CELL
+        squares = maps.reshape(batch, cells, CELL, cells, CELL, joints)
+        rows = squares.transpose(0, 1, 3, 2, 4, 5).reshape(-1, CELL * CELL * joints)
+        _, vectors = np.linalg.eigh(rows.T.astype(np.float64) @ rows)
+        best = vectors[:, -joints:]
+        fitted = (rows @ best @ best.T).reshape(batch, cells, cells, CELL, CELL, joints)
+        return fitted.transpose(0, 1, 3, 2, 4, 5).reshape(maps.shape).astype(np.float32)
 
     def outputs(
         self,
@@ -102,7 +121,7 @@ class PartHeatmapRegression(Network, kw_only=True):
         x, y = jnp.split(batch["joints_px"], 2, axis=-1)
         columns = (centres - jnp.swapaxes(x, 1, 2)) ** 2
         rows = (centres - jnp.swapaxes(y, 1, 2)) ** 2
-        disc = rows[:, :, None] + columns[:, None] <= (DISC * side) ** 2
+        disc = rows[:, :, None] + columns[:, None] <= DISC**2
         entropy = nn.softplus(logits) - logits * disc
         mean = jnp.mean(entropy, axis=(1, 2))
         detected = jnp.sum(mean * visible) / jnp.maximum(jnp.sum(visible), 1)
@@ -181,7 +200,7 @@ class PartHeatmapRegression(Network, kw_only=True):
         for features in (wide, narrow):
             x = relu(conv(features, (1, 1))(x))
         x = conv(self.num_joints, (1, 1), name="heatmaps")(x)
-        return self._enlarge(x, 4, "regressor_maps")
+        return self._enlarge(x, CELL, "regressor_maps")
 
     def _enlarge(self, x: Array, times: int, name: str) -> Array:
         """Brings maps to the input's size by a transposed convolution."""

@@ -46,6 +46,19 @@ def voxelise(
     return jnp.maximum(0, 1 - jnp.abs(off))
 
 
+def embed(
+    volume: Float[Array, "height width depth"],
+) -> Float[Array, "height width 2"]:
+    """Returns a volume as it is seen from the front: how much, and how far away.
+
+    The occupancy summed along the depth alone would be a silhouette.
+    """
+    centres = jnp.linspace(-1, 1, volume.shape[-1]).reshape(1, 1, -1)
+    mass = jnp.sum(volume, axis=-1)
+    distance = jnp.sum(volume * centres, axis=-1) / jnp.maximum(mass, 1e-6)
+    return jnp.stack([mass, distance], axis=-1)
+
+
 def transform(
     volume: Float[Array, "height width depth"], theta: Float[Array, "3 4"]
 ) -> Float[Array, "height width depth"]:
@@ -84,7 +97,7 @@ class Refinement(nn.Module, kw_only=True):
         """Returns the next state; the pose before, offsets and visibility logits."""
         pose, memory = carry
         pose = jax.lax.stop_gradient(pose)
-        voxels = max(8, round(VOXELS * self.width))
+        voxels = VOXELS  # whatever the width
 
         def conv(x: Array, features: int) -> Array:
             x = nn.Conv(
@@ -112,9 +125,9 @@ class Refinement(nn.Module, kw_only=True):
             name="theta",
         )(x.reshape(len(x), -1).astype(jnp.float32))
         turned = jax.vmap(transform)(jax.vmap(voxelise)(patch), theta.reshape(-1, 3, 4))
-        flat = jnp.sum(turned, axis=-1)
-        x = flat.reshape(len(depth), self.num_joints, voxels, voxels)
-        x = jnp.moveaxis(x, 1, 3)
+        seen = jax.vmap(embed)(turned)
+        x = seen.reshape(len(depth), self.num_joints, voxels, voxels, 2)
+        x = jnp.moveaxis(x, 1, 3).reshape(len(depth), voxels, voxels, -1)
         for group, number in enumerate(VGG):
             for _ in range(number):
                 x = conv(x, min(64 * 2**group, 512))
@@ -143,7 +156,8 @@ class ViewpointInvariant(Network, kw_only=True):
 
     Around each joint's estimate a glimpse of the depth becomes a volume of voxels; a
     spatial transformer turns it (by an affine map that the glimpse tells, the identity
-    at first); seen from the front it is an embedding, one channel a joint. VGG-16 and
+    at first); seen from the front it is an embedding, of how much there is and how far
+    away, two channels a joint. VGG-16 and
     an LSTM over the steps say of each joint if it is visible and where it moves. The
     loss is, summed over steps, the cross-entropy of the visibility and the squared
     error of visible joints' offsets, which go as far as a glimpse.

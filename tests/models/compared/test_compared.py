@@ -11,7 +11,7 @@ from benchmarks.table5 import multiply_adds
 from cmbjax.models import MODELS
 from cmbjax.models.compared.cpm import centre_map
 from cmbjax.models.layers import PLAIN
-from cmbjax.models.losses import heatmap_loss
+from cmbjax.models.losses import heatmap_loss, joints_to_heatmaps
 from cmbjax.models.network import Outputs
 from cmbjax.skeletons import BODY15
 
@@ -165,6 +165,33 @@ def test_regressor_sees_what_the_detector_says(key):
     others = apply(moved, batch["depth"])
     np.testing.assert_allclose(others[0], logits + 5, rtol=1e-4, atol=1e-4)
     assert np.abs(others[1] - maps).max() > 0
+
+
+@pytest.mark.parametrize(
+    ("sigma", "least", "most"), [(1.25, 0.0, 0.65), (5.0, 0.95, 1.0)]
+)
+def test_part_heat_maps_are_what_the_last_layer_can_draw(sigma, least, most):
+    """How much of true maps is left in the best space of as many numbers a cell."""
+    rng = np.random.default_rng(0)
+    joints_px = jnp.asarray(rng.uniform(8, 56, (4, 15, 2)), jnp.float32)
+    visible = jnp.ones((4, 15), bool)
+    maps = np.asarray(
+        joints_to_heatmaps(joints_px, visible, side=64, stride=1, sigma=sigma)
+    )
+    model = MODELS["phr"](num_joints=15, width=0.03)
+    fitted = model.drawn(maps)
+    left = 1 - ((fitted - maps) ** 2).sum() / (maps**2).sum()
+    assert least <= left <= most
+    assert np.linalg.matrix_rank(_cells(fitted), tol=1e-3) <= 15
+    np.testing.assert_allclose(model.drawn(fitted), fitted, atol=1e-3)
+    assert MODELS["cmb"](num_joints=15).drawn(maps) is maps
+
+
+def _cells(maps):
+    """Each cell of 4 x 4 pixels as a row."""
+    batch, side, _, joints = maps.shape
+    squares = maps.reshape(batch, side // 4, 4, side // 4, 4, joints)
+    return squares.transpose(0, 1, 3, 2, 4, 5).reshape(-1, 16 * joints)
 
 
 def test_mirroring_back_exchanges_sides_and_columns():

@@ -8,6 +8,7 @@ from cmbjax.models.compared.vi import (
     EXTENT,
     UNIT,
     ViewpointInvariant,
+    embed,
     glimpse,
     transform,
     voxelise,
@@ -50,6 +51,27 @@ def test_glimpse_and_voxels_by_hand():
     volume = voxelise(jnp.full((4, 4), -0.03125))
     np.testing.assert_allclose(volume[1, 2], [0, 0.75, 0.25, 0], atol=1e-5)
     np.testing.assert_allclose(voxelise(jnp.full((4, 4), 0.9)), 0)
+
+
+def test_two_surfaces_of_one_silhouette_are_told_apart():
+    """A plate half a voxel before the middle, and one two voxels behind, by hand."""
+    near, far = (voxelise(jnp.full((4, 4), z)) for z in (-0.0625, 0.1875))
+    np.testing.assert_allclose(near.sum(-1), far.sum(-1))  # one silhouette
+    # The four voxels' centres count from -1 to 1: the second and the last.
+    np.testing.assert_allclose(embed(near)[..., 1], -1 / 3, atol=1e-5)
+    np.testing.assert_allclose(embed(far)[..., 1], 1, atol=1e-5)
+    np.testing.assert_array_equal(embed(jnp.zeros((4, 4, 4))), 0)
+
+
+def test_a_glimpse_has_40_voxels_whatever_the_width():
+    """The transformer's affine map is told by 3 x 3 cells behind four poolings by 2."""
+    for width in (0.05, 0.25):
+        model = ViewpointInvariant(num_joints=3, width=width, steps=1)
+        init = functools.partial(model.init, train=True)
+        like = jax.eval_shape(init, jax.random.key(0), jnp.zeros((1, 64, 64, 1)))
+        kernel = like["params"]["refinement"]["theta"]["kernel"]
+        channels = max(1, round(32 * width))
+        assert kernel.shape == ((40 // 16) ** 2 * channels, 12)
 
 
 @functools.cache
