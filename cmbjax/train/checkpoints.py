@@ -67,7 +67,7 @@ class Checkpoints:
             for path in self._checksums.glob("*.json"):
                 if path.name not in kept:
                     path.unlink()
-            sums = dict(_checksums(self._manager.directory / str(int(state.step))))
+            sums = dict(_checksums(Path(self._manager.directory, str(int(state.step)))))
             write_json(self._checksums / f"{int(state.step)}.json", sums)
 
     @property
@@ -114,7 +114,7 @@ class Checkpoints:
         if not path.exists():
             return None
         saved = read_json(path, dict[str, str])
-        now = dict(_checksums(self._manager.directory / str(step)))
+        now = dict(_checksums(Path(self._manager.directory, str(step))))
         for name in sorted(saved):
             if now.get(name) != saved[name]:
                 return name
@@ -170,7 +170,7 @@ class Checkpoints:
 
 def _checksums(folder: Path) -> Iterator[tuple[str, str]]:
     """Yields each file of a checkpoint, and its SHA-256."""
-    for path in sorted(Path(folder).rglob("*")):
+    for path in sorted(folder.rglob("*")):
         if path.is_file():
             content = hashlib.sha256(path.read_bytes())
             yield path.relative_to(folder).as_posix(), content.hexdigest()

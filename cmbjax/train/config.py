@@ -113,7 +113,6 @@ class TrainConfig(DataFlags):
     """Steps between two checkpoints."""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         pick(MODELS, "model", self.model)
         at_least = {
             "decay_every": 1,
@@ -135,6 +134,7 @@ class TrainConfig(DataFlags):
                 continue
             if not (math.isfinite(value) and value > 0):
                 raise ValueError(f"--{name} must be above 0, got {value}")
+        super().__post_init__()
         if not LEAST_WIDTH <= self.width <= MOST_WIDTH:
             raise ValueError(
                 f"--width must be from {LEAST_WIDTH} to {MOST_WIDTH}, got {self.width}"
@@ -151,11 +151,12 @@ class TrainConfig(DataFlags):
                 f"--memory_steps={self.memory_steps} goes with --memory_mode=shared "
                 f"and --memory_lr=0, got {self.memory_mode} and {self.memory_lr}"
             )
-        if not 16 <= self.side <= MOST_SIDE or self.side % 8:
+        if self.side < 16 or self.side % 8:
             raise ValueError(
-                f"--side must be a multiple of 8 from 16 to {MOST_SIDE}, got "
-                f"{self.side}"
+                f"--side must be a multiple of 8 of at least 16, got {self.side}"
             )
+        if self.side > MOST_SIDE:
+            raise ValueError(f"--side must be at most {MOST_SIDE}, got {self.side}")
         model = self.make_model(1)
         if self.side % model.divisor:
             raise ValueError(

@@ -314,6 +314,27 @@ def test_folder_that_is_not_an_export_is_not_replaced(run_dir, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
+def test_neighbours_and_folders_of_others_stay(run_dir, tmp_path):
+    """A README alone does not make a folder an export, nor is a name in .part ours."""
+    out_dir, neighbour = tmp_path / "out", tmp_path / "out.part"
+    for folder in (out_dir, neighbour):
+        folder.mkdir()
+        (folder / "README.md").write_text("my thesis")
+    config = export.ExportConfig(
+        run_dir=run_dir, out_dir=out_dir, format="weights", num_frames=2
+    )
+    with pytest.raises(ValueError, match="earlier export, but holds README.md"):
+        export.main(config)
+    (out_dir / "README.md").unlink()
+    export.main(config)
+    export.main(config)  # of an earlier export: replaced
+    (out_dir / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match="earlier export, but holds notes.txt"):
+        export.main(config)
+    assert (neighbour / "README.md").read_text() == "my thesis"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "out.part"]
+
+
 def test_missing_install_is_named_before_anything_is_done(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "jax2onnx", None)
     with pytest.raises(ValueError, match="needs jax2onnx, .*requirements-export.txt"):

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -91,6 +92,31 @@ def test_half_written_checkpoint_is_never_restored(tmp_path):
     again = Checkpoints(tmp_path)
     assert again.latest_step == 0
     assert_same(again.restore(state), state)
+
+
+def test_a_damaged_checkpoint_is_refused_and_the_last_good_one_named(tmp_path):
+    """A single bit of any file of it."""
+    state = make_state(make_model())
+    checkpoints = Checkpoints(tmp_path)
+    for number in (1, 2):
+        checkpoints.save(state._replace(step=jnp.asarray(number)), make_data())
+    folder = tmp_path / "checkpoints" / "2"
+    files = [path for path in sorted(folder.rglob("*")) if path.stat().st_size]
+    files = [path for path in files if path.is_file()]
+    assert len(files) > 3
+    for path in files:
+        whole = path.read_bytes()
+        damaged = bytearray(whole)
+        damaged[len(whole) // 2] ^= 1
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"checkpoints/2 cannot .* 1 is whole"):
+            Checkpoints(tmp_path).restore(state)
+        path.write_bytes(whole)
+    assert int(Checkpoints(tmp_path).restore(state).step) == 2
+    shutil.rmtree(folder)  # as it was advised
+    assert int(Checkpoints(tmp_path).restore(state).step) == 1
+    kept = [path.name for path in (tmp_path / "checksums").iterdir()]
+    assert sorted(kept) == ["1.json", "2.json"]
 
 
 def test_checkpoint_of_another_network_is_refused(tmp_path):

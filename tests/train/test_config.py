@@ -1,9 +1,13 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+import train
+from cmbjax import runtime
 from cmbjax.data.augment import Augmentation
+from cmbjax.train import step
 from cmbjax.train.config import TrainConfig
 from cmbjax.train.run import Run
 from evaluate import EvalConfig
@@ -18,6 +22,15 @@ from evaluate import EvalConfig
         ("learning_rate", float("nan"), "--learning_rate must be above 0, got nan"),
         ("train_share", 1.5, "--train_share must be at most 1, got 1.5"),
         ("side", 100, "--side must be a multiple of 8 of at least 16, got 100"),
+        ("side", 20_000, "--side must be at most 1024, got 20000"),
+        ("width", 0.001, "--width must be from 0.03125 to 8.0, got 0.001"),
+        ("width", 1e6, "--width must be from 0.03125 to 8.0, got 1000000.0"),
+        ("width", float("inf"), "--width must be above 0, got inf"),
+        ("memory_lr", float("nan"), "--memory_lr must be a finite number, got nan"),
+        ("decay_rate", float("inf"), "--decay_rate must be above 0, got inf"),
+        ("seed", -1, "--seed must be from 0 to 4294967295, got -1"),
+        ("seed", 2**32, "--seed must be from 0 to 4294967295, got 4294967296"),
+        ("num_steps", 0, "--num_steps must be at least 1, got 0"),
         ("memory_steps", 3, "--memory_steps must divide --batch_size=16, got 3"),
         ("model", "hourglass", r"unknown model 'hourglass'; choose from: cmb, "),
     ],
@@ -25,6 +38,70 @@ from evaluate import EvalConfig
 def test_bad_training_flag_is_refused(field, value, message):
     with pytest.raises(ValueError, match=message):
         TrainConfig(**{field: value})
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -0.1])
+@pytest.mark.parametrize("name", ["noise", "rotation_deg", "damage", "reference"])
+def test_augmentation_is_by_finite_numbers(name, value):
+    with pytest.raises(ValueError, match=f"augmentation {name} must be at least 0"):
+        Augmentation(**{name: value})
+
+
+def test_paths_are_written_out(monkeypatch, tmp_path):
+    """`~` is a home; where a run's data lies does not depend on who opens it where."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    config = TrainConfig(
+        run_dir=Path("~/run"), data_dir=Path("~/data"), tfds_dir=Path("tfds")
+    )
+    assert config.run_dir == tmp_path / "run" and config.data_dir == tmp_path / "data"
+    assert config.tfds_dir == tmp_path / "tfds"
+    flags = EvalConfig(
+        run_dir=Path("~/run"), out_dir=Path("~/out"), network=Path("~/n.onnx")
+    )
+    assert flags.run_dir == tmp_path / "run" and flags.out_dir == tmp_path / "out"
+    assert flags.network == tmp_path / "n.onnx"
+
+
+def test_what_no_device_holds_is_refused_with_an_estimate(monkeypatch):
+    """Four times the frames take four times the memory; few are not counted."""
+    config = TrainConfig(width=0.125, side=64, batch_size=4096)
+    model = config.make_model(15)
+    few, many = (
+        step.bytes_of_step(model, side=64, batch_size=size) for size in (1024, 4096)
+    )
+    assert many / few == pytest.approx(4, rel=0.02)
+    # At least its first feature maps, of 4 channels at the input's side, twice.
+    assert many > 2 * 4 * 4 * 64 * 64 * 4096
+    monkeypatch.setattr(runtime, "memory_bytes", lambda: many - 1)
+    with pytest.raises(ValueError, match=r"--batch_size=4096 .* about .* GiB a device"):
+        train.check_memory(config, model, 4096)
+    monkeypatch.setattr(runtime, "memory_bytes", lambda: many)
+    train.check_memory(config, model, 4096)
+    monkeypatch.setattr(runtime, "memory_bytes", lambda: 0)
+    train.check_memory(config, model, 16)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"width": "wide"},
+        {"side": None},
+        {"augmentation": {"flip": 3}},
+        {"augmentation": None},
+        {"seed": 1e30},
+        {"head3d": "nose"},
+    ],
+)
+def test_a_config_of_other_types_is_refused(change):
+    fields = TrainConfig().to_json()
+    for name, value in change.items():
+        if isinstance(value, dict):
+            fields[name] = fields[name] | value
+        else:
+            fields[name] = value
+    with pytest.raises(ValueError, match=r"^config\.json"):
+        TrainConfig.from_json(fields)
 
 
 @pytest.mark.parametrize(
