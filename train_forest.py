@@ -13,13 +13,15 @@ from tqdm import tqdm
 
 import datasets
 from cmbjax import metrics
-from cmbjax.data.examples import DepthFrames, Example, frame_name
+from cmbjax.data.examples import DepthFrames, Example, decode_depth, frame_name
 from cmbjax.data.flags import DataFlags
+from cmbjax.depth import lifting
 from cmbjax.evaluate import report
 from cmbjax.evaluate.predictions import Result
 from cmbjax.files import read_json, write_json
 from cmbjax.forests import parts, trees, walks
 from cmbjax.forests.bodies import cut_out, to_pixels
+from cmbjax.skeletons import Skeleton
 from cmbjax.train.statistics import Statistics, training_statistics
 
 FORESTS = {"rf": parts, "rtw": walks}
@@ -136,7 +138,7 @@ def _spaced(source: Sequence[Example], number: int) -> list[Example]:
 def evaluate(
     forest: Any, frames: DepthFrames, statistics: Statistics, *, labelled: bool
 ) -> Result:
-    """Returns the poses of a split; of nobody found, the middle of the picture.
+    """Returns the poses of a split; a joint of nobody found is nowhere.
 
     Args:
         forest: Of `grown`.
@@ -144,40 +146,61 @@ def evaluate(
         statistics: Of the training split, for the floor.
         labelled: Whether boxes are the labels'.
     """
-    joints = frames.skeleton.num_joints
-    predicted, scores, found, names = [], [], [], []
-    targets_px, targets_m, visible, cameras = [], [], [], []
+    skeleton = frames.skeleton
+    rows: list[dict[str, Any]] = []
     for index in tqdm(range(len(frames)), unit="frame", mininterval=5):
         example = frames.source[index]
-        body = cut_out(example, frames.skeleton, labelled=labelled)
-        pose, score = np.full((joints, 3), np.nan), np.zeros(joints)
+        body = cut_out(example, skeleton, labelled=labelled)
+        pose, score = np.full((skeleton.num_joints, 3), np.nan), np.zeros(1)
         if body is not None:
             pose, score = forest.predict(body)
-        predicted.append(pose)
-        scores.append(score)
-        found.append(body is not None)
-        names.append(frame_name(example))
-        targets_px.append(example["joints_px"])
-        targets_m.append(example["joints_m"])
-        visible.append(example["visible"])
-        cameras.append(example["camera"])
-    predictions_m = np.array(predicted, np.float32)
-    predictions_px = np.stack(list(map(to_pixels, predictions_m, cameras)))
-    truth = metrics.Poses(
-        predictions_px.astype(np.float32),
-        np.stack(targets_px),
-        np.stack(visible),
-        predictions_m,
-        np.stack(targets_m),
+        labels = {name: example[name] for name in ("joints_px", "joints_m", "visible")}
+        rows.append(
+            {
+                **labels,
+                "pose_m": pose.astype(np.float32),
+                "pose_px": to_pixels(pose, example["camera"]).astype(np.float32),
+                "score": np.broadcast_to(score, skeleton.num_joints),
+                "is_found": body is not None,
+                "name": frame_name(example),
+                **floor_of(example, skeleton, statistics),
+            }
+        )
+    stacked = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+
+    def poses(pixels: str, metres: str) -> metrics.Poses:
+        truth = (stacked["joints_px"], stacked["visible"])
+        return metrics.Poses(
+            stacked[pixels], *truth, stacked[metres], stacked["joints_m"]
+        )
+
+    return Result(
+        poses("pose_px", "pose_m"),
+        poses("floor_px", "floor_m"),
+        poses("joints_px", "joints_m"),
+        stacked["score"],
+        stacked["is_found"],
+        [row["name"] for row in rows],
     )
-    boxes = metrics.label_boxes(truth.targets_px, truth.visible)
-    mean_px = np.asarray(metrics.place(statistics.mean_pose, boxes))
-    # The mean pose has no depth of its own.
-    floor = truth._replace(predictions_px=mean_px, predictions_m=None, targets_m=None)
-    ceiling = truth._replace(
-        predictions_px=truth.targets_px, predictions_m=truth.targets_m
+
+
+def floor_of(
+    example: Example, skeleton: Skeleton, statistics: Statistics
+) -> dict[str, np.ndarray]:
+    """Returns the mean training pose in the label's box, its depth looked up."""
+    joints_px, visible = example["joints_px"], example["visible"]
+    box = metrics.label_boxes(joints_px[None], visible[None])
+    (floor_px,) = np.asarray(metrics.place(statistics.mean_pose, box))
+    floor_m = lifting.lift(
+        decode_depth(example),
+        floor_px,
+        1000 * float(np.nanmedian(example["joints_m"][:, 2])),
+        np.asarray(example["camera"], np.float32),
+        statistics.offsets_m,
+        reach_mm=1000 * skeleton.reach_m,
+        limb_m=skeleton.limb_m,
     )
-    return Result(truth, floor, ceiling, np.array(scores), np.array(found), names)
+    return {"floor_px": floor_px, "floor_m": floor_m.astype(np.float32)}
 
 
 if __name__ == "__main__":

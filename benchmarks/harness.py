@@ -9,6 +9,7 @@ import concurrent.futures
 import csv
 import dataclasses
 import functools
+import itertools
 import math
 import shlex
 import subprocess
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
+import scipy.stats
 import tyro
 from tqdm import tqdm
 
@@ -37,6 +39,7 @@ TUNING_SHARE = 0.1  # of the training data
 # The columns of METRICS over which methods are compared.
 OVER_ALL = {"pdj": "PDJ mean", "pckh": "PCKh@0.5", "map_10cm": "mAP@10cm"}
 NOT_BUILT = "not built yet"
+FORESTS = ("rf", "rtw")  # of train_forest.py
 
 Flags = Mapping[str, Any]
 T = TypeVar("T")
@@ -151,12 +154,22 @@ class Sweep(DataFlags):
             flags: Of the run.
             **options: Of evaluate.py; by default the test split.
         """
+        if flags.get("model") in FORESTS:
+            return self._forest(flags)
         run_dir = self.train(flags)
         out_dir = self.evaluation_dir(flags, **options)
         if not (out_dir / "results.json").exists():
             inputs = {"run_dir": run_dir, "out_dir": out_dir, **self._data}
             self._call("evaluate.py", inputs | self._decoding | options)
         return read_json(out_dir / "results.json")
+
+    def _forest(self, flags: Flags) -> dict[str, Any]:
+        """Returns results.json of a forest, which has neither steps nor a rate."""
+        run_dir = self.run_dir(flags)
+        results = run_dir / "evaluations/person/results.json"
+        if not results.exists():
+            self._call("train_forest.py", {"run_dir": run_dir, **self._data, **flags})
+        return read_json(results)
 
     def evaluation_dir(self, flags: Flags, **options: Any) -> Path:
         """Returns the folder of an evaluation; see `evaluate`."""
@@ -170,6 +183,8 @@ class Sweep(DataFlags):
         It is better than its neighbours, where there are two, on a tenth of the data,
         with a seed that no row has and as many steps as the preset has.
         """
+        if flags.get("model") in FORESTS:
+            return dict(flags)
         rates, first = LEARNING_RATES[self.preset], FIRST_RATE[self.preset]
         best = rates.index(first)
         if not self.tune or len(rates) == 1 or "learning_rate" in flags:
@@ -410,14 +425,20 @@ def compare(
                 paper = published[method].get(row)
                 line[f"{method}, paper"] = "" if paper is None else f"{paper:.1f}"
         lines.append(line)
-    rates = ", ".join(f"{m} {flags['learning_rate']:g}" for m, flags in tuned.items())
+    networks = {m: f for m, f in tuned.items() if f.get("model") not in FORESTS}
+    rates = ", ".join(f"{m} {f['learning_rate']:g}" for m, f in networks.items())
     steps = ", ".join(
-        sorted({str(sweep.full(flags)["num_steps"]) for flags in tuned.values()})
+        sorted({str(sweep.full(flags)["num_steps"]) for flags in networks.values()})
     )
     note = (
         f"Test split of {evaluations[0][0]['frames']}; {steps} steps, "
         f"{sweep.seeds} seed(s), learning rates: {rates}."
     )
+    of_runs = {
+        method: [over_all(evaluation, OVER_ALL[metric]) for evaluation in results]
+        for method, results in zip(built, evaluations, strict=True)
+    }
+    note += "\n\n" + told_apart(of_runs)
     write(sweep, name, title, lines, note)
     long = [
         {
@@ -442,6 +463,72 @@ def compare(
         "%",
         sweep.results / f"{name}.png",
     )
+
+
+def difference(first: Sequence[float], second: Sequence[float]) -> tuple[float, float]:
+    """Returns the mean difference of two methods' runs, paired by seed, and its reach.
+
+    The 95 % interval of Student's distribution goes so far to either side; it is not a
+    number where there is one pair.
+    """
+    gaps = np.subtract(first, second)
+    if len(gaps) < 2:
+        return float(gaps.mean()), float("nan")
+    quantile = scipy.stats.t.ppf(0.975, len(gaps) - 1)
+    return float(gaps.mean()), float(quantile * gaps.std(ddof=1) / np.sqrt(len(gaps)))
+
+
+def told_apart(of_runs: Mapping[str, Sequence[float]]) -> str:
+    """Returns which neighbours in a ranking the runs tell apart, and which they cannot.
+
+    Args:
+        of_runs: Of each method a value over all joints a seed.
+    """
+    ranked = sorted(of_runs, key=lambda method: -float(np.mean(of_runs[method])))
+    sentences = []
+    for better, worse in itertools.pairwise(ranked):
+        mean, reach = difference(of_runs[better], of_runs[worse])
+        if np.isnan(reach):
+            kind = "one run each: not told apart"
+        elif abs(mean) > reach:
+            kind = f"95 % interval {mean - reach:+.1f} to {mean + reach:+.1f}"
+        else:
+            kind = f"not told apart ({mean - reach:+.1f} to {mean + reach:+.1f})"
+        sentences.append(f"{better} - {worse}: {mean:+.1f}, {kind}")
+    return "Over all joints, paired by seed: " + "; ".join(sentences) + "."
+
+
+def of_people(
+    values: Sequence[float],
+    people: Sequence[str],
+    *,
+    draws: int = 2000,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Returns the 95 % interval of a mean over frames, for other people than these.
+
+    A cluster bootstrap: people are drawn anew, each with all of its frames, as frames
+    of one person are alike.
+
+    Args:
+        values: Of each frame.
+        people: Who is in it.
+        draws: Of people.
+        seed: Of the draws.
+
+    Raises:
+        ValueError: There are fewer than two people.
+    """
+    names, of_frame = np.unique(np.asarray(people), return_inverse=True)
+    if len(names) < 2:
+        raise ValueError(f"expected frames of at least two people, got {len(names)}")
+    sums = np.bincount(of_frame, np.asarray(values, float))
+    counts = np.bincount(of_frame)
+    rng = np.random.default_rng(seed)
+    drawn = rng.integers(len(names), size=(draws, len(names)))
+    means = sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(low), float(high)
 
 
 def write(

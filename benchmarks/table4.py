@@ -3,8 +3,8 @@
 from benchmarks import harness, paper
 
 METHODS = {
-    "RF": None,
-    "RTW": None,
+    "RF": {"model": "rf"},
+    "RTW": {"model": "rtw"},
     "IEF": {"model": "ief", "head3d": "dense"},
     "VI": {"model": "vi", "head3d": "dense"},
     "Ours": {"model": "cmb", "head3d": "dense"},

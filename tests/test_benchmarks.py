@@ -31,6 +31,7 @@ from cmbjax.models import MODELS
 from cmbjax.train.config import TrainConfig
 from datasets.mannequin.mannequin import make_example
 from tests.data.test_batches import make_frames
+from train_forest import ForestConfig
 
 
 class Untouched:
@@ -95,6 +96,47 @@ def test_a_run_is_done_once_and_found_again(sweep):
     assert [script for script, _ in calls] == ["train.py", *["evaluate.py"] * 2]
     assert calls[0][1]["side"] == 64 and calls[0][1]["dataset"] == "mannequin"
     assert sweep.run_dir(flags).name == "learning_rate=0.002,model=cmb,seed=3"
+
+
+def test_a_forest_is_grown_by_its_own_script_once(sweep, monkeypatch):
+    sweep, _ = sweep
+    calls = []
+
+    def call(self, script, flags):
+        calls.append((script, dict(flags)))
+        out_dir = flags["run_dir"] / "evaluations/person"
+        out_dir.mkdir(parents=True)
+        (out_dir / "results.json").write_text('{"table": {}}')
+
+    monkeypatch.setattr(Sweep, "_call", call)
+    flags = sweep.tuned({"model": "rtw"}) | {"seed": 1}
+    assert "learning_rate" not in flags  # and nothing was trained to find one
+    assert sweep.evaluate(flags) == sweep.evaluate(flags) == {"table": {}}
+    ((script, given),) = calls
+    assert script == "train_forest.py"
+    assert given["model"] == "rtw" and given["seed"] == 1
+    assert set(given) <= {f.name for f in dataclasses.fields(ForestConfig)}
+
+
+def test_differences_and_their_intervals_by_hand():
+    """Gaps of 1, 2 and 3: their mean 2, deviation 1, t of 2 degrees 4.303."""
+    mean, reach = harness.difference([5, 7, 9], [4, 5, 6])
+    assert mean == 2 and reach == pytest.approx(4.3027 / 3**0.5, rel=1e-4)
+    assert np.isnan(harness.difference([5], [4])[1])
+    said = harness.told_apart({"A": [5, 7, 9], "B": [4, 5, 6], "C": [1, 2.0, 3]})
+    assert "A - B: +2.0, not told apart (-0.5 to +4.5)" in said
+    assert "B - C: +3.0, 95 % interval +3.0 to +3.0" in said
+    assert "one run each: not told apart" in harness.told_apart({"A": [2], "B": [1]})
+
+
+def test_an_interval_over_people_is_wider_than_one_over_frames():
+    """Two people of 100 like frames each: a draw has one, the other, or both."""
+    values, people = [0.0] * 100 + [1.0] * 100, ["a"] * 100 + ["b"] * 100
+    assert harness.of_people(values, people) == (0.0, 1.0)
+    low, high = harness.of_people(values, [str(i) for i in range(200)])
+    assert 0.4 < low < 0.45 and 0.55 < high < 0.6  # 1.96 * 0.5 / sqrt(200) = 0.07
+    with pytest.raises(ValueError, match="at least two people, got 1"):
+        harness.of_people(values, ["a"] * 200)
 
 
 def test_a_run_that_was_cut_off_is_called_again(sweep):
@@ -355,7 +397,7 @@ def test_every_row_names_a_network_that_there_is():
         *figure6.METHODS.values(),
         *memory_study.ROWS.values(),
     ]
-    assert {row["model"] for row in rows} <= set(MODELS)
+    assert {row["model"] for row in rows} <= {*MODELS, *harness.FORESTS}
 
 
 def test_averages_of_the_paper_follow_from_its_rows():

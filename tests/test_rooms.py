@@ -14,7 +14,7 @@ PACKAGE = ROOT / "cmbjax"
 GROUND = {
     "calibration": set(),
     "camera": set(),
-    "files": set(),
+    "files": {"msgspec"},
     "heatmaps": set(),
     "metrics": {"jax", "jaxtyping"},
     "plots": {"matplotlib"},
@@ -28,6 +28,7 @@ ROOMS = {
     "models": set(),
     "predict": {"depth"},
     "data": {"depth"},
+    "forests": {"data", "depth"},
     "train": {"data", "depth", "models"},
     "evaluate": {"data", "depth", "models", "train"},
     "export": {"data", "depth", "models", "predict", "train"},
@@ -36,7 +37,7 @@ ROOMS = {
 PACKAGES = {
     "depth": {"cv2", "numpy"},
     "models": {"jax", "flax", "jaxtyping", "numpy"},
-    "predict": {"cv2", "numpy", "onnxruntime"},
+    "predict": {"cv2", "msgspec", "numpy", "onnxruntime"},
 }
 # What a room imports within functions, when it is asked for.
 WHEN_ASKED_FOR = {"predict": {"models"}}

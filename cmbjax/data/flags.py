@@ -8,7 +8,8 @@ from typing import Any
 HIGHEST_SEED = 2**32 - 1
 # Of these there is at least one, in every script.
 COUNTS = ("batch_size", "jobs", "num_frames", "num_steps", "repeats", "rounds", "seeds")
-KEPT_WITH_RUNS = ("data_dir", "tfds_dir")  # wherever the run is opened from
+KEPT_WITH_RUNS = ("tfds_dir",)  # wherever the run is opened from
+WRITTEN_OUT_LATER = ("data_dir",)  # by the builder that reads it
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,7 +25,7 @@ class Flags:
         _check_numbers(self, "")
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if isinstance(value, Path):
+            if isinstance(value, Path) and field.name not in WRITTEN_OUT_LATER:
                 path = value.expanduser()
                 if field.name in KEPT_WITH_RUNS:
                     path = path.absolute()

@@ -212,6 +212,13 @@ def open_run(
         flags.tfds_dir or config.tfds_dir,
         split=flags.split,
     )
+    joints = frames.skeleton.num_joints
+    lengths = {len(run.statistics.mean_pose), len(run.statistics.offsets_m)}
+    if frames.skeleton.name == run.statistics.skeleton and lengths != {joints}:
+        raise ValueError(
+            f"{run.folder / STATISTICS_FILE}: mean_pose and offsets_m must be of "
+            f"{joints} joints"
+        )
     if frames.skeleton.name != run.statistics.skeleton:
         raise ValueError(
             f"--dataset={dataset} has the joints {frames.skeleton.name}, but the run "

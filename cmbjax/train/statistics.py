@@ -39,14 +39,9 @@ class Statistics:
         """Reads what `to_json` gave.
 
         Raises:
-            ValueError: It is not that, or not of as many joints as the skeleton has.
+            ValueError: It is not that.
         """
         stored: _Stored = read_json(path, _Stored)
-        count = SKELETONS[stored.skeleton].num_joints
-        if {len(stored.mean_pose), len(stored.offsets_m)} != {count}:
-            raise ValueError(
-                f"{path}: mean_pose and offsets_m must be of {count} joints"
-            )
         return cls(
             frames=stored.frames,
             skeleton=stored.skeleton,

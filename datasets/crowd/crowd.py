@@ -67,7 +67,7 @@ class Crowd(People):
     def make_frames(self) -> MakeFrames:
         """Yields the frames of a group, in a process of its own."""
         if self.builder_config.above:
-            return functools.partial(make_frames, mountings=ABOVE)
+            return functools.partial(make_frames, mountings=ABOVE, towards_camera=False)
         return make_frames
 
     def _info(self) -> tfds.core.DatasetInfo:

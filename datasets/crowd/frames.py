@@ -118,17 +118,19 @@ def make_frames(
     count: int = FRAMES_PER_GROUP,
     *,
     mountings: Mountings = ANYWHERE,
+    towards_camera: bool = True,
 ) -> Iterator[dict[str, object]]:
     """Yields the frames of one group of people as examples of `Crowd`.
 
     The arguments are those of `people.frames.make_frames`, of a group in place of a
-    person; `mountings` say where cameras are.
+    person; `mountings` say where cameras are, and
+    `towards_camera` where labels lie, as in `people.frames.label`.
     """
     rng = np.random.default_rng([seed, SPLITS.index(split), group])
     pool = [posed for _ in range(BODIES) for posed in sample_people(rng, figure, clips)]
     for number in range(count):
         name = f"{split}_{group:05d}_{number:02d}"
-        yield make_frame(rng, pool, skeleton, name, mountings)
+        yield make_frame(rng, pool, skeleton, name, mountings, towards_camera)
 
 
 def sample_people(
@@ -166,6 +168,7 @@ def make_frame(
     skeleton: Skeleton,
     name: str,
     mountings: Mountings,
+    towards_camera: bool = True,
 ) -> dict[str, object]:
     """Returns a frame: camera, people, then the room around them."""
     camera = sample_camera(rng)
@@ -192,7 +195,9 @@ def make_frame(
             mesh = _with(mesh, _held(rng, mesh))
         bodies.append(mesh)
     things += sample_room(rng, view, bodies)
-    return _example(rng, camera, view, bodies, joined(things), skeleton, name)
+    return _example(
+        rng, camera, view, bodies, joined(things), skeleton, name, towards_camera
+    )
 
 
 def _before(rng: np.random.Generator) -> np.ndarray | None:
@@ -334,6 +339,7 @@ def _example(
     things: Solid,
     skeleton: Skeleton,
     name: str,
+    towards_camera: bool,
 ) -> dict[str, object]:
     exact, owner, dark = look(camera, view, bodies, things)
     kind = people.SENSORS[camera.sensor]
@@ -345,8 +351,8 @@ def _example(
         if mask.sum() < LEAST_PIXELS:
             continue
         rows, columns = np.nonzero(mask)
+        joints_m = people.label(mesh, view, skeleton, towards_camera=towards_camera)
         box_px = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
-        joints_m = people.label(mesh, view, skeleton)
         safe = np.where(joints_m[:, 2:] > 0.05, joints_m, np.nan)
         joints_px = camera_to_pixels(safe, camera.intrinsics)
         with np.errstate(invalid="ignore"):

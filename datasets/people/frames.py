@@ -387,12 +387,20 @@ def see_meshes(
 
 
 def label(
-    mesh: Mesh, view: room.View, skeleton: Skeleton
+    mesh: Mesh, view: room.View, skeleton: Skeleton, *, towards_camera: bool = True
 ) -> Float[np.ndarray, "joints xyz=3"]:
-    """Returns the joints where the labels of ITOP lie, metres, in the camera frame."""
+    """Returns the joints, metres, in the camera frame.
+
+    Args:
+        mesh: The body.
+        view: Of the camera.
+        skeleton: Which joints.
+        towards_camera: Whether before the bones, where ITOP's labels lie as its side
+            view sees them, or in the middle of the limbs.
+    """
     world = np.stack([mesh.joints[joint] for joint in skeleton.joints])
     centres = (world - (0, 0, view.height)) @ view.rotation
     kinds = [joint.split("_")[-1] for joint in skeleton.joints]
-    step = np.array([TOWARDS_CAMERA[kind] for kind in kinds])
+    step = np.array([TOWARDS_CAMERA[kind] for kind in kinds]) * towards_camera
     distance = np.linalg.norm(centres, axis=1)
     return (centres * (1 - step / distance)[:, None]).astype(np.float32)
