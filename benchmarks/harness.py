@@ -30,6 +30,8 @@ from cmbjax.data.examples import DepthFrames
 from cmbjax.data.flags import DataFlags
 from cmbjax.evaluate.report import CEILING, FLOOR
 from cmbjax.files import read_json, write_text
+from cmbjax.models import MODELS
+from cmbjax.models.posenet import PoseNet
 from cmbjax.train.loop import read_records
 from cmbjax.train.run import Run
 
@@ -54,8 +56,17 @@ PRESETS: dict[str, dict[str, Any]] = {
         "r_switch_step": 150,
         "validate_every": 0,
     },
-    "paper": {"num_steps": 40_000},
+    # Its augmentation is flipping and rotation alone; see also `Sweep.full`.
+    "paper": {
+        "num_steps": 40_000,
+        "augmentation.scale": 0.0,
+        "augmentation.shift": 0.0,
+        "augmentation.reference": 0.0,
+        "augmentation.noise": 0.0,
+        "augmentation.holes": 0,
+    },
 }
+ALL_DATA = "all_data"  # in --init_from: the run of the same flags on all of the data
 LEARNING_RATES = {
     "small": (1.25e-4, 2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2),
     "paper": (2.5e-4,),
@@ -110,7 +121,33 @@ class Sweep(DataFlags):
         model = flags.get("model", "cmb")
         if self.preset == "paper" and model in PAPER_SIDES:
             preset["side"] = PAPER_SIDES[model]
+        if self.preset == "paper" and is_ours(model):
+            preset["trunk_norm"] = False
         return preset | dict(flags)
+
+    @property
+    def departures(self) -> str:
+        """Returns how runs of ours differ from the paper's setting."""
+        mine = self.full({})
+        mine |= {"decode": self.decode_of({}) or "the network's own"}
+        paper = dataclasses.replace(self, preset="paper", num_steps=None, decode=None)
+        theirs = paper.full({}) | {"decode": "argmax"}
+        names = sorted(mine.keys() | theirs.keys())
+        different = [
+            f"{name} {mine.get(name, 'as by default')} (the paper: "
+            f"{theirs.get(name, 'as by default')})"
+            for name in names
+            if mine.get(name) != theirs.get(name)
+        ]
+        return "Differs from the paper's setting in: " + (
+            "; ".join(different) + "." if different else "nothing that it states."
+        )
+
+    def decode_of(self, flags: Flags) -> str | None:
+        """Returns how heat maps are read in tests; None as the network's authors do."""
+        if self.decode is None and self.preset == "paper":
+            return "argmax" if is_ours(flags.get("model", "cmb")) else None
+        return self.decode
 
     def run_dir(self, flags: Flags) -> Path:
         """Returns the folder of a run, which is named by what the preset does not say.
@@ -136,6 +173,10 @@ class Sweep(DataFlags):
         """
         run_dir, full = self.run_dir(flags), self.full(flags)
         if _last_validation(run_dir, full["num_steps"]) is None:
+            if full.get("init_from") == ALL_DATA:
+                alone = ("init_from", "train_share")
+                whole = {k: v for k, v in flags.items() if k not in alone}
+                full["init_from"] = self.train(whole)
             self._call("train.py", {"run_dir": run_dir, **self._data, **full})
         else:
             Run.open(run_dir).take_statistics(self.frames)
@@ -160,7 +201,7 @@ class Sweep(DataFlags):
         out_dir = self.evaluation_dir(flags, **options)
         if not (out_dir / "results.json").exists():
             inputs = {"run_dir": run_dir, "out_dir": out_dir, **self._data}
-            self._call("evaluate.py", inputs | self._decoding | options)
+            self._call("evaluate.py", inputs | self._decoding(flags) | options)
         return read_json(out_dir / "results.json")
 
     def _forest(self, flags: Flags) -> dict[str, Any]:
@@ -173,7 +214,7 @@ class Sweep(DataFlags):
 
     def evaluation_dir(self, flags: Flags, **options: Any) -> Path:
         """Returns the folder of an evaluation; see `evaluate`."""
-        options = self._decoding | options
+        options = self._decoding(flags) | options
         name = ",".join(map(_word, sorted(options.items()))) or "test"
         return self.run_dir(flags) / "evaluations" / name
 
@@ -267,9 +308,9 @@ class Sweep(DataFlags):
         }
         return {name: value for name, value in inputs.items() if value is not None}
 
-    @property
-    def _decoding(self) -> dict[str, Any]:
-        return {} if self.decode is None else {"decode": self.decode}
+    def _decoding(self, flags: Flags) -> dict[str, Any]:
+        decode = self.decode_of(flags)
+        return {} if decode is None else {"decode": decode}
 
     def _call(self, script: str, flags: Flags) -> None:
         command = [sys.executable, str(ROOT / script), *map(_flag, flags.items())]
@@ -283,6 +324,11 @@ class Sweep(DataFlags):
             raise ValueError(
                 f"{shlex.join(command[1:])} ended with {done.returncode}: {words}"
             )
+
+
+def is_ours(model: str) -> bool:
+    """Tells whether a model is the paper's network, or one of its ablations."""
+    return model in MODELS and isinstance(MODELS[model](num_joints=1), PoseNet)
 
 
 def criterion(flags: Flags, record: Mapping[str, float]) -> float:
@@ -432,7 +478,7 @@ def compare(
     )
     note = (
         f"Test split of {evaluations[0][0]['frames']}; {steps} steps, "
-        f"{sweep.seeds} seed(s), learning rates: {rates}."
+        f"{sweep.seeds} seed(s), learning rates: {rates}. {sweep.departures}"
     )
     of_runs = {
         method: [over_all(evaluation, OVER_ALL[metric]) for evaluation in results]

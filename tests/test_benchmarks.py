@@ -25,6 +25,7 @@ from benchmarks import (
 )
 from benchmarks.harness import Cell, Sweep
 from cmbjax import plots
+from cmbjax.data.augment import Augmentation
 from cmbjax.data.examples import decode_depth, frame_name
 from cmbjax.evaluate import report
 from cmbjax.models import MODELS
@@ -175,6 +176,40 @@ def test_paper_preset_is_the_papers_setting():
     assert sweep.full({"model": "phr"})["side"] == 256
     assert "side" not in sweep.full({"model": "cmb"})  # train.py's default
     assert sweep.folder.name == "paper_itop_top"
+    ours, other = (sweep.full({"model": name}) for name in ("cmb_none", "sh8"))
+    assert ours["trunk_norm"] is False and "trunk_norm" not in other
+    assert ours["num_steps"] == 40_000
+    config = TrainConfig(
+        **{k: v for k, v in ours.items() if not k.startswith("augmentation.")},
+        augmentation=Augmentation(
+            **{
+                k.removeprefix("augmentation."): v
+                for k, v in ours.items()
+                if k.startswith("augmentation.")
+            }
+        ),
+    )
+    changes = dataclasses.asdict(config.augmentation)
+    assert {name for name, value in changes.items() if value} == {
+        "flip",
+        "rotation_deg",
+    }
+    assert sweep.decode_of({"model": "cmb"}) == "argmax"
+    assert sweep.decode_of({"model": "sh8"}) is None
+    assert "nothing that it states" in sweep.departures
+    small = Sweep().departures
+    for words in ("width 0.25", "num_steps 500 (the paper: 40000)", "decode the net"):
+        assert words in small
+
+
+def test_fine_tuned_runs_start_from_that_on_all_of_the_data(sweep):
+    sweep, calls = sweep
+    flags = {"model": "cmb", "seed": 1, "learning_rate": 0.002}
+    sweep.train({**flags, "train_share": 0.1, "init_from": harness.ALL_DATA})
+    (_, whole), (_, part) = calls
+    assert "init_from" not in whole and "train_share" not in whole
+    assert part["init_from"] == whole["run_dir"] == sweep.run_dir(flags)
+    assert part["train_share"] == 0.1 and part["run_dir"] != whole["run_dir"]
 
 
 def test_table_has_mean_and_deviation_beside_the_papers_number(sweep):
@@ -362,7 +397,8 @@ def test_figure_6_has_a_point_of_all_seeds_a_share_and_network(sweep, monkeypatc
     rows = [f for s, f in calls if s == "train.py" and f["seed"] < 100]
     # All of the data is what other tables have, and the same run.
     shares = [f.get("train_share", "all") for f in rows]
-    assert Counter(shares) == {0.01: 6, 0.1: 6, "all": 6}
+    assert Counter(shares) == {0.01: 8, 0.1: 8, "all": 6}
+    assert [p[0] for p in drawn[0][figure6.FINE_TUNED]] == [1.0, 10.0]
 
 
 def test_memory_study_reads_validation_and_leaves_floor_and_ceiling_out(sweep):
