@@ -17,7 +17,7 @@ OUTLINE = 0.08
 MARGIN = 1.15
 LEAST_AROUND = 5  # readings next to a missing one, for it to be filled
 FARTHEST = np.uint16(2**16 - 1)
-LEAST_UP = 0.35  # of a trunk's length in the image: shorter, it is seen from an end
+LEAST_UP = 0.28  # of a trunk's length in the image: shorter, it is seen from an end
 REFERENCE_SIDE = 64  # pixels; enough to tell a person's depth from
 
 

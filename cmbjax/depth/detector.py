@@ -20,11 +20,13 @@ from cmbjax.files import read_json
 SIDE = 160  # pixels of the square that the network sees; a frame is thinned out to it
 STRIDE = 4  # pixels of that square a cell
 UNIT = 8.0  # pixels: distances are predicted as logarithms of multiples of it
-LEAST_SCORE = 0.35
+LEAST_SCORE = 0.32
 STATURE_MM = 1800.0
 COVER_MM = 200.0  # in front of a person: what is so far, and no floor before the feet
 BAND = 0.05  # of a box: below it that much is looked at
 UNSURE_UP = 0.6  # of a trunk's length in the image: shorter, it is looked at twice
+STEEP_UP = 0.28  # likewise: shorter, the person is seen from above, and has no roll
+SAME = 0.4  # intersection over union of one person's boxes in two looks
 NEARLY = 0.8  # as sure as somebody: this part of the score
 MAX_OVERLAP = 0.55  # intersection over union of two people's boxes
 MAX_INSIDE = 0.85  # part of a box that lies in another of someone equally far away
@@ -186,6 +188,29 @@ def _box(
     return np.clip(box, 0, [shape[1], shape[0]] * 2).astype(np.float32)
 
 
+class Seen(NamedTuple):
+    """A person in a frame that was turned.
+
+    Attributes:
+        person: In the frame as it is.
+        is_upright: In the frame as it was turned.
+    """
+
+    person: Person
+    is_upright: bool
+
+
+def _surer(person: Person, others: list[Seen]) -> Person:
+    """Returns a person as another look at the frame has it, if that knows better."""
+    best = max(others, key=lambda o: overlap(o.person.box, person.box), default=None)
+    if best is None or overlap(best.person.box, person.box) < SAME:
+        return person
+    length, before = (np.linalg.norm(p.up) for p in (best.person, person))
+    if best.is_upright and length >= UNSURE_UP:
+        return best.person._replace(score=max(best.person.score, person.score))
+    return person
+
+
 def _is_known(person: Person, people: list[Person]) -> bool:
     """Tells whether a person is one of those already found, or a part of one."""
     for earlier in people:
@@ -252,6 +277,28 @@ class Detector:
             self._network.setInput(np.ascontiguousarray(image.transpose(2, 0, 1))[None])
             return self._network.forward()[0].transpose(1, 2, 0)
 
+    def _turned(
+        self, sight: Sight, shape: tuple[int, ...], roll_deg: int, least_score: float
+    ) -> list["Seen"]:
+        """Returns the people in a frame turned clockwise, at their places in it."""
+        quarters = -roll_deg // 90 % 4
+        side = SIDE * sight.thinning
+        maps = self._run(np.rot90(sight.image, quarters))
+        people = decode(maps, sight, (side, side), least_score)
+        limits = np.array([shape[1], shape[0]] * 2)
+        seen = []
+        for person in people:
+            boxes, up = [person.box, person.body_box], person.up
+            for _ in range(quarters):  # each was one anticlockwise
+                boxes = [
+                    np.array([side - b[3], b[0], side - b[1], b[2]]) for b in boxes
+                ]
+                up = np.array([-up[1], up[0]], np.float32)
+            box, body_box = (np.clip(b, 0, limits).astype(np.float32) for b in boxes)
+            back = person._replace(box=box, body_box=body_box, up=up)
+            seen.append(Seen(back, is_upright=person.roll_deg == 0))
+        return seen
+
     def __call__(
         self,
         depth: np.ndarray,
@@ -277,13 +324,12 @@ class Detector:
         sight = look(depth, metric=metric)
         maps = self._run(sight.image)
         people = decode(maps, sight, depth.shape, least_score)
-        if any(np.linalg.norm(person.up) < UNSURE_UP for person in people):
-            # The network tells up from down, and hardly left from right: whom it finds
-            # neither upright nor upside down it sees once more, turned by a quarter.
-            turned = np.rot90(self._run(np.rot90(sight.image)), -1)
-            maps = maps.copy()
-            maps[..., UP.start] = -turned[..., UP.stop - 1]
-            people = decode(maps, sight, depth.shape, least_score)
+        turns = {person.roll_deg for person in people} - {0}
+        for roll_deg in sorted(turns):
+            # Those who are upright are known best: others are seen once more, set
+            # upright by quarter turns, and so are those whose direction is not sure.
+            others = self._turned(sight, depth.shape, roll_deg, least_score)
+            people = [_surer(person, others) for person in people]
         if metric:
             if focal_px is not None:
                 people = [reaching_down(p, depth, focal_px) for p in people]

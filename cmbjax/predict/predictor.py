@@ -30,8 +30,8 @@ from cmbjax.registry import pick
 from cmbjax.skeletons import SKELETONS, Skeleton
 
 OUTSIDE, HIDDEN, SEEN = 0, 1, 2  # values of `Pose.visibility`
+SHORT = 0.5  # of a trunk's length in the image
 LEAST_PEAK = 0.12  # of the heat map of a joint that is in the picture
-STEEP = 0.5  # of a trunk's length in the image: shorter, it is seen from above
 
 People = Literal["nearest", "all"]
 MemoryUse = Literal["frozen", "rolling"]
@@ -226,10 +226,16 @@ class Predictor:
         run: "Callable[[View], Outputs]",
     ) -> list[Pose]:
         if boxes is None:
-            views = [self.view(depth_mm, person) for person in self.find(depth_mm)]
+            views = [self.views(depth_mm, person) for person in self.find(depth_mm)]
         else:
-            views = [self.crop(depth_mm, box) for box in _checked_boxes(boxes)]
-        return [self.decode(view, run(view), depth_mm) for view in views]
+            views = [[self.crop(depth_mm, box)] for box in _checked_boxes(boxes)]
+        return [
+            max(
+                (self.decode(view, run(view), depth_mm) for view in of_person),
+                key=lambda pose: float(pose.confidence.mean()),
+            )
+            for of_person in views
+        ]
 
     def stream(
         self,
@@ -284,15 +290,29 @@ class Predictor:
 
     def view(self, depth_mm: np.ndarray, person: detector.Person) -> View:
         """Returns a person that was found as the network sees it."""
-        is_from_above = np.linalg.norm(person.up) < STEEP
-        view = self.crop(
-            depth_mm,
-            person.body_box,
-            distance_mm=person.depth,
-            roll_deg=person.roll_deg if self.roll is None else self.roll,
-            card=self._above if is_from_above else None,
-        )
-        return view._replace(box=person.box)
+        return self.views(depth_mm, person)[0]
+
+    def views(self, depth_mm: np.ndarray, person: detector.Person) -> list[View]:
+        """Returns a person as each network sees it that may be the right one.
+
+        Whose trunk is short in the picture is seen from above, cut off or covered: that
+        is for the network for views from above, too, and the surer one answers.
+        """
+        roll_deg = person.roll_deg if self.roll is None else self.roll
+        cards = [self.card]
+        if self._above is not None and np.linalg.norm(person.up) < SHORT:
+            cards.append(self._above)
+        views = [
+            self.crop(
+                depth_mm,
+                person.body_box,
+                distance_mm=person.depth,
+                roll_deg=roll_deg,
+                card=card,
+            )
+            for card in cards
+        ]
+        return [view._replace(box=person.box) for view in views]
 
     def crop(
         self,
