@@ -20,12 +20,14 @@ from cmbjax.files import read_json
 SIDE = 160  # pixels of the square that the network sees; a frame is thinned out to it
 STRIDE = 4  # pixels of that square a cell
 UNIT = 8.0  # pixels: distances are predicted as logarithms of multiples of it
-LEAST_SCORE = 0.32
+LEAST_SCORE = 0.33
 STATURE_MM = 1800.0
 COVER_MM = 200.0  # in front of a person: what is so far, and no floor before the feet
 BAND = 0.05  # of a box: below it that much is looked at
 UNSURE_UP = 0.6  # of a trunk's length in the image: shorter, it is looked at twice
 STEEP_UP = 0.28  # likewise: shorter, the person is seen from above, and has no roll
+RELIEF_MM = 30.0  # of who is seen from above: the head is nearer than the shoulders
+RELIEF_REACH_MM = (1200.0, 350.0)  # before and behind a person's depth: the person
 SAME = 0.4  # intersection over union of one person's boxes in two looks
 NEARLY = 0.8  # as sure as somebody: this part of the score
 MAX_OVERLAP = 0.55  # intersection over union of two people's boxes
@@ -193,11 +195,11 @@ class Seen(NamedTuple):
 
     Attributes:
         person: In the frame as it is.
-        is_upright: In the frame as it was turned.
+        is_vertical: In the frame as it was turned, upright or upside down.
     """
 
     person: Person
-    is_upright: bool
+    is_vertical: bool
 
 
 def _surer(person: Person, others: list[Seen]) -> Person:
@@ -205,10 +207,26 @@ def _surer(person: Person, others: list[Seen]) -> Person:
     best = max(others, key=lambda o: overlap(o.person.box, person.box), default=None)
     if best is None or overlap(best.person.box, person.box) < SAME:
         return person
-    length, before = (np.linalg.norm(p.up) for p in (best.person, person))
-    if best.is_upright and length >= UNSURE_UP:
+    if best.is_vertical and np.linalg.norm(best.person.up) >= UNSURE_UP:
         return best.person._replace(score=max(best.person.score, person.score))
     return person
+
+
+def _is_flat(person: Person, depth: np.ndarray) -> bool:
+    """Tells whether what would be somebody seen from above has no head: a board, say.
+
+    Args:
+        person: Found.
+        depth: [height, width] millimetres, 0 = no reading.
+    """
+    if np.linalg.norm(person.up) >= STEEP_UP:
+        return False
+    x0, y0, x1, y1 = person.box.astype(int)
+    inside = depth[y0:y1, x0:x1].astype(np.float32)
+    before, behind = RELIEF_REACH_MM
+    off = inside[inside > 0] - person.depth
+    near = off[(off > -before) & (off < behind)]
+    return bool(near.size and np.median(near) - np.percentile(near, 2) < RELIEF_MM)
 
 
 def _is_known(person: Person, people: list[Person]) -> bool:
@@ -296,7 +314,7 @@ class Detector:
                 up = np.array([-up[1], up[0]], np.float32)
             box, body_box = (np.clip(b, 0, limits).astype(np.float32) for b in boxes)
             back = person._replace(box=box, body_box=body_box, up=up)
-            seen.append(Seen(back, is_upright=person.roll_deg == 0))
+            seen.append(Seen(back, is_vertical=person.roll_deg % 180 == 0))
         return seen
 
     def __call__(
@@ -325,12 +343,15 @@ class Detector:
         maps = self._run(sight.image)
         people = decode(maps, sight, depth.shape, least_score)
         turns = {person.roll_deg for person in people} - {0}
+        if any(np.linalg.norm(person.up) < UNSURE_UP for person in people):
+            turns |= set() if turns & {90, 270} else {270}
         for roll_deg in sorted(turns):
             # Those who are upright are known best: others are seen once more, set
             # upright by quarter turns, and so are those whose direction is not sure.
             others = self._turned(sight, depth.shape, roll_deg, least_score)
             people = [_surer(person, others) for person in people]
         if metric:
+            people = [p for p in people if not _is_flat(p, depth)]
             if focal_px is not None:
                 people = [reaching_down(p, depth, focal_px) for p in people]
             return sorted(people, key=lambda person: person.depth)

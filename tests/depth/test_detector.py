@@ -252,21 +252,61 @@ def test_where_nothing_nearer_is_below_the_body_ends(below):
     assert detector.reaching_down(above, depth, 200.0) is above
 
 
-def test_who_is_not_upright_is_seen_once_more_turned(weights, monkeypatch):
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        ((0, 0), (0, -0.9), 270),  # not sure, and then upright
+        ((0, 0), (0, 0.9), 90),  # not sure, and then upside down
+        ((0.5, 0), (0, -0.9), 270),  # lying, and then upright
+        ((0, 0), (0, -0.1), 0),  # seen from above, both times
+        ((0, 0), (0.9, 0), 0),  # what says no more is not taken
+    ],
+)
+def test_who_is_not_upright_is_seen_once_more_turned(
+    weights, monkeypatch, first, second, expected
+):
     search = detector.Detector(weights)
     asked = []
 
     def run(image):
         asked.append(image)
-        # Upwards is the direction in the turned picture, nothing in the plain one.
-        up = (0, 0) if len(asked) == 1 else (0, -0.9)
+        up = first if len(asked) == 1 else second
         row, column = (10, 20) if len(asked) == 1 else (CELLS - 21, 10)
-        return maps_of((row, column, 2.0, (4, 8, 16, 32), 0.0, up))
+        return maps_of((row, column, 2.0, (16, 16, 16, 16), 0.0, up))
 
     monkeypatch.setattr(search, "_run", run)
-    depth = np.full((240, 320), 2000, np.uint16)
+    rng = np.random.default_rng(0)
+    depth = rng.integers(1500, 2500, (240, 320)).astype(np.uint16)
     (person,) = search(depth)
     np.testing.assert_array_equal(asked[1], np.rot90(asked[0]))
+    assert len(asked) == 2 and person.roll_deg == expected
     # Up after a turn anticlockwise is to the right before it.
-    np.testing.assert_allclose(person.up, (0.9, 0), atol=1e-6)
-    assert person.roll_deg == 270
+    if second == (0, -0.9):
+        np.testing.assert_allclose(person.up, (0.9, 0), atol=1e-6)
+    # The box of 32 pixels' width, at a thinning of two, around the cell's middle.
+    x, y = 2 * 4 * 20.5, 2 * 4 * 10.5
+    np.testing.assert_allclose(person.box, [x - 32, y - 32, x + 32, y + 32], atol=0.1)
+
+
+def test_who_is_upright_is_seen_once(weights, monkeypatch):
+    search = detector.Detector(weights)
+    asked = []
+
+    def run(image):
+        asked.append(image)
+        return maps_of((10, 20, 2.0, (16, 16, 16, 16), 0.0, (0.1, -0.9)))
+
+    monkeypatch.setattr(search, "_run", run)
+    search(np.full((240, 320), 2000, np.uint16))
+    assert len(asked) == 1
+
+
+def test_what_would_be_seen_from_above_is_not_flat(weights, monkeypatch):
+    """A board, and somebody whose head is 30 cm nearer than the shoulders."""
+    search = detector.Detector(weights)
+    flat = maps_of((10, 20, 2.0, (16, 16, 16, 16), 0.0, (0.0, 0.1)))
+    monkeypatch.setattr(search, "_run", lambda _: flat)
+    depth = np.full((240, 320), 2000, np.uint16)
+    assert search(depth) == []
+    depth[70:98, 150:178] = 1700
+    assert len(search(depth)) == 1
