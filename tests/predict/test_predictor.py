@@ -438,7 +438,7 @@ def test_in_jax_the_second_process_compiles_nothing(small, tmp_path):
 
 
 @pytest.mark.slow
-def test_prediction_runs_where_three_packages_are_installed(tmp_path):
+def test_prediction_runs_where_four_packages_are_installed(tmp_path):
     np.save(tmp_path / "a.npy", person(0).depth_mm)
     venv.create(tmp_path / "env", with_pip=True)
     python = tmp_path / "env/bin/python"
