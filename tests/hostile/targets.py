@@ -32,6 +32,7 @@ from datasets.k2hpd.k2hpd import K2hpd
 from datasets.people.motion import read_clips
 from datasets.utd_mhad.utd_mhad import UtdMhad
 from tests import fabricate
+from tests.data.test_batches import batches
 from tests.datasets.test_people import write_motions
 from tests.hostile import mutate
 
@@ -134,28 +135,18 @@ def _like() -> Any:
     return _LIKE[0]
 
 
-class _Position:
-    """Stands for the position in the data."""
-
-    def get_state(self) -> dict[str, int]:
-        return {"next_index": 3}
-
-    def set_state(self, state: Any) -> None:
-        pass
-
-
 def _checkpoints(folder: Path) -> None:
     (folder / "run").mkdir()
     checkpoints = Checkpoints(folder / "run")
     for step in (1, 2):
-        checkpoints.save(_like()._replace(step=jnp.asarray(step)), _Position())
+        checkpoints.save(_like()._replace(step=jnp.asarray(step)), batches())
     checkpoints.close()
 
 
 def _restore(folder: Path) -> None:
     checkpoints = Checkpoints(folder / "run")
     try:
-        checkpoints.restore(_like(), _Position())
+        checkpoints.restore(_like(), batches())
     finally:
         checkpoints.close()
 
