@@ -6,25 +6,13 @@ import json
 import multiprocessing
 import os
 import sys
-import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 from tests.hostile import fuzz  # noqa: E402
 from tests.hostile.targets import TARGETS  # noqa: E402
-
-AT_A_TIME, SLOW_AT_A_TIME = 500, 40
-
-
-def work(name: str, seed: int, keep: str) -> dict[str, int]:
-    """Damages one kind of file for a while, in a process of its own."""
-    (target,) = (target for target in TARGETS if target.name == name)
-    with tempfile.TemporaryDirectory() as folder:
-        number = SLOW_AT_A_TIME if target.slow else AT_A_TIME
-        return dict(fuzz.run(target, Path(folder) / "x", seed, number, Path(keep)))
 
 
 def main() -> int:
@@ -47,7 +35,7 @@ def main() -> int:
         with ProcessPoolExecutor(1, context) as executor:
             try:
                 ends[name].update(
-                    executor.submit(work, name, seed, arguments.keep).result()
+                    executor.submit(fuzz.work, name, seed, arguments.keep).result()
                 )
             except BrokenProcessPool:  # nothing may end the interpreter itself
                 ends[name][f"the process died, seed {seed}"] += 1

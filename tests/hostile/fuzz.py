@@ -5,16 +5,17 @@ import contextlib
 import io
 import random
 import resource
-import shutil
 import signal
+import tempfile
 import time
 import traceback
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.hostile.targets import Target
+from tests.hostile.targets import TARGETS, Target
 
+AT_A_TIME, SLOW_AT_A_TIME = 500, 40  # readings
 LONGEST_S = 20.0  # a reading
 MOST_MORE_MIB = 700  # by which the process may grow over one
 
@@ -126,9 +127,12 @@ def _restore(folder: Path, pristine: dict[Path, bytes]) -> None:
             path.write_bytes(content)
 
 
-def clean(folder: Path) -> None:
-    """Removes a target's folder."""
-    shutil.rmtree(folder, ignore_errors=True)
+def work(name: str, seed: int, keep: str) -> dict[str, int]:
+    """Damages one kind of file for a while, in a process of its own."""
+    (target,) = (target for target in TARGETS if target.name == name)
+    with tempfile.TemporaryDirectory() as folder:
+        number = SLOW_AT_A_TIME if target.slow else AT_A_TIME
+        return dict(run(target, Path(folder) / "x", seed, number, Path(keep)))
 
 
 def until(minutes: float) -> Iterator[int]:
