@@ -64,7 +64,7 @@ def checked(value: Any, kind: Any, name: str) -> Any:
 def _path(kind: type, value: Any) -> Any:
     if kind is Path and isinstance(value, str):
         return Path(value)
-    raise NotImplementedError(f"{kind} in JSON")
+    raise ValueError(f"Expected `{kind.__name__}`, got {value!r:.40}")
 
 
 def read_lines(path: Path, kind: Any = Any) -> list[Any]:

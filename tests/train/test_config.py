@@ -92,6 +92,8 @@ def test_what_no_device_holds_is_refused_with_an_estimate(monkeypatch):
         {"augmentation": None},
         {"seed": 1e30},
         {"head3d": "nose"},
+        {"data_dir": 7},
+        {"run_dir": ["runs"]},
     ],
 )
 def test_a_config_of_other_types_is_refused(change):
