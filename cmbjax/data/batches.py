@@ -125,9 +125,10 @@ def evaluation_batches(
     """
     clip_of: dict[int, list[int]] = {}
     if preparation.num_frames > 1:
-        # Of a still a clip is the same frame again and again.
-        stills = [[i] for i in range(len(frames))]
-        units = recordings(frames.source) if frames.recorded else stills
+        if frames.recorded:
+            units = recordings(frames.source)
+        else:  # of a still a clip is the same frame again and again
+            units = [[i] for i in range(len(frames))]
         clip_of = clips(units, preparation.num_frames)
 
     def load(index: int) -> tuple[Example, np.ndarray, View]:

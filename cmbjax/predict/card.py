@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from cmbjax.files import checked, read_json
+from cmbjax.files import Finite, checked, read_json
 from cmbjax.skeletons import SKELETONS
 
 CARD_FILE = "card.json"
@@ -25,7 +25,6 @@ NETWORK_FLAGS = ("width", "head3d", "memory_mode", "trunk_norm")
 
 
 Above0 = Annotated[float, msgspec.Meta(gt=0, lt=1e6)]
-Finite = Annotated[float, msgspec.Meta(gt=-1e6, lt=1e6)]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -223,7 +223,7 @@ class Predictor:
         self,
         depth_mm: np.ndarray,
         boxes: np.ndarray | None,
-        run: "Callable[[View], Outputs]",
+        run: Callable[[View], Outputs],
     ) -> list[Pose]:
         if boxes is None:
             views = [self.views(depth_mm, person) for person in self.find(depth_mm)]

@@ -2,7 +2,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -11,11 +11,10 @@ from cmbjax import metrics
 from cmbjax.data.examples import DepthFrames, Example, decode_depth
 from cmbjax.data.views import label_box
 from cmbjax.depth import crops, lifting
-from cmbjax.files import read_json
+from cmbjax.files import Finite, read_json
 from cmbjax.skeletons import SKELETONS
 
 STATISTICS_FRAMES = 2000
-Finite = Annotated[float, msgspec.Meta(gt=-1e6, lt=1e6)] | None  # None: not measured
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,8 +61,8 @@ class Statistics:
 class _Stored(msgspec.Struct):
     frames: str
     skeleton: Literal[tuple(SKELETONS)]  # type: ignore[valid-type]
-    mean_pose: list[tuple[Finite, Finite]]
-    offsets_m: list[Finite]
+    mean_pose: list[tuple[Finite | None, Finite | None]]  # None: not measured
+    offsets_m: list[Finite | None]
 
 
 def training_statistics(frames: DepthFrames) -> Statistics:
