@@ -34,7 +34,7 @@ class Crowd(People):
     each.
     """
 
-    VERSION = tfds.core.Version("1.1.0")
+    VERSION = tfds.core.Version("1.2.0")
     frames_per_person = FRAMES_PER_GROUP
     people_per_part = 1
     BUILDER_CONFIGS = [

@@ -394,9 +394,6 @@ def look(
 
     The owner is a body's number, or -1.
     """
-    origin, rays = people.cast_rays(camera, view)
-    exact, dark, owner = people.see_meshes([*bodies, Mesh.of(things)], origin, rays)
+    exact, dark, owner = people.see_meshes([*bodies, Mesh.of(things)], camera, view)
     exact = np.where(np.isfinite(exact), exact, NOWHERE)
-    owner = np.where(owner < len(bodies), owner, -1)
-    shape = (camera.height, camera.width)
-    return exact.reshape(shape), owner.reshape(shape), dark.reshape(shape)
+    return exact, np.where(owner < len(bodies), owner, -1), dark

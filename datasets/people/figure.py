@@ -138,16 +138,15 @@ class Figure:
     """anny's model, loaded once a process."""
 
     def __init__(self) -> None:
-        import torch
-        import warp
-
-        warp.config.log_level = warp.LOG_ERROR  # it greets at length
         import anny
+        import torch
         from anny.shape_distribution import SimpleShapeDistribution
 
         torch.set_num_threads(1)
         self.torch = torch
-        self.model = anny.Anny().to(dtype=torch.float32)
+        # Not by Warp, which compiles for seconds and is no faster on a processor.
+        model = anny.Anny(skinning_method="lbs")
+        self.model = model.to(dtype=torch.float32)
         self.shapes = SimpleShapeDistribution(self.model)
         self.bones = list(self.model.bone_labels)
         self.faces = self.model.faces.numpy().astype(np.int32)

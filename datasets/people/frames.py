@@ -20,6 +20,7 @@ from datasets.people.motion import SEGMENTS, Clip
 from datasets.simulation import SPLITS, active_stereo, body, poses, room, time_of_flight
 from datasets.simulation import structured_light as sensor
 from datasets.simulation.posing import strike_free
+from datasets.simulation.rasterizer import rasterize
 from datasets.simulation.shape import Shape
 from datasets.simulation.solids import Solid, about_vertical, box, joined
 
@@ -330,11 +331,12 @@ def _photograph(
     """Returns what the camera's sensor measures of the room and everyone in it."""
     origin, rays = cast_rays(camera, scene.view)
     room_depth, room_dark = _see_room(scene, origin, rays)
-    body_depth, body_dark, _ = see_meshes(meshes, origin, rays)
-    nearer = body_depth < room_depth
+    body_depth, body_dark, _ = see_meshes(meshes, camera, scene.view)
     shape = (camera.height, camera.width)
-    exact = np.where(nearer, body_depth, room_depth).reshape(shape)
-    dark = np.where(nearer, body_dark, room_dark).reshape(shape)
+    room_depth, room_dark = room_depth.reshape(shape), room_dark.reshape(shape)
+    nearer = body_depth < room_depth
+    exact = np.where(nearer, body_depth, room_depth)
+    dark = np.where(nearer, body_dark, room_dark)
     kind = SENSORS[camera.sensor]
     return kind.measure(exact, dark, kind.sample_noise(rng), camera.focal, rng)
 
@@ -364,26 +366,30 @@ def _see_room(
 
 
 def see_meshes(
-    meshes: Sequence[Mesh], origin: np.ndarray, rays: Float[np.ndarray, "rays xyz=3"]
+    meshes: Sequence[Mesh], camera: Camera, view: room.View
 ) -> tuple[
-    Float[np.ndarray, " rays"], Bool[np.ndarray, " rays"], Int[np.ndarray, " rays"]
+    Float[np.ndarray, "height width"],
+    Bool[np.ndarray, "height width"],
+    Int[np.ndarray, "height width"],
 ]:
     """Returns depth (infinity: nothing), what is dark, and which mesh it is, or -1."""
-    from embreex.mesh_construction import TriangleMesh
-    from embreex.rtcore_scene import EmbreeScene
-
-    scene = EmbreeScene()
-    for mesh in meshes:
-        TriangleMesh(scene, mesh.vertices.astype(np.float32), mesh.faces)
-    origins = np.tile(origin.astype(np.float32), (len(rays), 1))
-    hits = scene.run(origins, rays.astype(np.float32), query="INTERSECT", output=True)
-    faces = hits["primID"]
-    owner = np.where(faces >= 0, hits["geomID"].astype(int), -1)
-    dark = np.zeros(len(rays), bool)
-    for number, mesh in enumerate(meshes):
-        is_hit = owner == number
-        dark[is_hit] = mesh.dark[faces[is_hit]]
-    return np.where(faces >= 0, hits["tfar"], np.inf), dark, owner
+    firsts = np.cumsum([0, *(len(mesh.vertices) for mesh in meshes)])
+    world = np.concatenate([mesh.vertices for mesh in meshes])
+    faces = [
+        mesh.faces + first for mesh, first in zip(meshes, firsts[:-1], strict=True)
+    ]
+    # Of each face its mesh and whether it is dark, in one number.
+    codes = [2 * number + mesh.dark for number, mesh in enumerate(meshes)]
+    depth, found = rasterize(
+        (world - (0, 0, view.height)) @ view.rotation,
+        np.concatenate(faces),
+        np.concatenate(codes).astype(np.int32),
+        width=camera.width,
+        height=camera.height,
+        focal=camera.focal,
+        centre=camera.centre,
+    )
+    return depth, (found >= 0) & (found % 2 == 1), found // 2
 
 
 def label(

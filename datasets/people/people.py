@@ -24,7 +24,7 @@ from datasets.simulation import SPLITS
 PEOPLE_PER_PART = 10  # what is made between two saves
 CLIPS_APART = 8  # of so many clips one is for testing and one for validation
 MakeFrames = Callable[..., Iterator[dict[str, object]]]
-PACKAGES = ("anny", "embreex", "torch")
+PACKAGES = ("anny", "torch")
 REQUIREMENTS = "requirements-people.txt"
 
 
@@ -54,7 +54,7 @@ class PeopleConfig(tfds.core.BuilderConfig):
 class People(FrameBuilder):
     """Dressed people of many shapes before cameras of several kinds."""
 
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = tfds.core.Version("1.1.0")
     frames_per_person = FRAMES_PER_PERSON
     people_per_part = PEOPLE_PER_PART
     _beam: tuple[Any, Any] | None = None  # a runner and its options, if asked for

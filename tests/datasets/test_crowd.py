@@ -9,7 +9,7 @@ import pytest
 from datasets.crowd import furniture
 from datasets.simulation import solids
 
-HAS_PEOPLE = all(importlib.util.find_spec(name) for name in ("anny", "embreex"))
+HAS_PEOPLE = all(importlib.util.find_spec(name) for name in ("anny", "torch"))
 needs_people = pytest.mark.skipif(
     not HAS_PEOPLE, reason="requirements-people.txt is not installed"
 )
