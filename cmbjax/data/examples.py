@@ -43,13 +43,9 @@ class DepthFrames:
 def decode_depth(example: Example) -> np.ndarray:
     """Returns the depth image [height, width] uint16 of an example.
 
-    It is a PNG, or decoded already where many views of a frame are taken.
-
     Raises:
         ValueError: The PNG is truncated or of another type; names the frame.
     """
-    if isinstance(example["depth"], np.ndarray):
-        return example["depth"]
     depth = cv2.imdecode(
         np.frombuffer(example["depth"], np.uint8), cv2.IMREAD_UNCHANGED
     )
