@@ -45,7 +45,8 @@ def main(
             processes.num_processes,
             processes.process_id,
         )
-    mesh = sharding.make_mesh(config.batch_size)
+    # A device has whole streams.
+    mesh = sharding.make_mesh(config.batch_size // config.stream_frames)
     load = functools.partial(
         datasets.load, config.dataset, config.data_dir, config.tfds_dir
     )
@@ -72,6 +73,7 @@ def main(
         seed=config.seed,
         share=config.train_share,
         sequential=model.sequential,
+        stream_frames=config.stream_frames,
         processes=grain.sharding.ShardByJaxProcess(),
     )
     data = make_data()

@@ -4,13 +4,23 @@ The paper's sequential rows need recordings: `--dataset=mannequin/sequences`, or
 K2HPD's frames, which name no subjects, are one recording, in the order of their names.
 """
 
+from typing import Any
+
 from benchmarks import harness, paper
 
-METHODS = {
+METHODS: dict[str, dict[str, Any]] = {
     "w/o CMB": {"model": "cmb_none"},
-    "w/ ConvGRU": {"model": "convgru"},
-    "w/ ConvLSTM": {"model": "convlstm"},
+    "w/ ConvGRU": {"model": "convgru", "stream_frames": 4},
+    "w/ ConvLSTM": {"model": "convlstm", "stream_frames": 4},
     "w/ Sequence": {"model": "cmb_sequence"},
+    "w/ Sequence, 16 of one recording": {
+        "model": "cmb_sequence",
+        "stream_frames": 16,
+    },
+    "w/ Sequence, a memory a stream": {
+        "model": "cmb_sequence",
+        "memory_mode": "per_sample",
+    },
     "w/ Half": {"model": "cmb_half"},
     "w/ Double": {"model": "cmb_double"},
     "Ours": {"model": "cmb"},

@@ -163,7 +163,7 @@ def test_rate_is_chosen_on_validation_with_a_seed_of_its_own(sweep):
     assert {script for script, _ in calls} == {"train.py"}
     assert sweep.tuned({"learning_rate": 1.0}) == {"learning_rate": 1.0}
     plain = dataclasses.replace(sweep, tune=False)
-    assert plain.tuned({"model": "cpm"})["learning_rate"] == 0.002
+    assert plain.tuned({"model": "cpm"})["learning_rate"] == 2.5e-4
     # Longer rows have the rates of the preset's steps.
     longer = dataclasses.replace(sweep, num_steps=5000)
     assert longer.tuned({"model": "cmb"}) == tuned

@@ -9,7 +9,14 @@ import numpy as np
 
 from cmbjax.data.augment import Augmentation
 from cmbjax.data.examples import DepthFrames, Example, decode_depth
-from cmbjax.data.recordings import EPOCHS, Streams, clips, pieces, recordings
+from cmbjax.data.recordings import (
+    EPOCHS,
+    InStream,
+    Streams,
+    clips,
+    pieces,
+    recordings,
+)
 from cmbjax.data.views import Preparation, View, evaluation_view, training_view
 
 PREFETCHED_BATCHES = 8
@@ -26,6 +33,7 @@ def training_batches(
     seed: int,
     share: float = 1.0,
     sequential: bool = False,
+    stream_frames: int = 1,
     processes: grain.sharding.ShardOptions = UNSHARED,
 ) -> grain.DatasetIterator:
     """Returns an endless, shuffled iterator whose position a checkpoint can hold.
@@ -43,7 +51,9 @@ def training_batches(
             are sequential or clips, of whole recordings, or of pieces as long as a
             stream, if a recording is longer than all that is asked for.
         sequential: Whether frames come in the order of their recordings: see
-            `recordings.Streams`. Batches then say `starts`, where a sequence begins.
+            `recordings.Streams`. All frames of a sequence are then seen in one view,
+            and batches say `starts`, where a sequence begins.
+        stream_frames: Frames of each stream a batch, one after the other.
         processes: How many share a batch, and which this is: it gets its part of every
             batch, in order, and reads no other frame.
 
@@ -72,22 +82,27 @@ def training_batches(
     if preparation.num_frames > 1:
         clip_of = clips(sequences, preparation.num_frames)
 
-    def load(frame: tuple[int, bool], rng: np.random.Generator) -> View:
-        index, starts = frame
+    def load(place: InStream, rng: np.random.Generator) -> View:
         view = training_view(
-            frames.source[index],
+            frames.source[place.frame],
             rng,
             preparation=preparation,
             augmentation=augmentation,
             skeleton=frames.skeleton,
-            clip=[frames.source[i] for i in clip_of.get(index, ())],
+            clip=[frames.source[i] for i in clip_of.get(place.frame, ())],
+            view_rng=np.random.default_rng([seed, *place.sequence])
+            if sequential
+            else None,
         )
-        return view | ({"starts": np.array(starts)} if sequential else {})
+        return view | ({"starts": np.array(place.starts)} if sequential else {})
 
     if sequential:
-        order = grain.MapDataset.source(Streams(sequences, batch_size, seed)).seed(seed)
+        streams = Streams(sequences, batch_size, seed, steps=stream_frames)
+        order = grain.MapDataset.source(streams).seed(seed)
     else:
-        single = [(i, False) for sequence in sequences for i in sequence]
+        single = [
+            InStream(i, False, (0, 0)) for sequence in sequences for i in sequence
+        ]
         order = grain.MapDataset.source(single).seed(seed).shuffle().repeat(EPOCHS)
     parts = order.random_map(load).batch(size)
     batches = parts[processes.shard_index :: processes.shard_count]

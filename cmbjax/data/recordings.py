@@ -4,7 +4,7 @@ import functools
 import itertools
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -50,24 +50,51 @@ def clips(sequences: Sequence[Sequence[int]], length: int) -> dict[int, list[int
     }
 
 
-class Streams(Sequence[tuple[int, bool]]):
-    """Recordings as an endless row of batches, each sample of which is a stream.
+class InStream(NamedTuple):
+    """A frame's place in a stream.
 
-    Sample b of a batch follows on sample b of the batch before. In each epoch the
-    recordings come in another order, one after the other, and this row is cut into as
-    many streams of one length; what is left over stays away.
+    Attributes:
+        frame: Its index in the split.
+        starts: Whether a sequence starts with it.
+        sequence: Epoch and number of the sequence: what its views have in common.
+    """
+
+    frame: int
+    starts: bool
+    sequence: tuple[int, int]
+
+
+class Streams(Sequence[InStream]):
+    """Recordings as an endless row of batches of streams.
+
+    A batch has `steps` frames of each stream, one after the other, and those of the
+    next batch follow on them. In each epoch the recordings come in another order, one
+    after the other, and this row is cut into as many streams of one length; what is
+    left over stays away, as does the end of a recording that is no multiple of `steps`,
+    so that a sequence starts with the first of them alone.
     """
 
     def __init__(
-        self, sequences: Sequence[Sequence[int]], batch_size: int, seed: int
+        self,
+        sequences: Sequence[Sequence[int]],
+        batch_size: int,
+        seed: int,
+        *,
+        steps: int = 1,
     ) -> None:
-        """Takes the frames of each recording."""
-        self._sequences, self._seed, self._streams = sequences, seed, batch_size
-        self._length = sum(map(len, sequences)) // batch_size
+        """Takes the frames of each recording.
+
+        Raises:
+            ValueError: There are too few frames for a batch.
+        """
+        self._sequences = [s[: len(s) // steps * steps] for s in sequences]
+        self._seed, self._steps, self._streams = seed, steps, batch_size // steps
+        total = sum(map(len, self._sequences))
+        self._length = total // (self._streams * steps) * steps
         if not self._length:
             raise ValueError(
-                f"--batch_size must be at most {sum(map(len, sequences))}, the frames "
-                f"of the recordings, got {batch_size}"
+                f"--batch_size must be at most {total}, the frames of the recordings "
+                f"in parts of {steps}, got {batch_size}"
             )
         self._epoch = functools.lru_cache(4)(self._shuffled)
 
@@ -75,18 +102,20 @@ class Streams(Sequence[tuple[int, bool]]):
         return EPOCHS * self._length * self._streams
 
     def __getitem__(self, index: Any) -> Any:
-        """Returns a frame, and whether a sequence starts with it."""
+        """Returns an `InStream`."""
         epoch, rest = divmod(int(index), self._length * self._streams)
-        step, stream = divmod(rest, self._streams)
-        frame, first = self._epoch(epoch)[stream * self._length + step]
-        return frame, first or step == 0
+        batch, rest = divmod(rest, self._streams * self._steps)
+        stream, step = divmod(rest, self._steps)
+        at = batch * self._steps + step
+        frame, first, sequence = self._epoch(epoch)[stream * self._length + at]
+        return InStream(frame, first or at == 0, (epoch, sequence))
 
-    def _shuffled(self, epoch: int) -> list[tuple[int, bool]]:
+    def _shuffled(self, epoch: int) -> list[tuple[int, bool, int]]:
         order = np.random.default_rng([self._seed, epoch]).permutation(
             len(self._sequences)
         )
         return [
-            (frame, i == 0)
+            (frame, i == 0, int(sequence))
             for sequence in order
             for i, frame in enumerate(self._sequences[sequence])
         ]

@@ -170,6 +170,7 @@ def training_view(
     augmentation: Augmentation,
     skeleton: Skeleton,
     clip: Sequence[Example] = (),
+    view_rng: np.random.Generator | None = None,
 ) -> View:
     """Returns a random view of a frame and its labels, in crop pixels.
 
@@ -180,6 +181,8 @@ def training_view(
         augmentation: How it may be changed.
         skeleton: Of its joints.
         clip: The frames around it and itself in the middle, to be seen in the same way.
+        view_rng: Draws where the view is taken from, and `rng` the noise alone: the
+            same for all frames of a recording.
 
     Returns:
         depth [side, side, frames] in [-1, 1], joints_px [joints, 2], joints_z [joints]
@@ -188,6 +191,7 @@ def training_view(
         frames_visible.
     """
     depth = decode_depth(example)
+    view_rng = rng if view_rng is None else view_rng
     target = labelled_target(example, depth, skeleton)
     if target is not None and augmentation.damage and not clip:
         head_px = np.full(2, np.nan)
@@ -202,14 +206,14 @@ def training_view(
     if target is not None:
         distance = target.distance
         if distance is not None:
-            distance += depth_range * rng.normal(0, DISTANCE_ERROR)
+            distance += depth_range * view_rng.normal(0, DISTANCE_ERROR)
         if not is_whole:
-            turn = np.radians(rng.normal(0, ROLL_ERROR_DEG))
+            turn = np.radians(view_rng.normal(0, ROLL_ERROR_DEG))
             cos, sin = np.cos(turn), np.sin(turn)
             up = np.array([[cos, -sin], [sin, cos]]) @ target.up
             roll_deg = crops.quarter_turns_deg(up)
     transform, flip = random_transform(
-        rng, box, preparation.side, augmentation, roll_deg=roll_deg
+        view_rng, box, preparation.side, augmentation, roll_deg=roll_deg
     )
     crop = crops.cut(depth, transform, preparation.side)
     crop = crops.filled(sensor_noise(rng, crop, depth_range, augmentation))
@@ -219,7 +223,7 @@ def training_view(
         reference = crops.person_depth(crop, depth_range / 2)
     else:
         reference = crops.reference_depth(depth, target.box, depth_range)
-    reference += depth_range * rng.normal(0, augmentation.reference)
+    reference += depth_range * view_rng.normal(0, augmentation.reference)
     order = list(skeleton.mirror) if flip else list(range(skeleton.num_joints))
 
     def labels(example: Example) -> View:

@@ -1,14 +1,14 @@
 """Convolutional recurrences in the blocks' place (Table 6, w/ ConvGRU, w/ ConvLSTM).
 
-Each sample of the batch is a stream of frames of its own: its state is what its last
-frame left. No gradient flows into it. A call that does not write the memory sees each
-frame as the first of a sequence, its state zero. Whoever feeds the streams sets the
-state to zero where a sequence begins: `memory.reset`.
+Each stream of frames has a state of its own: what its last frame left. A batch has one
+frame of each stream, or in training several, over which the gradient flows back; into
+the state from before the batch none does. A call that does not write the memory sees
+each frame as the first of a sequence, its state zero. Whoever feeds the streams sets
+the state to zero where a sequence begins: `memory.reset`.
 """
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
@@ -47,7 +47,7 @@ class _Recurrence(nn.Module, kw_only=True):
                 f"batch is {list(x.shape)}: keep to the image side and the number of "
                 "streams that it was made with"
             )
-        return jax.lax.stop_gradient(state.value).astype(x.dtype)
+        return state.value.astype(x.dtype)
 
     def _write(self, state: nn.Variable, value: Array) -> None:
         if self._writes():
@@ -126,9 +126,11 @@ class RecurrentPoseNet(PoseNet, kw_only=True):
 
     Attributes:
         recurrence: `ConvGRU` or `ConvLSTM`.
+        stream_frames: Frames of each stream a batch of training, one after the other.
     """
 
     recurrence: type[_Recurrence] = ConvGRU
+    stream_frames: int = 1
 
     @property
     def sequential(self) -> bool:
@@ -143,5 +145,8 @@ class RecurrentPoseNet(PoseNet, kw_only=True):
     def enhance(
         self, name: str, x: Array, *, train: bool, r: float | Float[Array, ""]
     ) -> Array:
-        """Returns x with what a recurrence adds to it."""
-        return self.recurrence(features=x.shape[-1], dtype=self.dtype, name=name)(x)
+        """Returns x with what a recurrence adds to it, a stream frame by frame."""
+        block = self.recurrence(features=x.shape[-1], dtype=self.dtype, name=name)
+        frames = self.stream_frames if train else 1
+        steps = [block(x[step::frames]) for step in range(frames)]
+        return jnp.stack(steps, axis=1).reshape(*x.shape[:-1], -1)

@@ -19,6 +19,7 @@ from cmbjax.models.ablations import AttachedMemory, OptimizedMemory
 from cmbjax.models.cmb import ConvolutionalMemoryBlock, MemoryMode
 from cmbjax.models.network import Network
 from cmbjax.models.posenet import Head3d, PoseNet
+from cmbjax.models.recurrent import RecurrentPoseNet
 from cmbjax.registry import pick
 
 # Flags that only `PoseNet` has, and what they are by default.
@@ -33,7 +34,12 @@ LEAST_WIDTH, MOST_WIDTH = 1 / 32, 8.0
 MOST_SIDE = 1024
 
 # Runs of earlier versions do not name these.
-ADDED_FIELDS = {"memory_steps": 1, "memory_gradient": False, "init_from": None}
+ADDED_FIELDS = {
+    "memory_steps": 1,
+    "memory_gradient": False,
+    "init_from": None,
+    "stream_frames": 1,
+}
 ADDED_AUGMENTATION = {"damage": 0.0}
 
 # A run may be continued with other values of these: no step depends on them.
@@ -66,6 +72,9 @@ class TrainConfig(DataFlags):
     """Parts of a batch that pass through the memory one after the other."""
     memory_gradient: bool = False
     """Whether the gradient flows from one part into those before it."""
+    stream_frames: int = 1
+    """Of networks that see recordings in order: frames of each stream a batch, one
+    after the other. The gradient of recurrences flows back over them."""
     trunk_norm: bool = True
     """Batch normalisation in the trunk as well as in the blocks; Table 1 has none."""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -122,6 +131,7 @@ class TrainConfig(DataFlags):
             "r_switch_step": 0,
             "memory_lr": 0,
             "memory_steps": 1,
+            "stream_frames": 1,
         }
         for name, least in at_least.items():
             if getattr(self, name) < least:
@@ -168,6 +178,21 @@ class TrainConfig(DataFlags):
                 f"--head3d must be one of {', '.join(model.heads3d)} for "
                 f"--model={self.model}, got {self.head3d}"
             )
+        if self.stream_frames > 1 and not model.sequential:
+            raise ValueError(
+                f"--stream_frames=1 for --model={self.model}, which sees no recordings "
+                f"in order, got {self.stream_frames}"
+            )
+        if self.batch_size % self.stream_frames:
+            raise ValueError(
+                f"--batch_size must be a multiple of --stream_frames="
+                f"{self.stream_frames}, got {self.batch_size}"
+            )
+        if self.stream_frames > 1 and self.memory_mode == "per_sample":
+            raise ValueError(
+                "--stream_frames=1 for --memory_mode=per_sample, whose streams have "
+                f"one frame a batch, got {self.stream_frames}"
+            )
         if model.sequential and self.memory_steps > 1:
             raise ValueError(
                 f"--memory_steps=1 for --model={self.model}, got {self.memory_steps}"
@@ -199,6 +224,11 @@ class TrainConfig(DataFlags):
             trunk_norm=self.trunk_norm,
             **options,
             **self._block(model),
+            **(
+                {"stream_frames": self.stream_frames}
+                if isinstance(model, RecurrentPoseNet)
+                else {}
+            ),
         )
 
     def _block(self, model: PoseNet) -> dict[str, type[ConvolutionalMemoryBlock]]:

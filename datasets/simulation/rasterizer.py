@@ -18,7 +18,7 @@ def rasterize(
     focal: float,
     centre: tuple[float, float],
 ) -> tuple[Float[np.ndarray, "height width"], Int[np.ndarray, "height width"]]:
-    """Returns what the middle of each pixel sees of triangles, from both of their sides.
+    """Returns what the middle of each pixel sees of triangles, from either side.
 
     Args:
         vertices: In the camera frame (x right, y down, z forward), metres.
@@ -79,7 +79,7 @@ def rasterize(
 def _before_camera(
     corners: Float[np.ndarray, "cut corners=3 xyz=3"],
 ) -> tuple[Float[np.ndarray, "parts corners=3 xyz=3"], Int[np.ndarray, " parts"]]:
-    """Returns the parts beyond `NEAR` of triangles that cross it, and whose they are."""
+    """Returns the parts beyond `NEAR` of triangles that cross it, and of which."""
     behind = corners[..., 2] < NEAR
     is_quad = behind.sum(axis=1) == 1
     # The corner that is alone on its side comes first.

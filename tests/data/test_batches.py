@@ -148,11 +148,11 @@ def test_streams_go_on_from_batch_to_batch():
     streams = recordings.Streams(sequences, batch_size=2, seed=0)
     epoch = [[streams[2 * t + b] for t in range(6)] for b in range(2)]
     for stream in epoch:
-        assert stream[0][1]
-        for (before, _), (frame, starts) in zip(stream, stream[1:], strict=False):
+        assert stream[0].starts
+        for (before, *_), (frame, starts, _) in zip(stream, stream[1:], strict=False):
             assert starts == (frame % 10 == 0)
             assert starts or frame == before + 1
-    assert sorted(frame for stream in epoch for frame, _ in stream) == sorted(
+    assert sorted(place.frame for stream in epoch for place in stream) == sorted(
         frame for sequence in sequences for frame in sequence
     )
     # The next epoch has another order, the same seed the same one.
@@ -163,6 +163,33 @@ def test_streams_go_on_from_batch_to_batch():
     ]
     with pytest.raises(ValueError, match="--batch_size must be at most 12, .* got 13"):
         recordings.Streams(sequences, batch_size=13, seed=0)
+
+
+def test_several_frames_of_a_stream_in_a_batch_by_hand():
+    sequences = [list(range(5)), list(range(10, 14))]
+    streams = recordings.Streams(sequences, batch_size=4, seed=0, steps=2)
+    places = [streams[i] for i in range(8)]
+    # Two streams of four frames; the fifth of the first recording is left over.
+    batches = [[place.frame for place in places[i : i + 4]] for i in (0, 4)]
+    first, second = ([0, 1], [2, 3]), ([10, 11], [12, 13])
+    either = [[a[0] + b[0], a[1] + b[1]] for a, b in ((first, second), (second, first))]
+    assert batches in either
+    assert [place.starts for place in places] == [True, False] * 2 + [False] * 4
+    assert places[0].sequence == places[1].sequence == places[4].sequence
+    assert places[0].sequence != places[2].sequence
+
+
+def test_a_recording_is_seen_in_one_view():
+    """Mirrored, turned and shifted alike from frame to frame, and not so stills."""
+    stays = make_example(1, subject=b"a")
+    frames = make_frames([{**stays, "frame": f"frame {i}".encode()} for i in range(6)])
+    view = {"augmentation": Augmentation(noise=0.0, holes=0), "batch_size": 2}
+    data = batches(frames, sequential=True, stream_frames=2, **view)
+    for _ in range(4):
+        one, two = next(data)["joints_px"]
+        np.testing.assert_allclose(one, two)
+    one, two = next(batches(frames, **view))["joints_px"]
+    assert np.abs(one - two).max() > 1
 
 
 def test_recordings_are_dealt_out_whole_by_hand():

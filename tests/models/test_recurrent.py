@@ -5,6 +5,7 @@ import pytest
 from flax import linen as nn
 from scipy.signal import correlate
 
+from cmbjax.models import MODELS
 from cmbjax.models import memory as memories
 from cmbjax.models.recurrent import ConvGRU, ConvLSTM
 
@@ -100,19 +101,49 @@ def test_streams_do_not_see_one_another_and_restart_alone(make, key):
     assert np.abs(y[1] - alone[1]).max() > 1e-3
 
 
-@pytest.mark.parametrize("make", [ConvGRU, ConvLSTM])
-def test_no_gradient_flows_into_the_state(make, key):
-    x = frames(key)[0]
-    block = make(features=2)
-    variables = block.init(key, x)
-    _, after = roll(block, variables, [x])
+@pytest.mark.parametrize("name", ["convgru", "convlstm"])
+def test_frames_of_a_stream_in_one_batch_are_seen_one_after_the_other(name, key):
+    """As in batches of one frame of each stream, without statistics of a batch."""
+    options = {"num_joints": 2, "width": 0.1, "trunk_norm": False}
+    one = MODELS[name](**options)
+    three = one.clone(stream_frames=3)
+    depth = jax.random.normal(key, (2, 3, 16, 16, 1))  # two streams
+    variables = one.init(key, depth[:, 0], train=True, r=1.0)
+    rolled, maps = variables, []
+    for step in range(3):
+        y, new = one.apply(rolled, depth[:, step], train=True, r=1.0, mutable=True)
+        rolled = {**rolled, **new}
+        maps.append(y)
+    together, new = three.apply(
+        variables, depth.reshape(6, 16, 16, 1), train=True, r=1.0, mutable=True
+    )
+    np.testing.assert_allclose(
+        together.reshape(2, 3, *together.shape[1:]), jnp.stack(maps, 1), atol=1e-5
+    )
+    for mine, theirs in zip(
+        jax.tree.leaves(new["memory"]), jax.tree.leaves(rolled["memory"]), strict=True
+    ):
+        np.testing.assert_allclose(mine, theirs, atol=1e-5)
 
-    def loss(memory):
-        y, _ = block.apply({**variables, "memory": memory}, x, mutable=["memory"])
-        return y.sum()
 
-    for gradient in jax.tree.leaves(jax.grad(loss)(after)):
-        assert (gradient == 0).all()
+@pytest.mark.parametrize("name", ["convgru", "convlstm"])
+def test_gradient_flows_from_a_frame_into_those_before_it(name, key):
+    model = MODELS[name](num_joints=2, width=0.1, trunk_norm=False, stream_frames=3)
+    depth = jax.random.normal(key, (3, 16, 16, 1))  # one stream
+    variables = model.init(key, depth, train=True, r=1.0)
+
+    def last(depth):
+        maps, _ = model.apply(variables, depth, train=True, r=1.0, mutable=True)
+        return (maps[2] ** 2).sum()
+
+    assert (np.abs(jax.grad(last)(depth)).max(axis=(1, 2, 3)) > 0).all()
+
+    def first(depth):
+        maps, _ = model.apply(variables, depth, train=True, r=1.0, mutable=True)
+        return (maps[0] ** 2).sum()
+
+    reach = np.abs(jax.grad(first)(depth)).max(axis=(1, 2, 3))
+    assert reach[0] > 0 and (reach[1:] == 0).all()
 
 
 def test_other_number_of_streams_is_refused(key):

@@ -251,3 +251,23 @@ def test_learning_rate_falls_as_in_the_paper():
     later = schedule._replace(count=jnp.asarray(2500))
     step, _ = optimizer.update(jnp.ones(()), (adam, later))
     np.testing.assert_allclose(step, -2.5e-4 * 0.95**2, rtol=1e-3)
+
+
+def test_frames_of_a_stream_a_batch():
+    config = TrainConfig(model="convgru", stream_frames=4)
+    assert config.make_model(1).stream_frames == 4
+    assert TrainConfig(model="cmb_sequence", stream_frames=16).stream_frames == 16
+    for flags, words in {
+        "--model=cmb, which sees no recordings": {"stream_frames": 4},
+        "multiple of --stream_frames=3, got 16": {
+            "model": "convlstm",
+            "stream_frames": 3,
+        },
+        "--memory_mode=per_sample": {
+            "model": "cmb_sequence",
+            "memory_mode": "per_sample",
+            "stream_frames": 2,
+        },
+    }.items():
+        with pytest.raises(ValueError, match=flags):
+            TrainConfig(**words)
