@@ -15,11 +15,12 @@ WIDTH, HEIGHT = 256, 212  # pixels (C)
 IMAGES = "depth_data/depth_images"
 LABELS = {"train": "train_annos.txt", "test": "test_annos.txt"}
 OFFICIAL_FRAMES = {"train": 55943, "test": 39732}  # (C)
+WITHOUT_LAST = 15  # joints of lines that lack the last four
 TORSO_PX = {"train": 41.05, "test": 44.68}  # median neck to mid-hip of all labels (C)
 
 
 class Frame(NamedTuple):
-    """A label line: the image, and [19, 2] pixels."""
+    """A label line: the image, and [19, 2] pixels, NaN where unlabelled."""
 
     image: Path
     joints_px: np.ndarray
@@ -34,7 +35,10 @@ class K2hpd(FrameBuilder):
     depth_range = 128.0  # half of what the 8-bit images can hold
 
     def files(self) -> list[str]:
-        """Returns what the source folder holds."""
+        """Returns what the source folder holds: the test frames alone will do."""
+        train = self._source is not None and self._source / LABELS["train"]
+        if train and not train.exists() and (self._source / LABELS["test"]).exists():
+            return [IMAGES, LABELS["test"]]
         return [IMAGES, *LABELS.values()]
 
     def splits(self, source: Path) -> dict[str, list[Frame]]:
@@ -45,8 +49,11 @@ class K2hpd(FrameBuilder):
         frames = {
             split: _read_labels(source / name, source / IMAGES, images)
             for split, name in LABELS.items()
+            if name in self.files()
         }
-        self.summarise([fact for split in LABELS for fact in _facts(split, frames)])
+        self.summarise([fact for split in frames for fact in _facts(split, frames)])
+        if "train" not in frames:
+            return frames
         validation = held_out_blocks(len(frames["train"]))
         return {
             "train": [frames["train"][i] for i in np.flatnonzero(~validation)],
@@ -55,7 +62,7 @@ class K2hpd(FrameBuilder):
         }
 
     def examples(self, items: Sequence[Frame]) -> Iterator[dict[str, object]]:
-        """Yields the frames; every joint counts, also one outside the image."""
+        """Yields the frames; every labelled joint counts, also outside the image."""
         for frame in items:
             depth = read_png(frame.image, np.uint8)
             if depth.shape != (HEIGHT, WIDTH):
@@ -64,7 +71,10 @@ class K2hpd(FrameBuilder):
                     f"got {depth.shape[1]}x{depth.shape[0]}"
                 )
             yield schema.example(
-                depth=depth, joints_px=frame.joints_px, frame=frame.image.name
+                depth=depth,
+                joints_px=frame.joints_px,
+                visible=np.isfinite(frame.joints_px).all(axis=1),
+                frame=frame.image.name,
             )
 
 
@@ -91,7 +101,8 @@ def parse_label(line: bytes, where: str) -> tuple[str, np.ndarray]:
         where: File and line, for the message.
 
     Returns:
-        The name, and [19, 2] pixels: label 117 is the pixel whose centre is 117.5.
+        The name, and [19, 2] pixels: label 117 is the pixel whose centre is 117.5. Of
+        the 15 joints that some copies have alone the last four are NaN.
 
     Raises:
         ValueError: The line is of another form.
@@ -99,11 +110,13 @@ def parse_label(line: bytes, where: str) -> tuple[str, np.ndarray]:
     try:
         name, numbers = line.decode("ascii").split()
         labels = np.array([int(number) for number in numbers.split(",")], np.float32)
-        joints = labels.reshape(BODY19.num_joints, 2)
+        joints = np.full((BODY19.num_joints, 2), np.nan, np.float32)
+        count = WITHOUT_LAST if len(labels) == 2 * WITHOUT_LAST else BODY19.num_joints
+        joints[:count] = labels.reshape(count, 2)
     except (OverflowError, ValueError):
         raise ValueError(
-            f"{where}: expected `NNNNNNNN.png` and 38 comma-separated integers, "
-            f"got {line[:60]!r}"
+            f"{where}: expected `NNNNNNNN.png` and 38 comma-separated integers (or the "
+            f"30 of the first {WITHOUT_LAST} joints), got {line[:60]!r}"
         ) from None
     return name, joints + 0.5
 

@@ -1,5 +1,6 @@
 """K2HPD in its true format, from files to examples and back."""
 
+import functools
 import shutil
 import sys
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
+import datasets
 from datasets import builder
 from datasets.k2hpd.k2hpd import K2hpd, parse_label
 from tests import fabricate
@@ -211,3 +213,28 @@ def test_a_colour_image_is_refused(broken, tmp_path):
 def test_a_line_of_another_form_is_refused(line):
     with pytest.raises(ValueError, match="here: expected `NNNNNNNN.png`"):
         parse_label(line, "here")
+
+
+def test_test_frames_alone_are_prepared(broken, tmp_path):
+    (broken / "train_annos.txt").unlink()
+    k2hpd = prepare(broken, tmp_path / "tfds")
+    assert list(k2hpd.info.splits) == ["test"]
+    assert len(read(k2hpd, "test")) > 0
+    load = functools.partial(datasets.load, "k2hpd", broken, tmp_path / "tfds")
+    assert len(load(split="test")) > 0
+    with pytest.raises(ValueError, match="k2hpd has no train split; it has: test"):
+        load(split="train")
+
+
+def test_joints_that_a_line_lacks_do_not_count(broken, tmp_path):
+    path = broken / "test_annos.txt"
+    first, *others = path.read_bytes().strip(b"\x00\n").split(b"\n")
+    name, numbers = first.split()
+    short = name + b" " + b",".join(numbers.split(b",")[:30])
+    path.write_bytes(b"\n".join([short, *others]))
+    examples = read(prepare(broken, tmp_path / "tfds"), "test")
+    example = examples[name.decode()]
+    assert example["visible"].tolist() == [True] * 15 + [False] * 4
+    _, whole = parse_label(first, "here")
+    np.testing.assert_array_equal(example["joints_px"][:15], whole[:15])
+    assert np.isnan(example["joints_px"][15:]).all()
