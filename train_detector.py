@@ -27,7 +27,7 @@ from cmbjax.data import detection
 from cmbjax.data.flags import Flags
 from cmbjax.depth import detector
 from cmbjax.export.card import save_weights
-from cmbjax.files import read_json, write_json
+from cmbjax.files import check_same, write_json
 from cmbjax.models.detector import HEAD, LAYERS, Detector, folded, loss
 from datasets.crowd.crowd import Crowd
 
@@ -69,16 +69,8 @@ def claim(config: DetectorConfig) -> None:
     flags = ("config", "num_steps", "batch_size", "learning_rate", "seed")
     mine = {name: getattr(config, name) for name in flags}
     mine["init_from"] = config.init_from and str(config.init_from)
-    if path.exists() and (theirs := read_json(path)) != mine:
-        different = ", ".join(
-            f"{name}: {theirs.get(name)} there, {mine[name]} here"
-            for name in mine
-            if theirs.get(name) != mine[name]
-        )
-        raise ValueError(
-            f"--run_dir={config.run_dir} holds a run of another config; choose another "
-            f"folder, or the same flags. {different}"
-        )
+    if path.exists():
+        check_same(path, mine, f"--run_dir={config.run_dir} holds a run")
     config.run_dir.mkdir(parents=True, exist_ok=True)
     write_json(path, mine)
 

@@ -18,7 +18,7 @@ from cmbjax.data.flags import DataFlags
 from cmbjax.depth import lifting
 from cmbjax.evaluate import report
 from cmbjax.evaluate.predictions import Result
-from cmbjax.files import read_json, write_json
+from cmbjax.files import check_same, write_json
 from cmbjax.forests import parts, trees, walks
 from cmbjax.forests.bodies import cut_out, to_pixels
 from cmbjax.skeletons import Skeleton
@@ -102,9 +102,7 @@ def grown(
     mine = {name: getattr(config, name) for name in flags}
     record, path = run_dir / CONFIG_FILE, run_dir / FOREST_FILE
     if path.exists():
-        theirs = read_json(record, dict[str, Any])
-        if {name: theirs.get(name) for name in flags} != mine:
-            raise ValueError(f"--run_dir={run_dir} holds a forest of other flags")
+        check_same(record, mine, f"--run_dir={run_dir} holds a forest")
         with np.load(path) as stored:
             there = dict(stored)
         behind_m = there.pop("behind_m", None)

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -67,6 +68,31 @@ def _path(kind: type, value: Any) -> Any:
     if kind is Path and isinstance(value, str):
         return Path(value)
     raise ValueError(f"Expected `{kind.__name__}`, got {value!r:.40}")
+
+
+def check_same(path: Path, mine: Mapping[str, Any], owner: str) -> None:
+    """Refuses to go on in a folder with other settings than those it was made with.
+
+    Args:
+        path: Of the settings, JSON.
+        mine: The settings now, as JSON has them.
+        owner: The flag and folder, and what it holds, for the error.
+
+    Raises:
+        ValueError: They differ; names those that do, with both values.
+    """
+    stored = read_json(path) if path.exists() else None
+    theirs = stored if isinstance(stored, dict) else {}
+    different = [
+        f"{name}: {theirs.get(name)} there, {value} here"
+        for name, value in mine.items()
+        if name not in theirs or theirs[name] != value
+    ]
+    if different:
+        raise ValueError(
+            f"{owner} of other settings; choose another folder, or the same flags. "
+            + "; ".join(different)
+        )
 
 
 def read_lines(path: Path, kind: Any = Any) -> list[Any]:

@@ -36,8 +36,11 @@ class K2hpd(FrameBuilder):
 
     def files(self) -> list[str]:
         """Returns what the source folder holds: the test frames alone will do."""
-        train = self._source is not None and self._source / LABELS["train"]
-        if train and not train.exists() and (self._source / LABELS["test"]).exists():
+        source = self._source
+        if source is None:
+            return [IMAGES, *LABELS.values()]
+        there = {split: (source / name).exists() for split, name in LABELS.items()}
+        if there["test"] and not there["train"]:
             return [IMAGES, LABELS["test"]]
         return [IMAGES, *LABELS.values()]
 
