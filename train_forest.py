@@ -179,6 +179,7 @@ def evaluate(
         stacked["score"],
         stacked["is_found"],
         [row["name"] for row in rows],
+        others={},
     )
 
 

@@ -418,9 +418,15 @@ def cell(values: Sequence[float | None]) -> Cell:
 
 
 def joint_rows(results: Mapping[str, Any], title: str) -> Column:
-    """Returns a column of results.json without its last rows, floor and ceiling."""
+    """Returns a column of results.json without floor, ceiling and what is beside."""
     column = results["table"][title]
-    return {row: x for row, x in column.items() if row not in (FLOOR, CEILING)}
+    return {row: x for row, x in column.items() if row not in rows_beside(results)}
+
+
+def rows_beside(results: Mapping[str, Any]) -> list[str]:
+    """Returns the rows of results.json that are of no joint of the network's own."""
+    rows: list[str] = results.get("rows_beside", [FLOOR, CEILING])
+    return rows
 
 
 def over_all(results: Mapping[str, Any], title: str) -> float:
@@ -432,14 +438,14 @@ def table_rows(results: Mapping[str, Any], metric: str) -> Column:
     """Returns the rows of a table of the paper out of results.json.
 
     Those of Table 2 are fractions of the torso, over all joints; others are joints.
-    Floor and ceiling follow.
+    Floors and ceilings follow, and what another way to read the maps gives.
     """
     table, title = results["table"], OVER_ALL[metric]
     if metric == "pdj":
         values = {t: over_all(results, t) for t in table if t.startswith("PDJ")}
     else:
         values = joint_rows(results, title)
-    return values | {row: table[title][row] for row in (FLOOR, CEILING)}
+    return values | {row: table[title][row] for row in rows_beside(results)}
 
 
 def compare(
@@ -474,11 +480,11 @@ def compare(
             row: cell([column[row] for column in of_seeds]) for row in of_seeds[0]
         }
     lines = []
-    for row in next(iter(columns.values())):
+    for row in dict.fromkeys(row for column in columns.values() for row in column):
         line = {"": row}
         for method in methods:
-            measured = str(columns[method][row]) if method in built else NOT_BUILT
-            line[method] = measured
+            measured = columns[method].get(row, "") if method in built else NOT_BUILT
+            line[method] = str(measured)
             if method in published:
                 paper = published[method].get(row)
                 line[f"{method}, paper"] = "" if paper is None else f"{paper:.1f}"

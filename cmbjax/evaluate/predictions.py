@@ -23,6 +23,7 @@ from cmbjax.models.network import Network, Outputs
 from cmbjax.skeletons import Skeleton
 from cmbjax.train.statistics import Statistics
 
+FLOOR_IN_CROP = "floor: mean pose in the crop"
 ORDERS = ("shuffled", "sorted", "reversed")
 Variables = dict[str, Any]
 AnyArray = jax.Array | np.ndarray
@@ -35,6 +36,9 @@ class Result(NamedTuple):
         poses: Of the network.
         floor: The mean training pose in the label's box.
         ceiling: The labels, put through the grid of the heat maps.
+        others: By the name of their row, what stands beside these in a table: the mean
+            training pose in the crop that the network saw, the network's maps decoded
+            in another way, and the ceiling of that.
         scores: [frames, joints] height of each heat map's peak.
         is_found: [frames] whether there was a person to look at.
         names: Of the frames.
@@ -46,6 +50,7 @@ class Result(NamedTuple):
     scores: np.ndarray
     is_found: np.ndarray
     names: list[str]
+    others: dict[str, metrics.Poses]
 
     def is_right(self, skeleton: Skeleton) -> np.ndarray | None:
         """Returns [frames, joints]: within 10 cm, or within half a head without metres.
@@ -71,10 +76,21 @@ class Predictions(NamedTuple):
     Attributes:
         loaded: The batch's frames, and what was read of them.
         decoded: What the network says.
+        in_other_way: Likewise, decoded as `other_decode` says; None where it is None.
     """
 
     loaded: LoadedBatch
     decoded: Decoded
+    in_other_way: Decoded | None
+
+
+def other_decode(model: Network, decode: str) -> str | None:
+    """Returns how maps are read beside `decode`: the paper's way, or the method's own.
+
+    None where there are no maps, or both are one.
+    """
+    other = "argmax" if decode != "argmax" else model.default_decode
+    return None if model.stride is None or other == decode else other
 
 
 @functools.partial(jax.jit, static_argnames=("model", "r", "mirror"))
@@ -203,8 +219,13 @@ def predict(
                 variables, depth, is_real, model=model, r=r
             )
             variables = {**variables, "memory": written}
-        decoded = model.decode(outputs, side=preparation.side, decode=decode)
-        yield Predictions(loaded, _first(decoded, size))
+        read = functools.partial(model.decode, outputs, side=preparation.side)
+        other = other_decode(model, decode)
+        yield Predictions(
+            loaded,
+            _first(read(decode=decode), size),
+            None if other is None else _first(read(decode=other), size),
+        )
 
 
 def _first(decoded: Decoded, size: int) -> Decoded:
@@ -300,10 +321,20 @@ def evaluate(
             whole[f"{kind}_px"], whole["joints_px"], whole["visible"], *metres
         )
 
+    model = options["model"]
+    other = other_decode(model, decode)
+    rows = {
+        "floor_in_crop": FLOOR_IN_CROP,
+        "in_other_way": f"all joints, {other}",
+        "other_ceiling": f"ceiling: labels on the grid, {other}",
+    }
     return Result(
         poses=poses("network"),
         floor=poses("floor"),
         ceiling=poses("ceiling"),
+        others={
+            row: poses(kind) for kind, row in rows.items() if f"{kind}_px" in whole
+        },
         scores=whole["scores"],
         is_found=whole["is_found"],
         names=[names[i] for i in back],
@@ -331,9 +362,11 @@ def _compare(
     labels_in_crop = _each(
         crops.transform_points, map(crops.invert, transforms), labels["joints_px"]
     )
-    on_grid = labels_in_crop  # without heat maps there is no grid
-    if (stride := model.stride) is not None:
-        on_grid = quantise(
+
+    def on_grid(decode: str) -> np.ndarray:
+        if (stride := model.stride) is None:
+            return labels_in_crop  # without heat maps there is no grid
+        return quantise(
             labels_in_crop,
             labels["visible"],
             side=preparation.side // stride,
@@ -342,12 +375,30 @@ def _compare(
             decode=decode,
             drawn=model.drawn,
         )
+
     boxes = metrics.label_boxes(labels["joints_px"], labels["visible"])
     pixels = {
         "network_px": _each(crops.transform_points, transforms, decoded.joints_px),
         "floor_px": np.asarray(metrics.place(statistics.mean_pose, boxes)),
-        "ceiling_px": _each(crops.transform_points, transforms, on_grid),
+        "ceiling_px": _each(crops.transform_points, transforms, on_grid(decode)),
     }
+    regressed = {"network": decoded.joints}
+    if (in_other_way := predictions.in_other_way) is not None:
+        other = other_decode(model, decode)
+        assert other is not None, "it was decoded so"
+        pixels["in_other_way_px"] = _each(
+            crops.transform_points, transforms, in_other_way.joints_px
+        )
+        pixels["other_ceiling_px"] = _each(
+            crops.transform_points, transforms, on_grid(other)
+        )
+        regressed["in_other_way"] = in_other_way.joints
+    if statistics.mean_in_crop is not None and preparation.crop != "full":
+        mean = np.stack([statistics.mean_in_crop] * len(transforms))
+        mean[..., 2] *= 1000 / preparation.depth_range
+        mean_px = (mean[..., :2] + 0.5) * preparation.side
+        pixels["floor_in_crop_px"] = _each(crops.transform_points, transforms, mean_px)
+        regressed["floor_in_crop"] = mean
     lift = functools.partial(
         lifting.lift,
         offsets_m=statistics.offsets_m,
@@ -360,19 +411,16 @@ def _compare(
         )
         for name, joints_px in pixels.items()
     }
-    if decoded.joints is not None:
-        regressed_to_camera = functools.partial(
-            lifting.regressed_to_camera,
-            side=preparation.side,
-            depth_range=preparation.depth_range,
-        )
-        metres["network_m"] = _each(
-            regressed_to_camera,
-            decoded.joints,
-            transforms,
-            references,
-            labels["camera"],
-        )
+    regressed_to_camera = functools.partial(
+        lifting.regressed_to_camera,
+        side=preparation.side,
+        depth_range=preparation.depth_range,
+    )
+    for kind, joints in regressed.items():
+        if joints is not None:
+            metres[f"{kind}_m"] = _each(
+                regressed_to_camera, joints, transforms, references, labels["camera"]
+            )
     certainty = {"scores": decoded.scores, "is_found": loaded.views["is_found"]}
     return {**labels, **pixels, **metres, **certainty}
 

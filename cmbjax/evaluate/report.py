@@ -1,6 +1,7 @@
 """Results of an evaluation as table, JSON, CSV and pictures."""
 
 import csv
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,19 +22,20 @@ SHEET_FRAMES = 4  # of each kind: best, median, worst
 def results_table(
     result: Result, skeleton: Skeleton, names: Sequence[str], torso: str | None
 ) -> metrics.Columns:
-    """Returns the columns of METRICS, with floor and ceiling over all as last rows.
+    """Returns the columns of METRICS, and over all joints floor, ceiling and others.
 
     Raises:
         ValueError: See `metrics.table`.
     """
     overall = metrics.overall_row(skeleton)
-    kinds = (result.poses, result.floor, result.ceiling)
-    network, floor, ceiling = (
-        metrics.table(poses, skeleton, names, torso) for poses in kinds
+    beside = {FLOOR: result.floor, CEILING: result.ceiling} | result.others
+    table = functools.partial(
+        metrics.table, skeleton=skeleton, metrics=names, torso=torso
     )
+    rows = {row: table(poses) for row, poses in beside.items()}
     return {
-        title: column | {FLOOR: floor[title][overall], CEILING: ceiling[title][overall]}
-        for title, column in network.items()
+        title: column | {row: rows[row][title][overall] for row in rows}
+        for title, column in table(result.poses).items()
     }
 
 
@@ -122,6 +124,7 @@ def write_results(
         {
             **about,
             "overall_row": metrics.overall_row(frames.skeleton),
+            "rows_beside": [FLOOR, CEILING, *result.others],
             "table": columns,
         },
     )

@@ -1,6 +1,7 @@
 """What is taken from the training split beside the network's weights."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from cmbjax import metrics
 from cmbjax.data.examples import DepthFrames, Example, decode_depth
-from cmbjax.data.views import label_box
+from cmbjax.data.views import label_box, labelled_target
 from cmbjax.depth import crops, lifting
 from cmbjax.files import Finite, read_json
 from cmbjax.skeletons import SKELETONS
@@ -26,12 +27,16 @@ class Statistics:
         skeleton: Name of the joint set.
         mean_pose: [joints, 2] in units of the label's box.
         offsets_m: [joints] distance of each joint behind the surface, metres.
+        mean_in_crop: [joints, 3] the same in the crop of a person: x and y as fractions
+            of it from its centre, z in metres from the person's depth; None of runs
+            before there was any.
     """
 
     frames: str
     skeleton: str
     mean_pose: np.ndarray
     offsets_m: np.ndarray
+    mean_in_crop: np.ndarray | None = None
 
     @classmethod
     def read(cls, path: Path) -> "Statistics":
@@ -46,6 +51,9 @@ class Statistics:
             skeleton=stored.skeleton,
             mean_pose=np.array(stored.mean_pose, np.float32),
             offsets_m=np.array(stored.offsets_m, np.float32),
+            mean_in_crop=None
+            if stored.mean_in_crop is None
+            else np.array(stored.mean_in_crop, np.float32),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -55,6 +63,9 @@ class Statistics:
             "skeleton": self.skeleton,
             "mean_pose": self.mean_pose.tolist(),
             "offsets_m": self.offsets_m.tolist(),
+            "mean_in_crop": None
+            if self.mean_in_crop is None
+            else self.mean_in_crop.tolist(),
         }
 
 
@@ -63,10 +74,11 @@ class _Stored(msgspec.Struct):
     skeleton: Literal[tuple(SKELETONS)]  # type: ignore[valid-type]
     mean_pose: list[tuple[Finite | None, Finite | None]]  # None: not measured
     offsets_m: list[Finite | None]
+    mean_in_crop: list[tuple[Finite | None, Finite | None, Finite | None]] | None = None
 
 
 def training_statistics(frames: DepthFrames) -> Statistics:
-    """Returns the mean pose and the surface offsets of at most 2000 training frames."""
+    """Returns mean poses and surface offsets of at most 2000 training frames."""
     step = -(-len(frames.source) // STATISTICS_FRAMES)
     examples = [frames.source[i] for i in range(0, len(frames.source), step)]
     joints_px = np.stack([example["joints_px"] for example in examples])
@@ -80,7 +92,34 @@ def training_statistics(frames: DepthFrames) -> Statistics:
             np.stack([example["joints_m"][:, 2] for example in examples]),
             np.stack([_surfaces(example, frames) for example in examples]),
         ),
+        mean_in_crop=_mean_in_crop(examples, frames),
     )
+
+
+def _mean_in_crop(examples: Sequence[Example], frames: DepthFrames) -> np.ndarray:
+    """Returns what a network that sees nothing would best say of every crop."""
+    joints = np.stack([_in_crop(example, frames) for example in examples])
+    counts = np.isfinite(joints).sum(axis=0)
+    sums = np.nansum(joints, axis=0)
+    mean = np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0)
+    return mean.astype(np.float32)
+
+
+def _in_crop(example: Example, frames: DepthFrames) -> np.ndarray:
+    """Returns an example's joints [joints, 3] in its crop; NaN where unlabelled."""
+    skeleton = frames.skeleton
+    target = labelled_target(example, decode_depth(example), skeleton)
+    if target is None:
+        return np.full((skeleton.num_joints, 3), np.nan)
+    transform = crops.crop_transform(
+        target.box, 1, angle_deg=crops.quarter_turns_deg(target.up)
+    )
+    joints = np.empty((skeleton.num_joints, 3))
+    joints[:, :2] = crops.transform_points(transform, example["joints_px"]) - 0.5
+    distance = np.nan if target.distance is None else target.distance
+    joints[:, 2] = example["joints_m"][:, 2] - distance / 1000
+    joints[~example["visible"]] = np.nan
+    return joints
 
 
 def _surfaces(example: Example, frames: DepthFrames) -> np.ndarray:

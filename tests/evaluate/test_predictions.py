@@ -9,8 +9,10 @@ from flax import linen as nn
 
 from cmbjax import metrics
 from cmbjax.data.views import Preparation
+from cmbjax.depth import crops
 from cmbjax.evaluate import predictions, report
 from cmbjax.evaluate.predictions import apply_frozen
+from cmbjax.files import write_json
 from cmbjax.models import MODELS
 from cmbjax.models.losses import joints_to_heatmaps
 from cmbjax.models.network import Network, Outputs
@@ -56,8 +58,9 @@ def evaluate(model, variables=None, **options):
         **options,
     }
     frames = given.pop("frames", FRAMES)
+    statistics = given.pop("statistics", STATISTICS)
     variables = variables or {"memory": {"value": jnp.zeros((1, 1, 1))}, "params": {}}
-    return predictions.evaluate(variables, frames, STATISTICS, **given)
+    return predictions.evaluate(variables, frames, statistics, **given)
 
 
 def test_predictions_floor_and_ceiling_by_hand():
@@ -89,6 +92,68 @@ def test_coarser_decode_lowers_the_ceiling():
         return np.abs(off[result.poses.visible]).mean()
 
     assert error("dark") < error("quarter") < error("argmax")
+
+
+def test_maps_are_read_in_both_ways_beside_each_other():
+    oracle = Oracle(joints_px=((32.7, 30.6),) * 15)
+    both = evaluate(oracle).others
+    argmax = evaluate(oracle, decode="argmax")
+    for row, poses in {
+        "all joints, argmax": argmax.poses,
+        "ceiling: labels on the grid, argmax": argmax.ceiling,
+    }.items():
+        np.testing.assert_array_equal(both[row].predictions_px, poses.predictions_px)
+        np.testing.assert_array_equal(both[row].predictions_m, poses.predictions_m)
+    assert set(argmax.others) == {
+        "all joints, dark",
+        "ceiling: labels on the grid, dark",
+    }
+    table = report.results_table(evaluate(oracle), BODY15, ["all"], None)
+    rows = list(table["PCKh@0.5"])
+    assert rows[-4:] == [report.FLOOR, report.CEILING, *both]
+
+
+def test_the_mean_pose_in_the_crop_by_hand():
+    mean = np.zeros((15, 3), np.float32)
+    mean[2] = 0.25, -0.5, 0.3
+    statistics = dataclasses.replace(STATISTICS, mean_in_crop=mean)
+    result = evaluate(Oracle(joints_px=((32.0, 32.0),) * 15), statistics=statistics)
+    floor = result.others[predictions.FLOOR_IN_CROP]
+    boxes = np.stack(list(map(crops.body_box, floor.targets_px, floor.visible)))
+    centres, sizes = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
+    # The crop is a square around the body's box, and 15 % larger.
+    sides = 1.15 * sizes.max(axis=1, keepdims=True)
+    offs = floor.predictions_px[:, 2] - centres
+    np.testing.assert_allclose(offs / sides, [[0.25, -0.5]] * 7, atol=0.01)
+    np.testing.assert_allclose(
+        floor.predictions_px[:, 3] - centres, 0, atol=0.01 * sides.max()
+    )
+    # 0.3 m behind whatever the others are at.
+    z = floor.predictions_m[..., 2]
+    np.testing.assert_allclose(z[:, 2] - z[:, 3], 0.3, atol=1e-4)
+    whole = evaluate(
+        Oracle(joints_px=((32.0, 32.0),) * 15),
+        statistics=statistics,
+        preparation=dataclasses.replace(PREPARATION, crop="full"),
+    )
+    assert predictions.FLOOR_IN_CROP not in whole.others
+
+
+def test_the_mean_pose_in_training_crops_by_hand(tmp_path):
+    statistics = training_statistics(FRAMES)
+    mean = statistics.mean_in_crop
+    examples = [FRAMES.source[i] for i in range(len(FRAMES))]
+    joints_px = np.stack([example["joints_px"] for example in examples])
+    visible = np.stack([example["visible"] for example in examples])
+    boxes = np.stack(list(map(crops.body_box, joints_px, visible)))
+    sides = 1.15 * (boxes[:, 2:] - boxes[:, :2]).max(axis=1)[:, None]
+    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+    expected = ((joints_px[:, 0] - centres) / sides).mean(axis=0)
+    np.testing.assert_allclose(mean[0, :2], expected, atol=1e-3)
+    assert np.isnan(mean[4]).all()
+    write_json(tmp_path / "statistics.json", statistics.to_json())
+    again = Statistics.read(tmp_path / "statistics.json")
+    np.testing.assert_array_equal(again.mean_in_crop, mean)
 
 
 def test_training_statistics_by_hand():
