@@ -213,11 +213,16 @@ def open_run(
         split=flags.split,
     )
     joints = frames.skeleton.num_joints
-    lengths = {len(run.statistics.mean_pose), len(run.statistics.offsets_m)}
+    of_joints = (
+        run.statistics.mean_pose,
+        run.statistics.offsets_m,
+        run.statistics.mean_in_crop,
+    )
+    lengths = {len(values) for values in of_joints if values is not None}
     if frames.skeleton.name == run.statistics.skeleton and lengths != {joints}:
         raise ValueError(
-            f"{run.folder / STATISTICS_FILE}: mean_pose and offsets_m must be of "
-            f"{joints} joints"
+            f"{run.folder / STATISTICS_FILE}: mean_pose, offsets_m and "
+            f"mean_in_crop must be of {joints} joints"
         )
     if frames.skeleton.name != run.statistics.skeleton:
         raise ValueError(
