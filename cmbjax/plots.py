@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
+import matplotlib.colors
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -187,21 +188,25 @@ def bars(
     """Saves a group of bars a row of a table, one a method; the paper's are lines.
 
     Args:
-        values: Of each method, of each row.
+        values: Of each method, of each row that it has.
         deviations: Likewise; NaN for none.
         published: Likewise; may lack methods and rows.
         unit: Of the values.
         path: A PNG.
     """
-    rows = list(next(iter(values.values())))
+    rows = list(dict.fromkeys(row for column in values.values() for row in column))
+    colours = list(FINGERS)
+    if len(values) > len(colours):
+        many = matplotlib.colormaps["tab20"]
+        colours = [matplotlib.colors.to_hex(many(i)) for i in range(many.N)]
     figure = Figure(figsize=(max(5.0, 0.9 * len(rows)), 3.6), layout="constrained")
     ax = figure.subplots()
     width = 0.8 / len(values)
     for i, (method, column) in enumerate(values.items()):
         x = np.arange(len(rows)) - 0.4 + width * (i + 0.5)
-        height = [column[row] for row in rows]
-        error = [deviations[method][row] for row in rows]
-        colour = FINGERS[i % len(FINGERS)] if i < len(FINGERS) else "#999999"
+        height = [column.get(row, np.nan) for row in rows]
+        error = [deviations[method].get(row, np.nan) for row in rows]
+        colour = colours[i % len(colours)]
         ax.bar(x, height, width, yerr=error, label=method, color=colour, capsize=1)
         reported = published.get(method, {})
         marks = [reported.get(row, np.nan) for row in rows]
