@@ -438,7 +438,7 @@ def table_rows(results: Mapping[str, Any], metric: str) -> Column:
     """Returns the rows of a table of the paper out of results.json.
 
     Those of Table 2 are fractions of the torso, over all joints; others are joints.
-    Floors and ceilings follow, and what another way to read the maps gives.
+    Floors and ceilings follow, and before them what another way to read maps gives.
     """
     table, title = results["table"], OVER_ALL[metric]
     if metric == "pdj":

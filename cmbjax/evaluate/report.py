@@ -22,13 +22,13 @@ SHEET_FRAMES = 4  # of each kind: best, median, worst
 def results_table(
     result: Result, skeleton: Skeleton, names: Sequence[str], torso: str | None
 ) -> metrics.Columns:
-    """Returns the columns of METRICS, and over all joints floor, ceiling and others.
+    """Returns the columns of METRICS, and over all joints others, floor and ceiling.
 
     Raises:
         ValueError: See `metrics.table`.
     """
     overall = metrics.overall_row(skeleton)
-    beside = {FLOOR: result.floor, CEILING: result.ceiling} | result.others
+    beside = result.others | {FLOOR: result.floor, CEILING: result.ceiling}
     table = functools.partial(
         metrics.table, skeleton=skeleton, metrics=names, torso=torso
     )
@@ -124,7 +124,7 @@ def write_results(
         {
             **about,
             "overall_row": metrics.overall_row(frames.skeleton),
-            "rows_beside": [FLOOR, CEILING, *result.others],
+            "rows_beside": [*result.others, FLOOR, CEILING],
             "table": columns,
         },
     )
