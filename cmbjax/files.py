@@ -3,7 +3,6 @@
 import json
 import math
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -70,7 +69,7 @@ def _path(kind: type, value: Any) -> Any:
     raise ValueError(f"Expected `{kind.__name__}`, got {value!r:.40}")
 
 
-def check_same(path: Path, mine: Mapping[str, Any], owner: str) -> None:
+def check_same(path: Path, mine: dict[str, Any], owner: str) -> None:
     """Refuses to go on in a folder with other settings than those it was made with.
 
     Args:
@@ -84,9 +83,9 @@ def check_same(path: Path, mine: Mapping[str, Any], owner: str) -> None:
     stored = read_json(path) if path.exists() else None
     theirs = stored if isinstance(stored, dict) else {}
     different = [
-        f"{name}: {theirs.get(name)} there, {value} here"
-        for name, value in mine.items()
-        if name not in theirs or theirs[name] != value
+        f"{name}: {theirs.get(name)} there, {mine.get(name)} here"
+        for name in mine | theirs
+        if name not in theirs or name not in mine or theirs[name] != mine[name]
     ]
     if different:
         raise ValueError(

@@ -34,8 +34,16 @@ def frozen(memory: Memory) -> Memory:
 
 
 def reset(memory: Memory, starts: Bool[AnyArray, " batch"]) -> Memory:
-    """Returns the memory with the slots at zero whose sample begins a sequence."""
-    return jax.tree.map(lambda x: jnp.where(_along_slots(starts), 0, x), memory)
+    """Returns the memory with the slots at zero whose sample begins a sequence.
+
+    Of several samples a slot, one after the other, only the first may begin one.
+    """
+
+    def from_zero(value: Any) -> Array:
+        of_slots = starts[:: len(starts) // len(value)]
+        return jnp.where(_along_slots(of_slots), 0, value)
+
+    return jax.tree.map(from_zero, memory)
 
 
 def keep(old: Memory, new: Memory, is_real: Bool[AnyArray, " batch"]) -> Memory:

@@ -205,7 +205,7 @@ class TrainConfig(DataFlags):
             ValueError: A flag is one that this network does not have.
         """
         make = MODELS[self.model]
-        options = {
+        options: dict[str, Any] = {
             "width": self.width,
             "head3d": self.head3d,
             "dtype": jnp.dtype(self.dtype),
@@ -218,17 +218,14 @@ class TrainConfig(DataFlags):
                         f"--{name}: --model={self.model} has nothing of the kind"
                     )
             return model
+        if isinstance(model, RecurrentPoseNet):
+            options["stream_frames"] = self.stream_frames
         return make(
             num_joints=num_joints,
             memory_mode=self.memory_mode,
             trunk_norm=self.trunk_norm,
             **options,
             **self._block(model),
-            **(
-                {"stream_frames": self.stream_frames}
-                if isinstance(model, RecurrentPoseNet)
-                else {}
-            ),
         )
 
     def _block(self, model: PoseNet) -> dict[str, type[ConvolutionalMemoryBlock]]:

@@ -1,7 +1,6 @@
 """What is taken from the training split beside the network's weights."""
 
 import dataclasses
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +12,7 @@ from cmbjax.data.examples import DepthFrames, Example, decode_depth
 from cmbjax.data.views import label_box, labelled_target
 from cmbjax.depth import crops, lifting
 from cmbjax.files import Finite, read_json
-from cmbjax.skeletons import SKELETONS
+from cmbjax.skeletons import SKELETONS, Skeleton
 
 STATISTICS_FRAMES = 2000
 
@@ -84,31 +83,38 @@ def training_statistics(frames: DepthFrames) -> Statistics:
     joints_px = np.stack([example["joints_px"] for example in examples])
     visible = np.stack([example["visible"] for example in examples])
     boxes = metrics.label_boxes(joints_px, visible)
+    measured = [_measured(example, frames) for example in examples]
+    surfaces, in_crops = map(np.stack, zip(*measured, strict=True))
     return Statistics(
         frames=frames.name,
         skeleton=frames.skeleton.name,
         mean_pose=np.asarray(metrics.mean_pose(joints_px, visible, boxes)),
         offsets_m=lifting.offsets(
             np.stack([example["joints_m"][:, 2] for example in examples]),
-            np.stack([_surfaces(example, frames) for example in examples]),
+            surfaces,
         ),
-        mean_in_crop=_mean_in_crop(examples, frames),
+        mean_in_crop=_mean_in_crop(in_crops),
     )
 
 
-def _mean_in_crop(examples: Sequence[Example], frames: DepthFrames) -> np.ndarray:
+def _measured(example: Example, frames: DepthFrames) -> tuple[np.ndarray, np.ndarray]:
+    """Returns `_surfaces` and `_in_crop` of an example, whose depth is decoded once."""
+    depth = decode_depth(example)
+    surfaces = _surfaces(example, depth, frames)
+    return surfaces, _in_crop(example, depth, frames.skeleton)
+
+
+def _mean_in_crop(joints: np.ndarray) -> np.ndarray:
     """Returns what a network that sees nothing would best say of every crop."""
-    joints = np.stack([_in_crop(example, frames) for example in examples])
     counts = np.isfinite(joints).sum(axis=0)
     sums = np.nansum(joints, axis=0)
     mean = np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0)
     return mean.astype(np.float32)
 
 
-def _in_crop(example: Example, frames: DepthFrames) -> np.ndarray:
+def _in_crop(example: Example, depth: np.ndarray, skeleton: Skeleton) -> np.ndarray:
     """Returns an example's joints [joints, 3] in its crop; NaN where unlabelled."""
-    skeleton = frames.skeleton
-    target = labelled_target(example, decode_depth(example), skeleton)
+    target = labelled_target(example, depth, skeleton)
     if target is None:
         return np.full((skeleton.num_joints, 3), np.nan)
     transform = crops.crop_transform(
@@ -122,12 +128,11 @@ def _in_crop(example: Example, frames: DepthFrames) -> np.ndarray:
     return joints
 
 
-def _surfaces(example: Example, frames: DepthFrames) -> np.ndarray:
+def _surfaces(example: Example, depth: np.ndarray, frames: DepthFrames) -> np.ndarray:
     camera, visible = example["camera"], example["visible"]
     reach = frames.depth_range
     if reach is None or np.isnan(camera).any() or not visible.any():
         return np.full(len(visible), np.nan, np.float32)
-    depth = decode_depth(example)
     return lifting.surface_depth(
         depth,
         example["joints_px"],

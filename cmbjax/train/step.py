@@ -171,10 +171,7 @@ def _loss(
 ) -> tuple[Float[Array, ""], Variables]:
     """Returns the loss, and memory and statistics after the batch."""
     if model.resets_memory and "starts" in batch:
-        # Of several frames of a stream only the first may start a sequence.
-        slots = memories.num_slots(variables["memory"]) or 1
-        starts = batch["starts"][:: len(batch["starts"]) // slots]
-        memory = memories.reset(variables["memory"], starts)
+        memory = memories.reset(variables["memory"], batch["starts"])
         variables = {**variables, "memory": memory}
     loss, new = model.apply(
         variables,
