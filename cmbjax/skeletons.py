@@ -28,6 +28,10 @@ class Skeleton:
         rows: Rows of the paper's tables and the joints each averages over.
         reach_m: Everything is within this of the depth of the whole, metres.
         limb_m: Half the width of a thin limb, metres.
+        up: What points upwards where the whole is upright: of a body the trunk, of a
+            hand the palm.
+        found_as: What `depth.detector` has to look for: people or hands.
+        right_m: A joint is right within so many metres, where confidence is meant.
     """
 
     name: str
@@ -39,6 +43,9 @@ class Skeleton:
     rows: dict[str, Joints] = dataclasses.field(default_factory=dict, hash=False)
     reach_m: float = 1.0
     limb_m: float = 0.03
+    up: Segment | None = None
+    found_as: str = "people"
+    right_m: float = 0.1
 
     @property
     def num_joints(self) -> int:
@@ -71,11 +78,13 @@ _ITOP_JOINTS = (
     "head neck right_shoulder left_shoulder right_elbow left_elbow right_hand "
     "left_hand torso right_hip left_hip right_knee left_knee right_foot left_foot"
 )
-_HAND_JOINTS = (
-    "palm thumb_1 thumb_2 thumb_tip index_base index_1 index_2 index_tip middle_base "
+_FINGER_JOINTS = (
+    "thumb_1 thumb_2 thumb_tip index_base index_1 index_2 index_tip middle_base "
     "middle_1 middle_2 middle_tip ring_base ring_1 ring_2 ring_tip little_base "
     "little_1 little_2 little_tip"
 )
+_HAND_JOINTS = f"palm {_FINGER_JOINTS}"
+_HAND21_JOINTS = f"wrist thumb_base {_FINGER_JOINTS}"
 
 _UTD_MHAD_JOINTS = (
     "head neck spine hip_centre left_shoulder left_elbow left_wrist left_hand "
@@ -93,6 +102,7 @@ BODY19 = Skeleton(
     mirror_pairs=_pairs(tuple(_K2HPD_JOINTS.split())),
     head=((0,), (1,)),
     torsos={"neck_to_hips": ((1,), (9, 12)), "shoulder_to_hip": ((3,), (12,))},
+    up=((9, 12), (1,)),
     rows={
         "Head": (0,),
         "Neck": (1,),
@@ -118,6 +128,7 @@ BODY15 = Skeleton(
     mirror_pairs=_pairs(tuple(_ITOP_JOINTS.split())),
     head=((0,), (1,)),
     torsos={"neck_to_hips": ((1,), (9, 10)), "shoulder_to_hip": ((2,), (10,))},
+    up=((9, 10), (1,)),
     rows={
         "Head": (0,),
         "Neck": (1,),
@@ -142,6 +153,7 @@ BODY20 = Skeleton(
     mirror_pairs=_pairs(tuple(_UTD_MHAD_JOINTS.split())),
     head=((0,), (1,)),
     torsos={"neck_to_hips": ((1,), (12, 16)), "shoulder_to_hip": ((8,), (12,))},
+    up=((12, 16), (1,)),
     rows={
         "Head": (0,),
         "Neck": (1,),
@@ -166,6 +178,9 @@ HAND20 = Skeleton(
     parents=(-1, 0, 1, 2, 0, 4, 5, 6, 0, 8, 9, 10, 0, 12, 13, 14, 0, 16, 17, 18),
     reach_m=0.2,
     limb_m=0.006,
+    up=((0,), (8,)),
+    found_as="hands",
+    right_m=0.02,
     rows={
         "Palm": (0,),
         "Thumb": (1, 2, 3),
@@ -173,11 +188,36 @@ HAND20 = Skeleton(
         "Middle": (8, 9, 10, 11),
         "Ring": (12, 13, 14, 15),
         "Little": (16, 17, 18, 19),
+        "Tips": (3, 7, 11, 15, 19),
         "Full Hand": tuple(range(20)),
     },
 )
 
-SKELETONS = {skeleton.name: skeleton for skeleton in (BODY19, BODY15, BODY20, HAND20)}
+# The order of most hand data sets: the wrist, and of each finger four joints.
+HAND21 = Skeleton(
+    name="hand21",
+    joints=tuple(_HAND21_JOINTS.split()),
+    parents=(-1, 0, 1, 2, 3, 0, 5, 6, 7, 0, 9, 10, 11, 0, 13, 14, 15, 0, 17, 18, 19),
+    reach_m=0.2,
+    limb_m=0.006,
+    up=((0,), (9,)),
+    found_as="hands",
+    right_m=0.02,
+    rows={
+        "Wrist": (0,),
+        "Thumb": (1, 2, 3, 4),
+        "Index": (5, 6, 7, 8),
+        "Middle": (9, 10, 11, 12),
+        "Ring": (13, 14, 15, 16),
+        "Little": (17, 18, 19, 20),
+        "Tips": (4, 8, 12, 16, 20),
+        "Full Hand": tuple(range(21)),
+    },
+)
+
+SKELETONS = {
+    skeleton.name: skeleton for skeleton in (BODY19, BODY15, BODY20, HAND20, HAND21)
+}
 
 
 def joint_colours(skeleton: Skeleton) -> list[str]:

@@ -16,6 +16,7 @@ from datasets.astar.astar import Astar
 from datasets.builder import SOURCE_FILE, DescribedFrames
 from datasets.crowd.crowd import Crowd
 from datasets.folder.folder import Folder
+from datasets.hands.hands import Hands
 from datasets.itop.itop import Itop
 from datasets.k2hpd.k2hpd import K2hpd
 from datasets.mannequin.mannequin import Mannequin
@@ -26,6 +27,7 @@ DATASETS: dict[str, type[DescribedFrames]] = {
     "mannequin": Mannequin,
     "people": People,
     "crowd": Crowd,
+    "hands": Hands,
     "k2hpd": K2hpd,
     "itop": Itop,
     "astar": Astar,

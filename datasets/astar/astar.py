@@ -81,6 +81,11 @@ class Astar(FrameBuilder):
             options["config"] = astar_config(config)
         return cls(**options)
 
+    @property
+    def findable(self) -> bool:
+        """Hands are found by a network that no frame of this camera was shown to."""
+        return False
+
     def files(self) -> list[str]:
         """Returns what the source folder holds."""
         return list(FOLDERS.values())

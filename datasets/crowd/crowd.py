@@ -71,6 +71,10 @@ class Crowd(People):
         return make_frames
 
     def _info(self) -> tfds.core.DatasetInfo:
+        return self._info_with()
+
+    def _info_with(self, **more: tfds.features.FeatureConnector) -> Any:
+        """Returns what a whole frame has, and what else a kind of it has."""
         joints = self.skeleton.num_joints
 
         def people(*shape: int, dtype: type = np.float32) -> tfds.features.Tensor:
@@ -88,6 +92,7 @@ class Crowd(People):
             "hidden": people(joints, dtype=np.bool_),
             "camera": tfds.features.Tensor(shape=(4,), dtype=np.float32),
             "frame": tfds.features.Text(),
+            **more,
         }
         return self.dataset_info_from_configs(
             features=tfds.features.FeaturesDict(features),

@@ -210,7 +210,7 @@ class Figure:
 
     def stature(self, body: Body) -> float:
         """Returns the height of a body that stands upright, metres."""
-        height = self._rest(body)["rest_vertices"][:, 2]
+        height = self.at_rest(body)["rest_vertices"][:, 2]
         return float(height.max() - height.min())
 
     def _phenotype(self, age: float, seed: int, tall: float | None) -> dict[str, float]:
@@ -247,27 +247,47 @@ class Figure:
 
     def pose(self, body: Body, poses: Sequence[Pose]) -> list[Mesh]:
         """Returns the body in each pose."""
-        torch, count = self.torch, len(poses)
+        rest = self.at_rest(body)["rest_bone_poses"]
+        heads = dict(zip(self.bones, rest[:, :3, 3], strict=True))
+        turned = [self._turn(pose, heads, body.curl) for pose in poses]
+        meshes = zip(*self.bent(body, np.stack(turned)), strict=True)
+        return [self._mesh(body, *mesh) for mesh in meshes]
+
+    def bent(
+        self, body: Body, turned: Float[np.ndarray, "poses bones 3 3"]
+    ) -> tuple[
+        Float[np.ndarray, "poses vertices xyz=3"], Float[np.ndarray, "poses bones xyz=3"]
+    ]:
+        """Returns skin and bones' heads, each bone turned so far from anny's rest."""
+        torch, count = self.torch, len(turned)
         phenotype = {
             name: torch.full((count,), value) for name, value in body.phenotype.items()
         }
-        rest = self._rest(body)["rest_bone_poses"]
-        heads = dict(zip(self.bones, rest[:, :3, 3], strict=True))
+        rest = self.at_rest(body)["rest_bone_poses"]
+        orientation = np.tile(np.eye(4), (count, len(self.bones), 1, 1))
+        orientation[..., :3, :3] = turned @ rest[:, :3, :3]
         with torch.no_grad():
-            orientation = np.tile(np.eye(4), (count, len(self.bones), 1, 1))
-            for number, pose in enumerate(poses):
-                turned = self._turn(pose, heads, body.curl)
-                orientation[number, :, :3, :3] = turned @ rest[:, :3, :3]
             output = self.model(
                 pose_parameters=torch.tensor(orientation, dtype=torch.float32),
                 phenotype_kwargs=phenotype,
                 pose_parameterization="world-orient",
             )
         vertices = output["vertices"].numpy().astype(float)
-        bones = output["bone_poses"][..., :3, 3].numpy().astype(float)
-        return [self._mesh(body, *mesh) for mesh in zip(vertices, bones, strict=True)]
+        return vertices, output["bone_poses"][..., :3, 3].numpy().astype(float)
 
-    def _rest(self, body: Body) -> dict[str, np.ndarray]:
+    def dressed(
+        self, body: Body, vertices: Float[np.ndarray, "vertices xyz=3"]
+    ) -> Float[np.ndarray, "vertices xyz=3"]:
+        """Returns skin with clothes and hair on it."""
+        corners = vertices[self.faces]
+        normals = self.face_sums @ np.cross(
+            corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]
+        )
+        length = np.linalg.norm(normals, axis=1, keepdims=True)
+        normals /= np.maximum(length, 1e-12)
+        return np.asarray(vertices + body.thickness[:, None] * normals)
+
+    def at_rest(self, body: Body) -> dict[str, np.ndarray]:
         """Returns what anny gives of a body without a pose."""
         identity = self.torch.eye(4).repeat(1, len(self.bones), 1, 1)
         with self.torch.no_grad():
@@ -308,13 +328,7 @@ class Figure:
         return result
 
     def _mesh(self, body: Body, vertices: np.ndarray, bones: np.ndarray) -> Mesh:
-        corners = vertices[self.faces]
-        normals = self.face_sums @ np.cross(
-            corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]
-        )
-        length = np.linalg.norm(normals, axis=1, keepdims=True)
-        normals /= np.maximum(length, 1e-12)
-        vertices = vertices + body.thickness[:, None] * normals
+        vertices = self.dressed(body, vertices)
         faces, dark = [self.faces], [body.dark[self.faces].all(axis=1)]
         heads = dict(zip(self.bones, bones, strict=True))
         if body.hem:

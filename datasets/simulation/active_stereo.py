@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, UInt16
 
 from datasets.simulation.structured_light import shadow, smooth_noise
 
-NEAR_M, FAR_M = 0.25, 10.0
+FAR_M = 10.0
 NATIVE_WIDTH = 848  # pixels of the cameras, whatever the width of the image
 EDGE = 0.04  # of the depth: surfaces that are further apart have an edge
 
@@ -31,6 +31,7 @@ class Noise:
         unmatched: Share of the picture that is not matched, at 2 m; the pattern grows
             weaker with distance.
         edges: Share of depth edges without a reading.
+        near_m: Nearest reading.
     """
 
     baseline_m: float = 0.05
@@ -40,6 +41,7 @@ class Noise:
     dark: float = 0.3
     unmatched: float = 0.01
     edges: float = 0.1
+    near_m: float = 0.25
 
 
 def sample_noise(rng: np.random.Generator) -> Noise:
@@ -94,5 +96,5 @@ def measure(
     error = noise.disparity_px * smooth_noise(rng, shape, noise.grain_px)
     disparity = native_px * noise.baseline_m / fattened + error
     measured = native_px * noise.baseline_m / np.maximum(disparity, 0.1)
-    valid = ~holes & (measured > NEAR_M) & (measured <= FAR_M)
+    valid = ~holes & (measured > noise.near_m) & (measured <= FAR_M)
     return np.where(valid, np.rint(1000 * measured), 0).astype(np.uint16)

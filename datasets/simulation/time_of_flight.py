@@ -10,7 +10,6 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt16
 
 FAR_M = 8.0
-EDGE_M = 0.1  # surfaces further apart than this mix into flying pixels
 GRAZING = 0.12  # the cosine from which on a surface gets no noisier
 
 Depth = Float[np.ndarray, "height width"]
@@ -26,6 +25,8 @@ class Noise:
         edges: Share of the pixels at an edge without a reading.
         dark: Share of dark surfaces without a reading.
         blur_px: Over which a reading is averaged with its own surface.
+        near_m: Nearest reading.
+        edge_m: Surfaces further apart than this mix into flying pixels.
     """
 
     deviation_m: float = 0.0015
@@ -33,6 +34,8 @@ class Noise:
     edges: float = 0.2
     dark: float = 0.3
     blur_px: float = 0.6
+    near_m: float = 0.3
+    edge_m: float = 0.1
 
 
 def sample_noise(rng: np.random.Generator) -> Noise:
@@ -69,7 +72,7 @@ def measure(
     exact = np.where(depth_m > 0, depth_m, 2 * FAR_M).astype(np.float32)
     window = np.ones((3, 3), np.uint8)
     near, far = cv2.erode(exact, window), cv2.dilate(exact, window)
-    edge = far - near > EDGE_M
+    edge = far - near > noise.edge_m
     # Within a surface light scatters to the neighbours, over an edge it mixes.
     blurred = cv2.GaussianBlur(exact, (0, 0), noise.blur_px)
     measured = np.where(edge, exact, blurred)
@@ -85,5 +88,5 @@ def measure(
     # The fewer photons come back, the noisier: with distance, and where light grazes.
     deviation = noise.deviation_m * measured**2 / np.sqrt(np.maximum(facing, GRAZING))
     measured = measured + deviation * rng.standard_normal(shape)
-    valid = ~holes & (measured > 0.3) & (measured <= FAR_M)
+    valid = ~holes & (measured > noise.near_m) & (measured <= FAR_M)
     return np.where(valid, np.rint(1000 * measured), 0).astype(np.uint16)

@@ -1,0 +1,1 @@
+"""Synthetic hands before depth cameras."""
