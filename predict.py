@@ -1,4 +1,4 @@
-"""Finds people and their poses in depth images: `python predict.py frame.png`."""
+"""Finds people, or hands, and their poses: `python predict.py frame.png`."""
 
 import argparse
 import dataclasses
@@ -15,6 +15,7 @@ import numpy as np
 from cmbjax.depth.images import MAX_PIXELS, files_of
 from cmbjax.files import printable, read_json, read_lines, write_json, write_text
 from cmbjax.predict import overlay, records
+from cmbjax.predict.card import NAMES
 from cmbjax.predict.predictor import SEEN, MemoryUse, People, Pose, Predictor
 from cmbjax.predict.runtimes import Backend, Precision
 from cmbjax.skeletons import joint_colours
@@ -34,6 +35,7 @@ class PredictConfig:
 
     frames: tuple[Path, ...]
     out_dir: Path | None = None
+    what: str = "people"
     network: str | Path | None = None
     camera: tuple[float, float, float, float] | None = None
     depth_scale: float = 0.001
@@ -77,9 +79,15 @@ def parse(arguments: Sequence[str] | None = None) -> PredictConfig:
         "that it has are not looked at again",
     )
     add(
+        "--what",
+        choices=tuple(NAMES),
+        default="people",
+        help="is found and posed, where --network does not say it",
+    )
+    add(
         "--network",
         help="name of one of the package's networks, or a folder that export.py wrote; "
-        "by default people-96",
+        "by default people-96, or hands-96",
     )
     add(
         "--camera",
@@ -93,7 +101,7 @@ def parse(arguments: Sequence[str] | None = None) -> PredictConfig:
         "--people",
         choices=get_args(People),
         default="nearest",
-        help="the nearest person of each frame, or all",
+        help="the nearest person, or hand, of each frame, or all",
     )
     add(
         "--roll",
@@ -155,8 +163,11 @@ def main(config: PredictConfig) -> dict[str, list[Pose]]:
     """
     files = [files_of(path.expanduser()) for path in config.frames]
     paths = list(dict.fromkeys(itertools.chain(*files)))
+    network = config.network
+    if network is None and config.what != "people":
+        network = config.what
     predictor = Predictor(
-        config.network,
+        network,
         camera=config.camera,
         depth_scale=config.depth_scale,
         people=config.people,
@@ -274,7 +285,7 @@ def report(
         for description in describe(poses, predictor):
             print(f"{printable(name)}: {description}")
     number_empty = sum(not poses for poses in poses_of.values())
-    counts = [f"{len(poses_of)} frames", f"{number_empty} without a person"]
+    counts = [f"{len(poses_of)} frames", f"{number_empty} without a {_noun(predictor)}"]
     if number_before:
         counts.append(f"{number_before} more were there already")
     if number_left_out:
@@ -300,15 +311,22 @@ def new_folder(first: Path) -> Path:
 
 
 def describe(poses: Sequence[Pose], predictor: Predictor) -> Iterator[str]:
-    """Yields a line a person, or says that there is none."""
+    """Yields a line a person, or hand, or says that there is none."""
+    noun, joints = _noun(predictor), predictor.skeleton.joints
     if not poses:
-        yield "no person found"
+        yield f"no {noun} found"
+    joint = "head" if "head" in joints else joints[0]
     for pose in poses:
-        x, y, z = pose.joints_m[predictor.skeleton.joints.index("head")]
+        x, y, z = pose.joints_m[joints.index(joint)]
+        which = f"{pose.side} {noun}".strip()
         yield (
-            f"a person {pose.depth_m:.2f} m away, head at {x:+.2f} {y:+.2f} {z:.2f} m, "
-            f"mean confidence {pose.confidence.mean():.2f}"
+            f"a {which} {pose.depth_m:.2f} m away, {joint} at {x:+.2f} {y:+.2f} "
+            f"{z:.2f} m, mean confidence {pose.confidence.mean():.2f}"
         )
+
+
+def _noun(predictor: Predictor) -> str:
+    return "person" if predictor.skeleton.found_as == "people" else "hand"
 
 
 class Viewer:
@@ -358,12 +376,15 @@ class Viewer:
             name = f"camera/people/{index}"
             joints = rr.Points3D(
                 pose.joints_m[is_seen],
-                radii=0.02,
+                radii=predictor.skeleton.limb_m / 1.5,
                 colors=[rgb[joint] for joint in np.flatnonzero(is_seen)],
                 labels=[skeleton.joints[joint] for joint in np.flatnonzero(is_seen)],
             )
             rr.log(f"{name}/joints", joints)
-            rr.log(f"{name}/bones", rr.LineStrips3D(bones, radii=0.01))
+            rr.log(
+                f"{name}/bones",
+                rr.LineStrips3D(bones, radii=predictor.skeleton.limb_m / 3),
+            )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Trains the network that finds people: `python train_detector.py --data_dir=mocap`."""
+"""Trains what finds people or hands: `python train_detector.py --data_dir=mocap`."""
 
 import dataclasses
 import functools
@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -30,23 +30,29 @@ from cmbjax.export.card import save_weights
 from cmbjax.files import check_same, write_json
 from cmbjax.models.detector import HEAD, LAYERS, Detector, folded, loss
 from datasets.crowd.crowd import Crowd
+from datasets.hands.hands import Hands
+
+DATASETS = {"people": (Crowd, "crowd+above"), "hands": (Hands, "hands")}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DetectorConfig(Flags):
-    """Trains on the synthetic data set crowd, and writes detector.onnx.
+    """Trains on the synthetic data set crowd, or hands, and writes detector.onnx.
 
     Started again in its folder, it goes on.
     """
 
+    what: Literal["people", "hands"] = "people"
+    """What is found: people, of the data set crowd, or hands, of the data set hands."""
     data_dir: Path | None = None
     """Folder of motion capture, as of the data set people."""
-    config: str = "crowd+above"
-    """Of the data set crowd, or several joined by +."""
+    config: str | None = None
+    """Of the data set, or several joined by +; by default crowd+above, or hands."""
     tfds_dir: Path | None = None
     """Folder of prepared data sets; by default that of TFDS."""
-    run_dir: Path = Path("runs/detector")
-    """Gets detector.onnx, detector.json about it, and checkpoints."""
+    run_dir: Path | None = None
+    """Gets detector.onnx, detector.json about it, and checkpoints; by default
+    runs/detector or runs/hand-detector."""
     num_steps: int = 20_000
     """Steps of training."""
     batch_size: int = 24
@@ -58,6 +64,16 @@ class DetectorConfig(Flags):
     seed: int = 0
     """Of parameters and views."""
 
+    @property
+    def configs(self) -> str:
+        """Configs of the data set, joined by +."""
+        return self.config or DATASETS[self.what][1]
+
+    @property
+    def folder(self) -> Path:
+        """Of the run."""
+        return self.run_dir or Path("runs") / detector.FOLDERS[self.what]
+
 
 def claim(config: DetectorConfig) -> None:
     """Makes the run's folder, or finds it to be of this config.
@@ -65,13 +81,14 @@ def claim(config: DetectorConfig) -> None:
     Raises:
         ValueError: It holds a run of another.
     """
-    path = config.run_dir / "config.json"
-    flags = ("config", "num_steps", "batch_size", "learning_rate", "seed")
+    path = config.folder / "config.json"
+    flags = ("num_steps", "batch_size", "learning_rate", "seed")
     mine = {name: getattr(config, name) for name in flags}
+    mine["config"] = config.configs
     mine["init_from"] = config.init_from and str(config.init_from)
     if path.exists():
-        check_same(path, mine, f"--run_dir={config.run_dir} holds a run")
-    config.run_dir.mkdir(parents=True, exist_ok=True)
+        check_same(path, mine, f"--run_dir={config.folder} holds a run")
+    config.folder.mkdir(parents=True, exist_ok=True)
     write_json(path, mine)
 
 
@@ -79,7 +96,7 @@ def main(config: DetectorConfig) -> dict[str, Any]:
     """Trains, exports, and returns how many people of the test split are found."""
     claim(config)
     train, test = (load(config, split) for split in ("train", "test"))
-    model = Detector()
+    model = Detector(channels=detector.CHANNELS[config.what])
     schedule = optax.warmup_cosine_decay_schedule(
         0, config.learning_rate, config.num_steps // 20, config.num_steps
     )
@@ -95,7 +112,7 @@ def main(config: DetectorConfig) -> dict[str, Any]:
         variables = read_weights(config.init_from, variables)
     opt_state = optimizer.init(variables["params"])
     checkpoints = ocp.CheckpointManager(
-        config.run_dir.absolute() / "checkpoints",
+        config.folder.absolute() / "checkpoints",
         options=ocp.CheckpointManagerOptions(max_to_keep=2, create=True),
     )
     start = checkpoints.latest_step() or 0
@@ -126,20 +143,21 @@ def main(config: DetectorConfig) -> dict[str, Any]:
             state = ocp.args.StandardSave((variables, opt_state))
             checkpoints.save(number + 1, args=state)
     checkpoints.close()
-    path = config.run_dir / "detector.onnx"
+    path = config.folder / "detector.onnx"
     write_onnx(path, variables)
     save_weights(path.with_suffix(".npz"), variables)
     card: dict[str, Any] = {
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-        "command": f"python train_detector.py --num_steps={config.num_steps}",
-        "config": config.config,
+        "command": f"python train_detector.py --what={config.what} "
+        f"--num_steps={config.num_steps}",
+        "config": config.configs,
         "batch_size": config.batch_size,
         "seed": config.seed,
         "loss": float(np.mean(losses[-200:])) if losses else None,
     }
     write_json(path.with_suffix(".json"), card)
     card |= {"least_score": detector.LEAST_SCORE}
-    card |= {"test": score(detector.Detector(path), test)}
+    card |= {"test": score(detector.Detector(path, config.what), test)}
     write_json(path.with_suffix(".json"), card)
     return card
 
@@ -173,19 +191,18 @@ def train_step(
 def load(config: DetectorConfig, split: str) -> list[detection.Frame]:
     """Returns the frames of a split, prepared if that is still to be done."""
     frames = []
-    for name in config.config.split("+"):
-        builder = Crowd(
+    kind, _ = DATASETS[config.what]
+    for name in config.configs.split("+"):
+        builder = kind(
             config=name, data_dir=config.tfds_dir, file_format="array_record"
         )
         manual = tfds.download.DownloadConfig(manual_dir=config.data_dir)
         builder.download_and_prepare(download_config=manual)
-        joints = builder.skeleton.joints
-        hips = (joints.index("right_hip"), joints.index("left_hip"))
         source = builder.as_data_source(
             split, decoders={"depth": tfds.decode.SkipDecoding()}
         )
         frames += [
-            detection.read_frame(example, neck=joints.index("neck"), hips=hips)
+            detection.read_frame(example, builder.skeleton)
             for example in tqdm(
                 source, desc=f"{name} {split}", unit="frame", mininterval=5
             )
@@ -297,7 +314,7 @@ def write_onnx(path: Path, variables: Any) -> None:
         ],
         [
             onnx.helper.make_tensor_value_info(
-                HEAD, onnx.TensorProto.FLOAT, [1, detector.CHANNELS, cells, cells]
+                HEAD, onnx.TensorProto.FLOAT, [1, len(layers[HEAD][1]), cells, cells]
             )
         ],
         weights,
@@ -318,7 +335,7 @@ def score(network: Any, frames: list[detection.Frame]) -> dict[str, Any]:
 
     Args:
         network: Gives the people in a depth image.
-        frames: Of the data set crowd.
+        frames: Of the data set crowd, or hands.
 
     Returns:
         Numbers of frames and people, recall over all and by kind of person, false
@@ -326,8 +343,10 @@ def score(network: Any, frames: list[detection.Frame]) -> dict[str, Any]:
     """
     kinds: dict[str, list[bool]] = {}
     alarms: list[int] = []
+    sides: list[bool] = []
     for frame in frames:
-        guesses = [person.box for person in network(frame.depth)]
+        people = network(frame.depth)
+        guesses = [person.box for person in people]
         free = list(range(len(guesses)))
         for person in np.flatnonzero(frame.clear):
             box = frame.boxes[person]
@@ -335,6 +354,8 @@ def score(network: Any, frames: list[detection.Frame]) -> dict[str, Any]:
             best = max(overlaps, default=(0.0, -1))
             if best[0] >= 0.5:
                 free.remove(best[1])
+                is_right = people[best[1]].side == "right"
+                sides.append(is_right == (frame.right[person] > 0))
             for kind in kinds_of(frame, int(person)):
                 kinds.setdefault(kind, []).append(best[0] >= 0.5)
         alarms.append(
@@ -344,10 +365,12 @@ def score(network: Any, frames: list[detection.Frame]) -> dict[str, Any]:
             )
         )
     empty = [n for n, frame in zip(alarms, frames, strict=True) if not len(frame.boxes)]
+    hands = any(frame.has_hands for frame in frames)
     return {
         "frames": len(frames),
-        "people": len(kinds.get("all", ())),
+        "hands" if hands else "people": len(kinds.get("all", ())),
         "recall": {kind: float(np.mean(kinds[kind])) for kind in sorted(kinds)},
+        **({"side_right": float(np.mean(sides))} if hands else {}),
         "false_alarms_a_frame": float(np.mean(alarms)),
         "false_alarms_an_empty_frame": float(np.mean(empty)) if empty else None,
     }
@@ -356,14 +379,15 @@ def score(network: Any, frames: list[detection.Frame]) -> dict[str, Any]:
 def kinds_of(frame: detection.Frame, person: int) -> list[str]:
     """Returns which rows of the table a person counts in."""
     box, distance, up = frame.boxes[person], frame.depths[person], frame.ups[person]
-    near = "nearer than 1.5 m" if distance < 1500 else "1.5 to 3.5 m"
+    near, far = (0.5, 0.8) if frame.has_hands else (1.5, 3.5)  # metres
+    kind = f"nearer than {near} m" if distance < 1000 * near else f"{near} to {far} m"
     size = frame.depth.shape[::-1]
     is_cut = (box[:2] <= 1).any() or (box[2:] >= np.subtract(size, 1)).any()
     number = len(frame.boxes)
     seen = "upright" if up[1] < -abs(up[0]) else "turned or lying"
     return [
         "all",
-        near if distance < 3500 else "beyond 3.5 m",
+        kind if distance < 1000 * far else f"beyond {far} m",
         {1: "alone", 2: "one of two"}.get(number, "one of three or more"),
         "cut off by the picture" if is_cut else "whole or hidden",
         "along the trunk" if np.linalg.norm(up) < 0.5 else seen,

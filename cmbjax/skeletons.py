@@ -32,6 +32,7 @@ class Skeleton:
             hand the palm.
         found_as: What `depth.detector` has to look for: people or hands.
         right_m: A joint is right within so many metres, where confidence is meant.
+        thick_m: What is so far behind the surface is behind something else.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Skeleton:
     up: Segment | None = None
     found_as: str = "people"
     right_m: float = 0.1
+    thick_m: float = 0.2
 
     @property
     def num_joints(self) -> int:
@@ -181,6 +183,7 @@ HAND20 = Skeleton(
     up=((0,), (8,)),
     found_as="hands",
     right_m=0.02,
+    thick_m=0.03,
     rows={
         "Palm": (0,),
         "Thumb": (1, 2, 3),
@@ -203,6 +206,7 @@ HAND21 = Skeleton(
     up=((0,), (9,)),
     found_as="hands",
     right_m=0.02,
+    thick_m=0.03,
     rows={
         "Wrist": (0,),
         "Thumb": (1, 2, 3, 4),

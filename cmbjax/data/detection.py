@@ -10,6 +10,7 @@ import numpy as np
 from cmbjax.data import damage
 from cmbjax.data.examples import decode_depth
 from cmbjax.depth import crops, detector
+from cmbjax.skeletons import Skeleton
 
 CELLS = detector.SIDE // detector.STRIDE
 EMPTY = 0.5  # how often a frame without people is drawn, one with people once
@@ -28,8 +29,10 @@ class Frame(NamedTuple):
         depths: float32 [people] millimetres.
         ups: float32 [people, 2] from hips to neck in the image, of length 1 where that
             is across the line of sight.
-        heads: float32 [people, 2] pixels; NaN where not in front of the camera.
+        heads: float32 [people, 2] pixels; NaN where not in front of the camera, and of
+            hands.
         clear: bool [people] whether enough is seen of each.
+        right: float32 [people] of a right hand 1, of a left one -1, of people 0.
     """
 
     depth: np.ndarray
@@ -39,25 +42,36 @@ class Frame(NamedTuple):
     ups: np.ndarray
     heads: np.ndarray
     clear: np.ndarray
+    right: np.ndarray
+
+    @property
+    def has_hands(self) -> bool:
+        """Whether hands are labelled, and not people."""
+        return bool((self.right != 0).any())
 
     def only(self, kept: np.ndarray) -> "Frame":
         """Returns the frame with some of its people: a bool for each."""
         return Frame(self.depth, *(values[kept] for values in self[1:]))
 
 
-def read_frame(example: Any, *, neck: int, hips: tuple[int, int]) -> Frame:
-    """Returns an example of the data set crowd.
+def read_frame(example: Any, skeleton: Skeleton) -> Frame:
+    """Returns an example of the data sets crowd and hands.
 
     Args:
         example: Its depth still a PNG.
-        neck: Number of that joint.
-        hips: Numbers of these joints.
+        skeleton: Of its joints.
     """
     depth = decode_depth(example)
     joints_m, joints_px = example["joints_m"], example["joints_px"]
-    trunk = joints_m[:, neck] - joints_m[:, list(hips)].mean(axis=1)
+    assert skeleton.up is not None
+    low, high = (joints_m[:, list(joints)].mean(axis=1) for joints in skeleton.up)
+    trunk = high - low
     length = np.maximum(np.linalg.norm(trunk, axis=1, keepdims=True), 1e-6)
     boxes = example["boxes"]
+    is_hand = "left" in example
+    right = np.zeros(len(boxes), np.float32)
+    if is_hand:
+        right = np.where(example["left"], -1, 1).astype(np.float32)
     return Frame(
         depth,
         boxes,
@@ -68,8 +82,9 @@ def read_frame(example: Any, *, neck: int, hips: tuple[int, int]) -> Frame:
         ),
         1000 * example["depths_m"],
         (trunk / length)[:, :2].astype(np.float32),
-        joints_px[:, 0],
+        np.full_like(joints_px[:, 0], np.nan) if is_hand else joints_px[:, 0],
         joints_seen(example) >= LEAST_SEEN,
+        right,
     )
 
 
@@ -101,6 +116,7 @@ def turned(frame: Frame, quarters: int, *, flip: bool) -> Frame:
     """Returns a frame turned anticlockwise by quarters, and mirrored after that."""
     depth = frame.depth
     boxes, heads, ups = [frame.boxes, frame.body_boxes], frame.heads, frame.ups
+    right = frame.right
     for _ in range(quarters):
         width = depth.shape[1]
         depth = np.rot90(depth)
@@ -118,6 +134,7 @@ def turned(frame: Frame, quarters: int, *, flip: bool) -> Frame:
             for x0, y0, x1, y1 in (box.T for box in boxes)
         ]
         ups = ups * (-1, 1)
+        right = -right
         heads = np.stack([width - heads[:, 0], heads[:, 1]], axis=1)
     return frame._replace(
         depth=np.ascontiguousarray(depth),
@@ -125,6 +142,7 @@ def turned(frame: Frame, quarters: int, *, flip: bool) -> Frame:
         body_boxes=boxes[1],
         ups=ups,
         heads=heads,
+        right=right,
     )
 
 
@@ -211,14 +229,20 @@ def hidden_below(rng: np.random.Generator, frame: Frame) -> Frame:
 
 
 def training_image(
-    rng: np.random.Generator, frame: Frame
+    rng: np.random.Generator, frame: Frame, *, hands: bool = False
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Returns a random view of a frame as the network sees it, and its targets."""
+    """Returns a random view of a frame as the network sees it, and its targets.
+
+    Args:
+        rng: Draws it.
+        frame: With people, or with hands.
+        hands: Whether it is hands that are looked for.
+    """
     quarters = int(rng.choice(4, p=(0.55, 0.15, 0.15, 0.15)))
     frame = turned(frame, quarters, flip=rng.random() < 0.5)
     if rng.random() < 0.4:  # a part of the picture; people are cut off by its edges
         frame = windowed(frame, random_window(rng, frame))
-    if len(frame.boxes) and rng.random() < 0.3:
+    if len(frame.boxes) and not hands and rng.random() < 0.3:
         frame = hidden_below(rng, frame)
     depth = damaged(rng, frame)
     metric = rng.random() < 0.6
@@ -243,6 +267,7 @@ def training_image(
         frame.ups,
         large & frame.clear,
         CELLS,
+        right=frame.right if hands else None,
     )
     return sight.image, targets
 
@@ -287,6 +312,8 @@ def make_targets(
     ups: np.ndarray,
     clear: np.ndarray,
     cells: int,
+    *,
+    right: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
     """Returns the targets of one image.
 
@@ -297,21 +324,24 @@ def make_targets(
         ups: [people, 2] directions from hips to neck.
         clear: [people] whether the person must be found; others may be or not.
         cells: Of the maps.
+        right: [hands] 1 or -1, see `Frame`; None of people.
 
     Returns:
         See `models.detector.loss`.
     """
     at = detector.STRIDE * (np.arange(cells, dtype=np.float32) + 0.5)
     centre = np.zeros((cells, cells), np.float32)
-    values = np.zeros((cells, cells, detector.CHANNELS - 1), np.float32)
+    kind = "people" if right is None else "hands"
+    values = np.zeros((cells, cells, detector.CHANNELS[kind] - 1), np.float32)
+    aims = ups if right is None else np.concatenate([ups, right[:, None]], axis=1)
     unclear = np.zeros((cells, cells), bool)
     x, y = np.meshgrid(at, at)
     for box in boxes[~clear]:
         unclear |= (np.abs(x - (box[0] + box[2]) / 2) <= (box[2] - box[0]) / 2 + 2) & (
             np.abs(y - (box[1] + box[3]) / 2) <= (box[3] - box[1]) / 2 + 2
         )
-    columns = (boxes, body_boxes, depths, ups)
-    for box, body_box, depth, up in zip(*(c[clear] for c in columns), strict=True):
+    columns = (boxes, body_boxes, depths, aims)
+    for box, body_box, depth, aim in zip(*(c[clear] for c in columns), strict=True):
         middle, size = (box[:2] + box[2:]) / 2, box[2:] - box[:2]
         sigma = np.maximum(0.75 * detector.STRIDE, 0.09 * size)
         column, row = np.clip(middle // detector.STRIDE, 0, cells - 1).astype(int)
@@ -325,7 +355,7 @@ def make_targets(
         logs = np.log(np.maximum(np.stack(reach, axis=-1), 1.0) / detector.UNIT)
         of_person[..., :8] = logs
         of_person[..., 8] = depth
-        of_person[..., 9:] = up
+        of_person[..., 9:] = aim
         values = np.where(better[..., None], of_person, values)
     weight = np.where(centre > 0.4, centre, 0)
     return {"centre": centre, "values": values, "weight": weight, "unclear": unclear}
@@ -342,13 +372,14 @@ def batches(
         seed: Each batch depends on it and on its own number alone.
         first: Number of the first batch.
     """
+    hands = any(frame.has_hands for frame in frames)
     odds = np.array([1.0 if len(frame.boxes) else EMPTY for frame in frames])
     odds /= odds.sum()
     for number in itertools.count(first):
         rng = np.random.default_rng([seed, number])
         chosen = rng.choice(len(frames), size=batch_size, p=odds)
         images, targets = zip(
-            *(training_image(rng, frames[i]) for i in chosen), strict=True
+            *(training_image(rng, frames[i], hands=hands) for i in chosen), strict=True
         )
         yield (
             np.stack(images),

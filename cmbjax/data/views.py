@@ -71,7 +71,8 @@ class Target:
     Attributes:
         box: [4] pixels of the frame.
         distance: In the unit of the depth; None where it is not known.
-        up: [2] from the hips to the neck in the image, in lengths of the trunk.
+        up: [2] from the hips to the neck in the image, in lengths of the trunk; of a
+            hand from the wrist to the fingers, likewise.
     """
 
     box: np.ndarray
@@ -91,13 +92,10 @@ def labelled_target(
     if not np.isfinite(depths).any():
         return Target(box=box)
     distance = 1000 * float(example.get("distance_m", np.nanmedian(depths)))
-    if "neck_to_hips" not in skeleton.torsos:
+    if skeleton.up is None:
         return Target(box=box, distance=distance)
-    neck, hips = (
-        joints_m[list(joints)].mean(axis=0)
-        for joints in skeleton.torsos["neck_to_hips"]
-    )
-    up = (neck - hips) / max(float(np.linalg.norm(neck - hips)), 1e-6)
+    low, high = (joints_m[list(joints)].mean(axis=0) for joints in skeleton.up)
+    up = (high - low) / max(float(np.linalg.norm(high - low)), 1e-6)
     if not np.isfinite(up).all():
         return Target(box=box, distance=distance)
     return Target(box=box, distance=distance, up=up[:2])
@@ -279,7 +277,7 @@ def evaluation_view(
     if preparation.crop == "label_box":
         target = labelled_target(example, depth, skeleton)
     else:
-        target = found_target(example, depth, metric=metric)
+        target = found_target(example, depth, skeleton, metric=metric)
     whole = Target(box=frame_box(depth))
     seen = whole if target is None or preparation.crop == "full" else target
     side, depth_range = preparation.side, preparation.depth_range
@@ -306,14 +304,16 @@ def evaluation_view(
     return view
 
 
-def found_target(example: Example, depth: np.ndarray, *, metric: bool) -> Target | None:
-    """Returns the nearest person found; None where there is nobody.
+def found_target(
+    example: Example, depth: np.ndarray, skeleton: Skeleton, *, metric: bool
+) -> Target | None:
+    """Returns the nearest person, or hand, found; None where there is none.
 
     Of several labelled people in one frame each is compared with whom it overlaps
     most, by `LEAST_OVERLAP` at least.
     """
     focal_px = float(example["camera"][0])
-    people = detector.shipped()(
+    people = detector.shipped(skeleton.found_as)(
         depth, metric=metric, focal_px=focal_px if np.isfinite(focal_px) else None
     )
     if not people:

@@ -1,6 +1,6 @@
-"""People in whole depth frames: a small convolutional network, and what it is shown.
+"""People, or hands, in whole depth frames: a small network, and what it is shown.
 
-Any camera in any place, any number of people, a frame in millimetres or without a unit.
+Any camera in any place, any number of them, a frame in millimetres or without a unit.
 Pixels: the centre of the top-left pixel is (0.5, 0.5).
 """
 
@@ -32,15 +32,17 @@ SAME = 0.4  # intersection over union of one person's boxes in two looks
 NEARLY = 0.8  # as sure as somebody: this part of the score
 MAX_OVERLAP = 0.55  # intersection over union of two people's boxes
 MAX_INSIDE = 0.85  # part of a box that lies in another of someone equally far away
-WEIGHTS = Path(__file__).parents[1] / "weights/detector/detector.onnx"
+WEIGHTS = Path(__file__).parents[1] / "weights"
+FOLDERS = {"people": "detector", "hands": "hand-detector"}  # of what is found
 FARTHEST_MM = 20_000  # cameras write 65535 and the like for no reading
-# Channels of the network's output.
+# Channels of the network's output; the last is there where hands are found.
 CENTRE, SIDES, BODY, DEPTH, UP = 0, slice(1, 5), slice(5, 9), 9, slice(10, 12)
-CHANNELS = 12
+RIGHT = 12
+CHANNELS = {"people": 12, "hands": 13}
 
 
 class Person(NamedTuple):
-    """One person found in a depth image.
+    """One person, or hand, found in a depth image.
 
     Attributes:
         box: float32 [x0, y0, x1, y1] of what is seen of the person, pixels.
@@ -48,7 +50,8 @@ class Person(NamedTuple):
         depth: Median distance of that, millimetres (raw: the image's unit).
         score: From 0 to 1.
         up: float32 [2] from the hips to the neck in the image, shorter than 1 where
-            the person is seen from above.
+            the person is seen from above; of a hand from the wrist to the fingers.
+        right: How probably it is a right hand; NaN of a person.
     """
 
     box: np.ndarray
@@ -56,6 +59,14 @@ class Person(NamedTuple):
     depth: float
     score: float
     up: np.ndarray
+    right: float = float("nan")
+
+    @property
+    def side(self) -> str:
+        """Which hand it is: right or left; empty of a person."""
+        if np.isnan(self.right):
+            return ""
+        return "right" if self.right >= 0.5 else "left"
 
     @property
     def roll_deg(self) -> int:
@@ -156,7 +167,7 @@ def decode(
     """Returns the people in what the network gave, the surest first.
 
     Args:
-        maps: [cells, cells, CHANNELS].
+        maps: [cells, cells, channels].
         sight: What it saw.
         shape: [height, width] of the frame, pixels.
         least_score: Of a person.
@@ -175,7 +186,10 @@ def decode(
         depth = sight.nearest + (values[DEPTH] + 1) / 2 * sight.span
         score = float(1 / (1 + np.exp(-values[CENTRE])))
         up = values[UP].astype(np.float32)
-        person = Person(box, body_box, float(depth), score, up)
+        right = float("nan")
+        if maps.shape[-1] > RIGHT:
+            right = float(np.clip((values[RIGHT] + 1) / 2, 0, 1))
+        person = Person(box, body_box, float(depth), score, up, right)
         if (box[2:] - box[:2]).min() > 1 and not _is_known(person, people):
             people.append(person)
     return people
@@ -263,16 +277,20 @@ def _logit(probability: float) -> float:
 
 
 @functools.cache
-def shipped() -> "Detector":
-    """Returns the package's own detector, loaded once."""
-    return Detector(WEIGHTS)
+def shipped(what: str = "people") -> "Detector":
+    """Returns the package's own detector of people or of hands, loaded once."""
+    return Detector(WEIGHTS / FOLDERS[what] / "detector.onnx", what)
 
 
 class Detector:
-    """Finds people by a network that OpenCV runs; threads take turns."""
+    """Finds people, or hands, by a network that OpenCV runs; threads take turns."""
 
-    def __init__(self, weights: Path) -> None:
+    def __init__(self, weights: Path, what: str = "people") -> None:
         """Loads a network and checks it against its card, a .json beside it.
+
+        Args:
+            weights: The .onnx file.
+            what: A name in `CHANNELS`: what it was trained to find.
 
         Raises:
             FileNotFoundError: A file is missing.
@@ -288,9 +306,10 @@ class Detector:
             raise ValueError(f"{weights} is damaged: not what {card.name} says")
         self._network = cv2.dnn.readNetFromONNX(np.frombuffer(content, np.uint8))
         self._lock = threading.Lock()
+        self._finds_people = what == "people"
 
     def _run(self, image: np.ndarray) -> np.ndarray:
-        """Returns the maps [cells, cells, CHANNELS] of a `Sight.image`."""
+        """Returns the maps [cells, cells, channels] of a `Sight.image`."""
         with self._lock:
             self._network.setInput(np.ascontiguousarray(image.transpose(2, 0, 1))[None])
             return self._network.forward()[0].transpose(1, 2, 0)
@@ -342,6 +361,8 @@ class Detector:
         sight = look(depth, metric=metric)
         maps = self._run(sight.image)
         people = decode(maps, sight, depth.shape, least_score)
+        if not self._finds_people:  # hands point anywhere, and are known as well there
+            return _in_order(people, metric=metric)
         turns = {person.roll_deg for person in people} - {0}
         if any(np.linalg.norm(person.up) < UNSURE_UP for person in people):
             turns |= set() if turns & {90, 270} else {270}
@@ -354,5 +375,11 @@ class Detector:
             people = [p for p in people if not _is_flat(p, depth)]
             if focal_px is not None:
                 people = [reaching_down(p, depth, focal_px) for p in people]
-            return sorted(people, key=lambda person: person.depth)
-        return sorted(people, key=lambda person: -area(person.box))
+        return _in_order(people, metric=metric)
+
+
+def _in_order(people: list[Person], *, metric: bool) -> list[Person]:
+    """Returns people nearest first; without a unit, largest first."""
+    if metric:
+        return sorted(people, key=lambda person: person.depth)
+    return sorted(people, key=lambda person: -area(person.box))

@@ -7,7 +7,6 @@ from cmbjax.depth import crops
 
 # Of the readings around a joint: near the front, as a limb's edge shows what is behind.
 PERCENTILE = 25
-BEHIND_M = 0.2  # from the surface to a joint that is not hidden: no body is thicker
 
 
 def surface_depth(
@@ -80,7 +79,7 @@ def lift(
 
 
 def hidden(
-    depth_mm: np.ndarray, joints_px: np.ndarray, depths_m: np.ndarray
+    depth_mm: np.ndarray, joints_px: np.ndarray, depths_m: np.ndarray, thick_m: float
 ) -> np.ndarray:
     """Returns which joints [joints] are behind a surface, of others or of the body.
 
@@ -90,6 +89,7 @@ def hidden(
         depth_mm: [height, width], 0 = no reading.
         joints_px: [joints, 2] pixels; outside the image nothing is hidden.
         depths_m: [joints] metres.
+        thick_m: A joint that is no further behind the surface is not hidden.
     """
     height, width = depth_mm.shape
     is_hidden = np.zeros(len(joints_px), bool)
@@ -100,7 +100,7 @@ def hidden(
         readings = around[around > 0]
         if readings.size:
             surface_m = np.median(readings) / 1000
-            is_hidden[joint] = depths_m[joint] - surface_m > BEHIND_M
+            is_hidden[joint] = depths_m[joint] - surface_m > thick_m
     return is_hidden
 
 

@@ -53,14 +53,16 @@ class Result(NamedTuple):
     others: dict[str, metrics.Poses]
 
     def is_right(self, skeleton: Skeleton) -> np.ndarray | None:
-        """Returns [frames, joints]: within 10 cm, or within half a head without metres.
+        """Returns [frames, joints]: within the skeleton's `right_m` (10 cm; hands 2).
+
+        Without metres within half a head.
 
         None where there is neither.
         """
         poses = self.poses
         if poses.predictions_m is not None and poses.targets_m is not None:
             distances = np.linalg.norm(poses.predictions_m - poses.targets_m, axis=-1)
-            return distances < 0.1
+            return distances < skeleton.right_m
         if skeleton.head is None:
             return None
         targets = np.asarray(poses.targets_px)

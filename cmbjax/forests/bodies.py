@@ -45,7 +45,7 @@ def cut_out(example: Example, skeleton: Skeleton, *, labelled: bool) -> Body | N
     if labelled:
         target = labelled_target(example, depth, skeleton)
     else:
-        target = found_target(example, depth, metric=True)
+        target = found_target(example, depth, skeleton, metric=True)
     if target is None:
         return None
     reach = 1000 * skeleton.reach_m

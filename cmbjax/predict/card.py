@@ -19,6 +19,7 @@ MEMORY_FILE = "memory.npz"
 FORMAT = 2  # of cards; the first had a run's flags in place of the network's arguments
 WEIGHTS = Path(__file__).parents[1] / "weights"  # a folder each of the package's own
 DEFAULT, ABOVE = "people-96", "people-above-96"
+NAMES = {"people": DEFAULT, "hands": "hands-96"}  # of what is to be posed
 
 # What the first format says of a network among its run's flags.
 NETWORK_FLAGS = ("width", "head3d", "memory_mode", "trunk_norm")
@@ -112,7 +113,8 @@ def find_folder(network: Path | str | None) -> Path:
     Raises:
         FileNotFoundError: There is no such folder; names the package's weights.
     """
-    name = DEFAULT if network is None else str(network)
+    name = "people" if network is None else str(network)
+    name = NAMES.get(name, name)
     folder = WEIGHTS / name
     if not (folder / CARD_FILE).is_file():
         folder = Path(name).expanduser()

@@ -1,4 +1,4 @@
-"""One call from a depth camera's frame to poses in pixels and metres.
+"""One call from a depth camera's frame to poses, of people or hands.
 
 Pixels: the centre of the top-left pixel is (0.5, 0.5). Camera frame: x right, y
 down, z forward, metres.
@@ -39,18 +39,20 @@ MemoryUse = Literal["frozen", "rolling"]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Pose:
-    """One person in a frame.
+    """One person, or hand, in a frame.
 
     Attributes:
         joints_px: [joints, 2] pixels of the frame.
         joints_m: [joints, 3] metres, camera frame.
-        confidence: [joints] how probably the joint is within 10 cm of where it is said
-            to be (see `calibration`); of networks whose card has no calibration, the
+        confidence: [joints] how probably the joint is within 10 cm (of a hand 2 cm) of
+            where it is said to be (see `calibration`); of networks whose card has no calibration, the
             height of the heat map's peak, in [0, 1].
         visibility: uint8 [joints] as in COCO: 2 is seen, 1 hidden by something or by
             the person's own body, 0 not in the picture.
         box: [x0, y0, x1, y1] pixels of what is seen of the person.
         depth_m: Depth of the person as a whole, metres.
+        side: Which hand it is, right or left, as its owner says; empty of a person, and
+            of a hand in a box that was given.
     """
 
     joints_px: np.ndarray
@@ -59,6 +61,7 @@ class Pose:
     visibility: np.ndarray
     box: np.ndarray
     depth_m: float
+    side: str = ""
 
     @property
     def seen_px(self) -> np.ndarray:
@@ -80,6 +83,7 @@ class View(NamedTuple):
         frame_from_crop: [2, 3] transform.
         reference_mm: The person's depth.
         card: Of the network.
+        side: See `Pose`.
     """
 
     box: np.ndarray
@@ -87,6 +91,7 @@ class View(NamedTuple):
     frame_from_crop: np.ndarray
     reference_mm: float
     card: Card
+    side: str = ""
 
 
 class Predictor:
@@ -98,6 +103,7 @@ class Predictor:
         pose.joints_m
     ```
 
+    With `Predictor("hands")` it is hands that are found and posed, 0.2 to 1 m away.
     Threads may share one; a rolling memory is a stream's own, see `Stream`.
     """
 
@@ -118,14 +124,14 @@ class Predictor:
         """Loads a network.
 
         Args:
-            network: Name of one of the package's own, or a folder that export.py wrote;
-                by default people-96, and people-above-96 for people whom the camera
+            network: Name of one of the package's own (hands is hands-96), or a folder
+                that export.py wrote; by default people-96, and people-above-96 for people whom the camera
                 sees from above.
             camera: [fx, fy, cx, cy], pixels; by default a focal length of 1.07 times
                 the image's height, with the centre in the middle. Metres are as wrong
                 as the focal length is.
             depth_scale: Metres per unit of integer frames.
-            people: The nearest person of each frame, or all.
+            people: The nearest person, or hand, of each frame, or all.
             roll: By how many degrees frames must be turned clockwise to be upright: 0,
                 90, 180 or 270; by default each person is set upright as it is found.
             memory: Frozen: poses depend on their own frame alone. Rolling: the memory
@@ -166,7 +172,7 @@ class Predictor:
         self.depth_scale = depth_scale
         self.people, self.roll, self.decode_name = people, roll, decode
         self.memory, self.max_pixels = memory, max_pixels
-        self._detector = detector.shipped()
+        self._detector = detector.shipped(self.skeleton.found_as)
         self._open = {"memory": memory, "backend": backend, "precision": precision}
         self._runtimes: dict[Path, Runtime] = {}
         self._opening = threading.Lock()
@@ -312,7 +318,7 @@ class Predictor:
             )
             for card in cards
         ]
-        return [view._replace(box=person.box) for view in views]
+        return [view._replace(box=person.box, side=person.side) for view in views]
 
     def crop(
         self,
@@ -381,7 +387,9 @@ class Predictor:
             confidence = probabilities(peaks, np.array(card.calibration))
         size = depth_mm.shape[::-1]
         is_inside = ((joints_px >= 0) & (joints_px < size)).all(axis=1)
-        is_hidden = lifting.hidden(depth_mm, joints_px, joints_m[:, 2])
+        is_hidden = lifting.hidden(
+            depth_mm, joints_px, joints_m[:, 2], self.skeleton.thick_m
+        )
         visibility = np.where(is_hidden, HIDDEN, SEEN).astype(np.uint8)
         visibility[~is_inside | (peaks < LEAST_PEAK)] = OUTSIDE
         return Pose(
@@ -391,6 +399,7 @@ class Predictor:
             visibility=visibility,
             box=view.box,
             depth_m=view.reference_mm / 1000,
+            side=view.side,
         )
 
 
@@ -439,7 +448,7 @@ class Stream:
 
 
 def _checked_card(network: Path | str | None) -> Card:
-    """Reads the card of a network for people in millimetres."""
+    """Reads the card of a network for people, or hands, in millimetres."""
     card = read_card(find_folder(network))
     if card.depth_unit != "mm" or card.crop != "person":
         raise ValueError(

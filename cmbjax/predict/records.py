@@ -22,6 +22,7 @@ class Person(msgspec.Struct):
     joints_m: list[tuple[float, float, float]]
     confidence: list[float]
     visibility: list[Literal[0, 1, 2]]
+    side: Literal["", "right", "left"] = ""
 
 
 class Line(msgspec.Struct):
@@ -82,6 +83,7 @@ def line(
                 joints_m=_rounded(pose.joints_m, 4),
                 confidence=_rounded(pose.confidence, 3),
                 visibility=pose.visibility.tolist(),
+                side=pose.side,
             )
             for pose in poses
         ],
@@ -131,6 +133,7 @@ def coco(lines: Iterable[Line], skeleton: Skeleton, out_dir: Path) -> dict[str, 
                     "iscrowd": 0,
                     "score": round(float(np.mean(person.confidence)), 4),
                     "joints_m": person.joints_m,
+                    **({"side": person.side} if person.side else {}),
                 }
             )
     bones = [
@@ -147,7 +150,7 @@ def coco(lines: Iterable[Line], skeleton: Skeleton, out_dir: Path) -> dict[str, 
         "categories": [
             {
                 "id": 1,
-                "name": "person",
+                "name": "person" if skeleton.found_as == "people" else "hand",
                 "keypoints": list(skeleton.joints),
                 "skeleton": bones,
             }

@@ -101,7 +101,9 @@ class Hand:
         sin = (np.cross(first, second) * axes).sum(axis=-1)
         return np.arctan2(sin, (first * second).sum(axis=-1))
 
-    def rotations(self, fingers: Fingers) -> Float[np.ndarray, "fingers=5 joints=3 3 3"]:
+    def rotations(
+        self, fingers: Fingers
+    ) -> Float[np.ndarray, "fingers=5 joints=3 3 3"]:
         """Returns how far each bone turns from rest, the hand itself staying."""
         axes = self.axes
         bends = fingers.flexion - self.at_rest
@@ -131,28 +133,45 @@ def _unit(vector: np.ndarray) -> np.ndarray:
     return np.asarray(vector / np.linalg.norm(vector))
 
 
-def points_of(joints: np.ndarray) -> Float[np.ndarray, "fingers phalanges points xyz=3"]:
+def points_of(
+    joints: np.ndarray,
+) -> Float[np.ndarray, "fingers phalanges points xyz=3"]:
     """Returns points along each bone between joints [fingers, 4, 3]."""
     share = np.array([0.25, 0.5, 0.75, 1.0])[:, None]
     return joints[:, :-1, None] * (1 - share) + joints[:, 1:, None] * share
 
 
-def fingers_collide(hand: Hand, fingers: Fingers) -> bool:
-    """Tells whether fingers are in one another, or in the palm."""
-    joints = hand.joints(fingers)
-    points = points_of(joints)
+def entangled(hand: Hand, fingers: Fingers) -> np.ndarray:
+    """Returns which fingers [fingers] are in another one, or in the palm."""
     # The base bones of neighbours are as close as the hand is made.
-    ends = points[:, 1:].reshape(5, -1, 3)
+    ends = points_of(hand.joints(fingers))[:, 1:].reshape(5, -1, 3)
+    is_in = np.zeros(5, bool)
     for first in range(5):
         for second in range(first + 1, 5):
             gaps = np.linalg.norm(ends[first][:, None] - ends[second][None], axis=-1)
             if gaps.min() < FINGERS_APART_M:
-                return True
+                is_in[[first, second]] = True
     # Points of the metacarpal bones: fingertips are not in them.
     share = np.linspace(0.15, 0.9, 4)[:, None]
     bones = hand.wrist + share * (hand.chains[1:, None, 0] - hand.wrist)
     gaps = np.linalg.norm(ends[:, :, None] - bones.reshape(1, 1, -1, 3), axis=-1)
-    return bool(gaps.min() < 1.3 * FINGERS_APART_M)
+    return is_in | (gaps.min(axis=(1, 2)) < FINGERS_APART_M)
+
+
+def untangled(hand: Hand, fingers: Fingers) -> Fingers | None:
+    """Returns fingers opened a little, the thumb lifted, until none is in another.
+
+    None if that does not help.
+    """
+    for _ in range(TRIES):
+        is_in = entangled(hand, fingers)
+        if not is_in.any():
+            return fingers
+        flexion = fingers.flexion.copy()
+        flexion[is_in] *= 0.93
+        opposition = fingers.opposition + np.radians(4.0) * is_in[0]
+        fingers = limited(fingers._replace(flexion=flexion, opposition=opposition))
+    return None
 
 
 def straight(rng: np.random.Generator, deviation_deg: float = 6.0) -> Fingers:
@@ -215,10 +234,14 @@ def pinching(rng: np.random.Generator, hand: Hand) -> Fingers:
     fingers = relaxed(rng) if rng.random() < 0.6 else straight(rng)
     other = int(rng.choice((1, 2, 3, 4), p=(0.6, 0.25, 0.1, 0.05)))
     gap = rng.choice([0.011, rng.uniform(0.015, 0.06)])
-    best, least = fingers, np.inf
-    for spread in (0.35, 0.15, 0.07, 0.04):
+    fingers.flexion[other] = np.radians(rng.normal((50, 45, 25), 8))
+    fingers.flexion[0] = np.radians(rng.normal((15, 20, 20), 8))
+    fingers.aside[0] = np.radians(rng.normal(-5, 6))
+    opposition = float(np.radians(rng.uniform(45, 70)))
+    best, least = limited(fingers._replace(opposition=opposition)), np.inf
+    for spread in (0.3, 0.2, 0.1, 0.05, 0.03):
         start = best
-        for _ in range(24):
+        for _ in range(16):
             flexion, aside = start.flexion.copy(), start.aside.copy()
             flexion[[0, other]] += rng.normal(0, spread, (2, 3))
             aside[0] += rng.normal(0, spread)
@@ -254,9 +277,9 @@ def sample(rng: np.random.Generator, hand: Hand) -> Fingers:
         fingers = _of_family(rng, hand)
         if rng.random() < 0.3:
             fingers = fingers.towards(_of_family(rng, hand), rng.uniform(0, 1))
-        fingers = limited(fingers)
-        if not fingers_collide(hand, fingers):
-            return fingers
+        free = untangled(hand, limited(fingers))
+        if free is not None:
+            return free
     return limited(straight(rng, 3.0))
 
 
@@ -284,7 +307,5 @@ def closed_around(rng: np.random.Generator, hand: Hand, thing: Thing) -> Fingers
             moving[touches[:, joint], : joint + 1] = False
         if not moving.any():
             break
-        flexion = limited(
-            fingers._replace(flexion=flexion + moving * CLOSING)
-        ).flexion
+        flexion = limited(fingers._replace(flexion=flexion + moving * CLOSING)).flexion
     return fingers._replace(flexion=flexion)

@@ -358,9 +358,7 @@ def _assemble(
         if reach.thing is not None:
             wrist = bones[f"wrist.{LETTERS[side]}"]
             at_rest = reach.thing.solid.vertices - hands[side].wrist
-            moved = reach.thing.solid._replace(
-                vertices=at_rest @ reach.hand.T + wrist
-            )
+            moved = reach.thing.solid._replace(vertices=at_rest @ reach.hand.T + wrist)
             held.append((moved, bool(rng.random() < 0.12)))
     ends = [
         [bones[f"{bone}.{LETTERS[side]}"] for bone in ("lowerarm01", "wrist")]

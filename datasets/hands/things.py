@@ -81,7 +81,7 @@ def sample(
         radius = rng.uniform(0.018, 0.045)
         half = np.full(3, radius)
     elif kind == "rod":
-        radius = rng.uniform(0.004, 0.04) if rng.random() < 0.8 else 0.005
+        radius = 0.004 * 10 ** rng.uniform(0, 1)
         half = np.array([radius, radius, rng.uniform(0.05, 0.14)])
         more = _fixed(rng, half)
     else:

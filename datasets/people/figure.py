@@ -256,7 +256,8 @@ class Figure:
     def bent(
         self, body: Body, turned: Float[np.ndarray, "poses bones 3 3"]
     ) -> tuple[
-        Float[np.ndarray, "poses vertices xyz=3"], Float[np.ndarray, "poses bones xyz=3"]
+        Float[np.ndarray, "poses vertices xyz=3"],
+        Float[np.ndarray, "poses bones xyz=3"],
     ]:
         """Returns skin and bones' heads, each bone turned so far from anny's rest."""
         torch, count = self.torch, len(turned)

@@ -7,7 +7,7 @@ from cmbjax.data import detection
 from cmbjax.depth import detector
 
 
-def frame():
+def frame(right=0.0):
     """A person of 20x40 px at 2 m in a frame of 100x60 at 4 m, head above the hips."""
     depth = np.full((60, 100), 4000, np.uint16)
     depth[10:50, 30:50] = 2000
@@ -19,6 +19,7 @@ def frame():
         np.array([[0.0, -1.0]], np.float32),
         np.array([[40.0, 15.0]], np.float32),
         np.ones(1, bool),
+        np.full(1, right, np.float32),
     )
 
 
@@ -76,7 +77,7 @@ def test_targets_say_what_the_detector_reads():
         assert image.shape == (detector.SIDE, detector.SIDE, 3)
         assert all(np.isfinite(values).all() for values in targets.values())
         maps = np.zeros(
-            (detection.CELLS, detection.CELLS, detector.CHANNELS), np.float32
+            (detection.CELLS, detection.CELLS, detector.CHANNELS["people"]), np.float32
         )
         maps[..., detector.CENTRE] = np.where(targets["centre"] >= 1, 5, -9)
         maps[..., 1:] = targets["values"]
@@ -87,3 +88,17 @@ def test_targets_say_what_the_detector_reads():
             seen = inside[..., 1] > 0
             middle = np.median(inside[seen][:, 0]) if seen.any() else np.nan
             assert seen.sum() < 20 or abs(middle - person.depth) < 0.5
+
+
+def test_a_mirrored_right_hand_is_a_left_one():
+    for quarters in range(4):
+        assert detection.turned(frame(1.0), quarters, flip=False).right == [1]
+        assert detection.turned(frame(1.0), quarters, flip=True).right == [-1]
+    rng = np.random.default_rng(0)
+    sides = set()
+    for _ in range(20):
+        _, targets = detection.training_image(rng, frame(1.0), hands=True)
+        counted = targets["weight"] > 0
+        assert counted.any()
+        sides |= set(targets["values"][counted][:, detector.RIGHT - 1].tolist())
+    assert sides == {-1.0, 1.0}

@@ -56,7 +56,9 @@ def test_joints_behind_a_surface_are_hidden():
     depth_mm[:, :10] = 1500
     depth_mm[:, 20:] = 0
     joints_px = np.array([[5.0, 5], [15, 5], [25, 5], [-3, 5], [np.nan, 5]])
-    behind = lifting.hidden(depth_mm, joints_px, np.full(5, 2.0))
+    behind = lifting.hidden(depth_mm, joints_px, np.full(5, 2.0), 0.2)
     assert behind.tolist() == [True, False, False, False, False]
-    near = lifting.hidden(depth_mm, joints_px, np.full(5, 1.65))
+    near = lifting.hidden(depth_mm, joints_px, np.full(5, 1.65), 0.2)
     assert not near.any()
+    finger = lifting.hidden(depth_mm, joints_px, np.full(5, 1.65), 0.03)
+    assert finger.tolist() == behind.tolist()

@@ -12,8 +12,9 @@ from cmbjax.export.card import save_weights
 from cmbjax.models import detector as network
 
 CELLS = detector.SIDE // detector.STRIDE
-NAMES = ("CENTRE", "UP", "CHANNELS")
-assert all(getattr(network, name) == getattr(detector, name) for name in NAMES)
+CHANNELS = network.CHANNELS
+assert (network.CENTRE, network.UP) == (detector.CENTRE, detector.UP)
+assert detector.CHANNELS["people"] == CHANNELS
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +70,7 @@ def test_the_loss_is_small_for_what_the_targets_say_and_large_without():
     clear = np.ones(2, bool)
     targets = detection.make_targets(boxes, boxes, np.zeros(2), ups, clear, CELLS)
     batch = {name: jnp.asarray(values[None]) for name, values in targets.items()}
-    maps = np.zeros((1, CELLS, CELLS, detector.CHANNELS), np.float32)
+    maps = np.zeros((1, CELLS, CELLS, CHANNELS), np.float32)
     maps[..., detector.CENTRE] = np.where(targets["centre"] >= 1, 8, -8)
     maps[..., 1:] = targets["values"]
     good = float(network.loss(jnp.asarray(maps), batch))
@@ -99,7 +100,7 @@ def test_who_is_hardly_seen_may_be_found_or_not():
         )
         batch = {name: jnp.asarray(values[None]) for name, values in targets.items()}
         for found in (True, False):
-            maps = np.zeros((1, CELLS, CELLS, detector.CHANNELS), np.float32)
+            maps = np.zeros((1, CELLS, CELLS, CHANNELS), np.float32)
             maps[..., detector.CENTRE] = -8
             if found:  # in the middle of the box
                 maps[0, 15, 12, detector.CENTRE] = 8
@@ -112,7 +113,8 @@ def test_scores_count_people_once_and_alarms_apart():
     depth = np.zeros((20, 20), np.uint16)
     boxes = np.array([[0.0, 0, 10, 10], [10, 10, 20, 20]], np.float32)
     ups, clear = np.zeros((2, 2)), np.ones(2, bool)
-    frame = detection.Frame(depth, boxes, boxes, np.ones(2), ups, boxes[:, :2], clear)
+    columns = (boxes, boxes, np.ones(2), ups, boxes[:, :2], clear, np.zeros(2))
+    frame = detection.Frame(depth, *columns)
 
     def network_of(*guesses):
         people = [
@@ -134,7 +136,8 @@ def test_it_learns_a_few_views():
     box = np.array([[30.0, 10, 50, 50]], np.float32)
     up = np.array([[0.0, -1.0]], np.float32)
     clear = np.ones(1, bool)
-    frame = detection.Frame(depth, box, box, np.array([2000.0]), up, box[:, :2], clear)
+    columns = (box, box, np.array([2000.0]), up, box[:, :2], clear, np.zeros(1))
+    frame = detection.Frame(depth, *columns)
     images, targets = next(detection.batches([frame], 4, int(rng.integers(9))))
     variables = jax.jit(lambda key: model.init(key, images, train=False))(
         jax.random.key(0)
