@@ -19,12 +19,16 @@ from cmbjax.depth import lifting
 from cmbjax.evaluate import report
 from cmbjax.evaluate.predictions import Result
 from cmbjax.files import check_same, write_json
-from cmbjax.forests import parts, trees, walks
+from cmbjax.forests import parts, votes, walks
 from cmbjax.forests.bodies import cut_out, to_pixels
 from cmbjax.skeletons import Skeleton
 from cmbjax.train.statistics import Statistics, training_statistics
 
-FORESTS = {"rf": parts, "rtw": walks}
+FORESTS: dict[str, tuple[Any, Any]] = {
+    "rf": (parts, parts.PartsForest),
+    "rtw": (walks, walks.WalkingTrees),
+    "xu_cheng": (votes, votes.VotingForest),
+}
 FOREST_FILE, CONFIG_FILE = "forest.npz", "forest.json"
 
 
@@ -32,8 +36,9 @@ FOREST_FILE, CONFIG_FILE = "forest.npz", "forest.json"
 class ForestConfig(DataFlags):
     """Grows a forest on one data set in metres, and tests it as evaluate.py does."""
 
-    model: Literal["rf", "rtw"] = "rf"
-    """rf: parts of the body (Shotton et al.); rtw: random tree walks (Jung et al.)."""
+    model: Literal["rf", "rtw", "xu_cheng"] = "rf"
+    """rf: parts of the body (Shotton et al.); rtw: random tree walks (Jung et al.);
+    xu_cheng: votes for a hand's joints (Xu & Cheng)."""
     run_dir: Path | None = None
     """Gets the forest and its results; by default runs/<dataset>_<model>."""
     num_frames: int = 4000
@@ -101,28 +106,21 @@ def grown(
     flags = ("dataset", "model", "num_frames", "max_depth", "seed")
     mine = {name: getattr(config, name) for name in flags}
     record, path = run_dir / CONFIG_FILE, run_dir / FOREST_FILE
+    module, kind = FORESTS[config.model]
     if path.exists():
         check_same(record, mine, f"--run_dir={run_dir} holds a forest")
         with np.load(path) as stored:
-            there = dict(stored)
-        behind_m = there.pop("behind_m", None)
-        made = trees.loaded(there)
-        if behind_m is not None:
-            return parts.PartsForest(made, behind_m), None
-        return walks.WalkingTrees(made, frames.skeleton), None
+            return kind.of(dict(stored), frames.skeleton), None
     start = time.perf_counter()
     chosen = _spaced(frames.source, config.num_frames)
-    forest = FORESTS[config.model].grow(
+    forest = module.grow(
         chosen, frames.skeleton, seed=config.seed, max_depth=config.max_depth
     )
     seconds = time.perf_counter() - start
-    arrays: dict[str, Any] = trees.stored(forest.grown)
-    if isinstance(forest, parts.PartsForest):
-        arrays["behind_m"] = forest.behind_m
     run_dir.mkdir(parents=True, exist_ok=True)
     write_json(record, mine)
     unfinished = path.with_suffix(".part.npz")
-    np.savez_compressed(unfinished, **arrays)
+    np.savez_compressed(unfinished, **forest.arrays)
     unfinished.replace(path)
     return forest, seconds
 

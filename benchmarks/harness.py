@@ -41,7 +41,7 @@ TUNING_SHARE = 0.1  # of the training data
 # The columns of METRICS over which methods are compared.
 OVER_ALL = {"pdj": "PDJ mean", "pckh": "PCKh@0.5", "map_10cm": "mAP@10cm"}
 NOT_BUILT = "not built yet"
-FORESTS = ("rf", "rtw")  # of train_forest.py
+FORESTS = ("rf", "rtw", "xu_cheng")  # of train_forest.py
 
 Flags = Mapping[str, Any]
 T = TypeVar("T")
@@ -212,7 +212,8 @@ class Sweep(DataFlags):
     def _forest(self, flags: Flags) -> dict[str, Any]:
         """Returns results.json of a forest, which has neither steps nor a rate."""
         run_dir = self.run_dir(flags)
-        results = run_dir / "evaluations/person/results.json"
+        crop = flags.get("crop", "person")
+        results = run_dir / "evaluations" / crop / "results.json"
         if not results.exists():
             self._call("train_forest.py", {"run_dir": run_dir, **self._data, **flags})
         return read_json(results)

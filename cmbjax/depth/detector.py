@@ -8,7 +8,7 @@ import functools
 import hashlib
 import threading
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -41,6 +41,9 @@ RIGHT = 12
 CHANNELS = {"people": 12, "hands": 13}
 
 
+Side = Literal["", "right", "left"]
+
+
 class Person(NamedTuple):
     """One person, or hand, found in a depth image.
 
@@ -62,7 +65,7 @@ class Person(NamedTuple):
     right: float = float("nan")
 
     @property
-    def side(self) -> str:
+    def side(self) -> Side:
         """Which hand it is: right or left; empty of a person."""
         if np.isnan(self.right):
             return ""

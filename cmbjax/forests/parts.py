@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -29,6 +30,16 @@ class PartsForest:
 
     grown: list[trees.Tree]
     behind_m: np.ndarray
+
+    @property
+    def arrays(self) -> dict[str, Any]:
+        """What is to be saved."""
+        return trees.stored(self.grown, "parts") | {"behind_m": self.behind_m}
+
+    @classmethod
+    def of(cls, arrays: dict[str, Any], skeleton: Skeleton) -> "PartsForest":
+        """Returns the forest of what was saved."""
+        return cls(trees.loaded(arrays, "parts"), arrays["behind_m"])
 
     def predict(self, body: Body) -> tuple[np.ndarray, np.ndarray]:
         """Returns joints [joints, 3] metres, and how sure each is: [joints]."""

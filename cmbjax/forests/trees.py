@@ -110,19 +110,19 @@ def leaves(
     return node
 
 
-def stored(trees: list[Tree]) -> dict[str, np.ndarray]:
+def stored(trees: list[Tree], name: str) -> dict[str, np.ndarray]:
     """Returns the arrays of some trees by name, to be saved."""
     return {
-        f"{number}/{field}": values
+        f"{name}/{number}/{field}": values
         for number, tree in enumerate(trees)
         for field, values in tree._asdict().items()
     }
 
 
-def loaded(arrays: dict[str, np.ndarray]) -> list[Tree]:
-    """Returns what `stored` was given."""
-    number = 1 + max(int(name.split("/")[0]) for name in arrays)
+def loaded(arrays: dict[str, np.ndarray], name: str) -> list[Tree]:
+    """Returns the trees of that name that `stored` was given."""
+    numbers = {int(key.split("/")[1]) for key in arrays if key.startswith(f"{name}/")}
     return [
-        Tree(**{field: arrays[f"{i}/{field}"] for field in Tree._fields})
-        for i in range(number)
+        Tree(**{field: arrays[f"{name}/{i}/{field}"] for field in Tree._fields})
+        for i in sorted(numbers)
     ]

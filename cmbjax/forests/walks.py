@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -30,6 +31,16 @@ class WalkingTrees:
 
     grown: list[trees.Tree]
     skeleton: Skeleton
+
+    @property
+    def arrays(self) -> dict[str, Any]:
+        """What is to be saved."""
+        return trees.stored(self.grown, "walks")
+
+    @classmethod
+    def of(cls, arrays: dict[str, Any], skeleton: Skeleton) -> "WalkingTrees":
+        """Returns the trees of what was saved."""
+        return cls(trees.loaded(arrays, "walks"), skeleton)
 
     def predict(self, body: Body, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
         """Returns joints [joints, 3] metres, and how steady each walk was: [joints].

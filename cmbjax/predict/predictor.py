@@ -45,8 +45,8 @@ class Pose:
         joints_px: [joints, 2] pixels of the frame.
         joints_m: [joints, 3] metres, camera frame.
         confidence: [joints] how probably the joint is within 10 cm (of a hand 2 cm) of
-            where it is said to be (see `calibration`); of networks whose card has no calibration, the
-            height of the heat map's peak, in [0, 1].
+            where it is said to be (see `calibration`); of networks whose card has no
+            calibration, the height of the heat map's peak, in [0, 1].
         visibility: uint8 [joints] as in COCO: 2 is seen, 1 hidden by something or by
             the person's own body, 0 not in the picture.
         box: [x0, y0, x1, y1] pixels of what is seen of the person.
@@ -61,7 +61,7 @@ class Pose:
     visibility: np.ndarray
     box: np.ndarray
     depth_m: float
-    side: str = ""
+    side: detector.Side = ""
 
     @property
     def seen_px(self) -> np.ndarray:
@@ -91,7 +91,7 @@ class View(NamedTuple):
     frame_from_crop: np.ndarray
     reference_mm: float
     card: Card
-    side: str = ""
+    side: detector.Side = ""
 
 
 class Predictor:
@@ -125,8 +125,8 @@ class Predictor:
 
         Args:
             network: Name of one of the package's own (hands is hands-96), or a folder
-                that export.py wrote; by default people-96, and people-above-96 for people whom the camera
-                sees from above.
+                that export.py wrote; by default people-96, and people-above-96 for
+                people whom the camera sees from above.
             camera: [fx, fy, cx, cy], pixels; by default a focal length of 1.07 times
                 the image's height, with the centre in the middle. Metres are as wrong
                 as the focal length is.

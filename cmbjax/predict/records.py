@@ -8,6 +8,7 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 
+from cmbjax.depth.detector import Side
 from cmbjax.files import printable
 from cmbjax.predict.predictor import Pose
 from cmbjax.skeletons import Skeleton
@@ -22,7 +23,7 @@ class Person(msgspec.Struct):
     joints_m: list[tuple[float, float, float]]
     confidence: list[float]
     visibility: list[Literal[0, 1, 2]]
-    side: Literal["", "right", "left"] = ""
+    side: Side = ""
 
 
 class Line(msgspec.Struct):

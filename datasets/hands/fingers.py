@@ -41,8 +41,12 @@ class Fingers(NamedTuple):
 
     def towards(self, other: "Fingers", share: float) -> "Fingers":
         """Returns what is a part of the way to another."""
-        mixed = [(1 - share) * a + share * b for a, b in zip(self, other, strict=True)]
-        return Fingers(mixed[0], mixed[1], float(mixed[2]))
+        stay = 1 - share
+        return Fingers(
+            stay * self.flexion + share * other.flexion,
+            stay * self.aside + share * other.aside,
+            stay * self.opposition + share * other.opposition,
+        )
 
 
 @dataclasses.dataclass(frozen=True)

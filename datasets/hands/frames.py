@@ -394,6 +394,7 @@ class Placed(NamedTuple):
     up: np.ndarray
 
     def __call__(self, points: np.ndarray) -> np.ndarray:
+        """Returns points in the camera frame."""
         return (points - self.origin) @ self.rotation.T
 
 

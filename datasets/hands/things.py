@@ -29,7 +29,7 @@ class Thing(NamedTuple):
     more: tuple[Solid, ...] = ()
 
     def distance(self, points: Float[np.ndarray, "points xyz=3"]) -> np.ndarray:
-        """Returns how far points [points] are from the surface; inside it is below 0."""
+        """Returns how far from the surface points are, [points]; below 0 inside."""
         local = (points - self.centre) @ self.rotation
         if self.kind == "ball":
             return np.linalg.norm(local, axis=1) - self.half[0]

@@ -2,13 +2,14 @@
 
 from types import SimpleNamespace
 
+import cv2
 import numpy as np
 import pytest
 
 from cmbjax.camera import camera_to_pixels
-from cmbjax.forests import parts, trees, walks
+from cmbjax.forests import parts, trees, votes, walks
 from cmbjax.forests.bodies import Body, body_parts, cut_out, to_pixels
-from cmbjax.skeletons import BODY15
+from cmbjax.skeletons import BODY15, HAND21
 from datasets import schema
 
 CAMERA = np.array([100.0, 100, 40, 30], np.float32)
@@ -95,7 +96,7 @@ def test_climbing_agrees_with_scikit_learn():
     tree = trees.as_arrays(grown.tree_, offsets, grown.tree_.value[:, 0])
     ends = trees.leaves(tree, depth_m, pixels, z)
     np.testing.assert_array_equal(ends, grown.apply(features))
-    (again,) = trees.loaded(trees.stored([tree]))
+    (again,) = trees.loaded(trees.stored([tree], "a") | trees.stored([], "b"), "a")
     np.testing.assert_array_equal(trees.leaves(again, depth_m, pixels, z), ends)
 
 
@@ -204,3 +205,78 @@ def test_nobody_is_no_body(monkeypatch):
     monkeypatch.setattr(bodies, "found_target", lambda *_, **__: None)
     assert cut_out(example(), BODY15, labelled=False) is None
     assert SimpleNamespace(**example()).frame == "f+0.00"
+
+
+def test_offsets_turn_clockwise_on_the_screen():
+    """Upwards becomes to the right; two quarter turns are a half."""
+    up = np.array([[0.0, -40, 10, 0]], np.float32)
+    quarter = votes.turned_pixels(up, np.pi / 2)
+    np.testing.assert_allclose(quarter, [[40, 0, 0, 10]], atol=1e-5)
+    half = votes.turned_pixels(quarter, np.pi / 2)
+    np.testing.assert_allclose(half, -up, atol=1e-5)
+    metres = votes.turned_offsets(np.array([[0.0, -0.1, 0.3]]), np.pi / 2)
+    np.testing.assert_allclose(metres, [[0.1, 0, 0.3]], atol=1e-9)
+
+
+def test_votes_are_counted_where_they_are_densest_by_hand():
+    """Seven votes near 0 and three 20 cm away: the mode is not the mean."""
+    ballots = np.zeros((10, 1, 3))
+    ballots[:7, 0, 0] = 0.002 * np.arange(-3, 4)
+    ballots[7:, 0, 0] = 0.2
+    mode, share = votes.modes_of(ballots)
+    np.testing.assert_allclose(mode, [[0, 0, 0]], atol=1e-4)
+    near = np.exp(-((0.002 * np.arange(-3, 4)) ** 2) / votes.BANDWIDTH_M**2)
+    assert share[0] == pytest.approx(near.sum() / 10, abs=1e-3)
+
+
+def turned_hand(angle, grip=0.0):
+    """A flat hand 0.5 m away that points so many radians clockwise from upwards."""
+    joints_m = np.zeros((HAND21.num_joints, 3))
+    for finger in range(5):
+        x = 0.015 * (finger - 2)
+        for joint in range(4):
+            number = 1 + 4 * finger + joint
+            joints_m[number, :2] = x, -0.06 - (0.03 - grip) * joint
+    joints_m[:, 2] = 0.508
+    cos, sin = np.cos(angle), np.sin(angle)
+    joints_m[:, :2] = joints_m[:, :2] @ np.array([[cos, sin], [-sin, cos]])
+    camera = np.array([300.0, 300, 80, 80], np.float32)
+    depth = np.full((160, 160), 900, np.uint16)
+    for joint, parent in enumerate(HAND21.parents):
+        ends = camera_to_pixels(joints_m[[joint, max(parent, 0)]], camera)
+        a, b = (tuple(np.rint(16 * (end - 0.5)).astype(int).tolist()) for end in ends)
+        cv2.line(depth, a, b, 500, 7, shift=4)
+    return {
+        "depth": schema.encode_png(depth),
+        "joints_px": camera_to_pixels(joints_m, camera).astype(np.float32),
+        "joints_m": joints_m.astype(np.float32),
+        "visible": np.ones(HAND21.num_joints, bool),
+        "camera": camera,
+        "frame": f"{angle:.2f}",
+        "subject": "",
+    }
+
+
+def test_pixels_vote_for_hands_that_point_anywhere():
+    rng = np.random.default_rng(0)
+    draw = [(rng.uniform(-np.pi, np.pi), rng.uniform(0, 0.015)) for _ in range(90)]
+    frames = [turned_hand(*each) for each in draw]
+    grown = votes.grow(frames[:70], HAND21, seed=0, num_features=200)
+    assert 0.003 < grown.thick_m < 0.02
+    off, errors = [], []
+    for frame, (angle, _) in zip(frames[70:], draw[70:], strict=True):
+        body = cut_out(frame, HAND21, labelled=True)
+        found = grown.angle(body, body.pixels, body.points_m)
+        off.append(abs((found - angle + np.pi) % (2 * np.pi) - np.pi))
+        joints_m, _ = grown.predict(body)
+        errors.append(np.linalg.norm(joints_m - frame["joints_m"], axis=1).mean())
+    assert np.median(off) < 0.2 and np.median(errors) < 0.012
+    again = votes.VotingForest.of(grown.arrays, HAND21)
+    np.testing.assert_array_equal(again.predict(body)[0], joints_m)
+    # The true pose fits better than one that is moved aside, or before the surface.
+    truth = frame["joints_m"].astype(float)
+    fits = grown.misfit(body, body.points_m, truth)
+    assert fits < grown.misfit(body, body.points_m, truth + (0.02, 0, 0))
+    assert fits < grown.misfit(body, body.points_m, truth - (0, 0, 0.03))
+    with pytest.raises(ValueError, match="no frame has a hand"):
+        votes.grow([frame | {"visible": np.zeros(21, bool)}], HAND21, seed=0)

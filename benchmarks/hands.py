@@ -1,0 +1,66 @@
+"""Sec. 5's hands: few images and a joint's error, `python -m benchmarks.hands`.
+
+ASTAR itself by `--dataset=astar --data_dir=...`; by default synthetic hands that are
+made as ASTAR's frames are: 440 of them to train on.
+"""
+
+from typing import Any
+
+from benchmarks import harness, paper
+from cmbjax.evaluate.report import FLOOR
+
+# ASTAR's hands are alone in the picture: all methods see the label's box.
+_BOX = {"crop": "label_box"}
+METHODS: dict[str, dict[str, Any]] = {
+    "Xu & Cheng": {"model": "xu_cheng", **_BOX},
+    "w/o CMB": {"model": "cmb_none", "head3d": "maps", **_BOX},
+    "w/ Convs": {"model": "cmb_convs", "head3d": "maps", **_BOX},
+    "Ours": {"model": "cmb", "head3d": "maps", **_BOX},
+}
+TITLES = ("median error mm", "mean error mm")
+
+
+def main(sweep: harness.Sweep) -> None:
+    """Compares what learns a hand from ASTAR's number of images (Sec. 5.2)."""
+    sweep.require("joint_error")
+    tuned = sweep.tuned_rows(METHODS)
+    evaluations = dict(
+        zip(METHODS, sweep.of_seeds(sweep.evaluate, tuned.values()), strict=True)
+    )
+    floors = [results["table"] for results in evaluations["Ours"]]
+    lines = [_line("floor: mean pose", floors, FLOOR)]
+    for method, results in evaluations.items():
+        tables = [evaluation["table"] for evaluation in results]
+        lines.append(_line(method, tables, results[0]["overall_row"]))
+    trained = [f for f in tuned.values() if f["model"] not in harness.FORESTS]
+    rates = ", ".join(f"{f['model']} {f['learning_rate']:g}" for f in trained)
+    note = (
+        f"Test split of {evaluations['Ours'][0]['frames']}; "
+        f"{len(sweep.frames)} training frames, {sweep.full({})['num_steps']} steps, "
+        f"{sweep.seeds} seed(s), learning rates: {rates}. {sweep.departures}\n\n"
+    )
+    note += harness.told_apart(
+        {
+            method: [
+                -harness.over_all(evaluation, TITLES[1]) for evaluation in of_seeds
+            ]
+            for method, of_seeds in evaluations.items()
+        }
+    )
+    harness.write(sweep, "hands", "Hands: joint error, mm", lines, note)
+    harness.write_csv(sweep.results / "hands.csv", lines)
+
+
+def _line(
+    method: str, tables: list[dict[str, dict[str, float]]], row: str
+) -> dict[str, str]:
+    line = {"": method}
+    for title in TITLES:
+        line[title] = str(harness.cell([table[title][row] for table in tables]))
+        published = paper.ASTAR.get(method, {}).get(title)
+        line[f"{title}, paper"] = "" if published is None else f"{published:g}"
+    return line
+
+
+if __name__ == "__main__":
+    harness.run(main)
