@@ -32,6 +32,7 @@ from cmbjax.evaluate.report import CEILING, FLOOR
 from cmbjax.files import read_json, write_text
 from cmbjax.models import MODELS
 from cmbjax.models.posenet import PoseNet
+from cmbjax.skeletons import Skeleton
 from cmbjax.train.loop import read_records
 from cmbjax.train.run import Run
 
@@ -40,7 +41,7 @@ TUNING_SEED = 100  # of the runs that choose a learning rate, and of no row
 TUNING_SHARE = 0.1  # of the training data
 # The columns of METRICS over which methods are compared.
 OVER_ALL = {"pdj": "PDJ mean", "pckh": "PCKh@0.5", "map_10cm": "mAP@10cm"}
-NOT_BUILT = "not built yet"
+COSTLY = ("phr", "cpm", "cpm_vgg")  # a step takes ten times as long as ours
 FORESTS = ("rf", "rtw", "xu_cheng")  # of train_forest.py
 
 Flags = Mapping[str, Any]
@@ -93,6 +94,9 @@ class Sweep(DataFlags):
     else a small row has the rate that was best for it on mannequin."""
     num_steps: int | None = None
     """Of every row's runs; by default the preset's, with which rates are chosen."""
+    costly_steps: int | None = None
+    """Of the rows of PHR and CPM, whose steps take ten times as long as ours; by
+    default as many as all others have."""
     decode: str | None = None
     """How all heat maps are read in tests; by default as each network's authors do."""
     jobs: int = 1
@@ -170,6 +174,12 @@ class Sweep(DataFlags):
         """The training split, prepared once, and not by all jobs at a time."""
         return self.load("train")
 
+    def afforded(self, flags: Flags) -> dict[str, Any]:
+        """Returns a row's flags, of a costly network with its own number of steps."""
+        if self.costly_steps is None or flags.get("model") not in COSTLY:
+            return dict(flags)
+        return {**flags, "num_steps": self.costly_steps}
+
     def train(self, flags: Flags) -> Path:
         """Trains a run, unless it is done, and returns its folder.
 
@@ -211,12 +221,29 @@ class Sweep(DataFlags):
 
     def _forest(self, flags: Flags) -> dict[str, Any]:
         """Returns results.json of a forest, which has neither steps nor a rate."""
-        run_dir = self.run_dir(flags)
-        crop = flags.get("crop", "person")
-        results = run_dir / "evaluations" / crop / "results.json"
+        results = self._forest_dir(flags) / "results.json"
         if not results.exists():
-            self._call("train_forest.py", {"run_dir": run_dir, **self._data, **flags})
+            inputs = {"run_dir": self.run_dir(flags), **self._data}
+            self._call("train_forest.py", inputs | dict(flags))
         return read_json(results)
+
+    def _forest_dir(self, flags: Flags) -> Path:
+        crop = flags.get("crop", "person")
+        return self.run_dir(flags) / "evaluations" / crop
+
+    @functools.cached_property
+    def people(self) -> list[str]:
+        """Who is in each frame of the test split."""
+        names = (example["subject"] for example in self.load("test").source)
+        return [n.decode() if isinstance(n, bytes) else str(n) for n in names]
+
+    def frame_scores(self, flags: Flags, metric: str) -> np.ndarray:
+        """Returns the metric of each test frame, over all joints, of the first seed."""
+        flags = {**flags, "seed": 0}
+        folder = self.evaluation_dir(flags)
+        if flags.get("model") in FORESTS:
+            folder = self._forest_dir(flags)
+        return frame_scores(folder / "joints.csv", self.frames.skeleton, metric)
 
     def evaluation_dir(self, flags: Flags, **options: Any) -> Path:
         """Returns the folder of an evaluation; see `evaluate`."""
@@ -453,7 +480,7 @@ def compare(
     sweep: Sweep,
     name: str,
     title: str,
-    methods: Mapping[str, Flags | None],
+    methods: Mapping[str, Flags],
     metric: str,
     published: Mapping[str, Column],
 ) -> None:
@@ -463,7 +490,7 @@ def compare(
         sweep: Which runs.
         name: Of the files.
         title: What is compared.
-        methods: Flags of each; None for what is not built yet.
+        methods: Flags of each.
         metric: A name in OVER_ALL.
         published: The paper's numbers of each.
 
@@ -471,11 +498,12 @@ def compare(
         ValueError: The data set cannot have the metric, or runs failed.
     """
     sweep.require(metric)
-    built = {method: flags for method, flags in methods.items() if flags is not None}
-    tuned = sweep.tuned_rows(built)
-    evaluations = sweep.of_seeds(sweep.evaluate, tuned.values())
+    tuned = sweep.tuned_rows({m: sweep.afforded(f) for m, f in methods.items()})
+    evaluations = dict(
+        zip(methods, sweep.of_seeds(sweep.evaluate, tuned.values()), strict=True)
+    )
     columns: dict[str, dict[str, Cell]] = {}
-    for method, results in zip(built, evaluations, strict=True):
+    for method, results in evaluations.items():
         of_seeds = [table_rows(evaluation, metric) for evaluation in results]
         columns[method] = {
             row: cell([column[row] for column in of_seeds]) for row in of_seeds[0]
@@ -484,26 +512,33 @@ def compare(
     for row in dict.fromkeys(row for column in columns.values() for row in column):
         line = {"": row}
         for method in methods:
-            measured = columns[method].get(row, "") if method in built else NOT_BUILT
-            line[method] = str(measured)
+            line[method] = str(columns[method].get(row, ""))
             if method in published:
                 paper = published[method].get(row)
                 line[f"{method}, paper"] = "" if paper is None else f"{paper:.1f}"
         lines.append(line)
     networks = {m: f for m, f in tuned.items() if f.get("model") not in FORESTS}
     rates = ", ".join(f"{m} {f['learning_rate']:g}" for m, f in networks.items())
-    steps = ", ".join(
-        sorted({str(sweep.full(flags)["num_steps"]) for flags in networks.values()})
+    steps_of: dict[int, list[str]] = {}
+    for method, flags in networks.items():
+        steps_of.setdefault(sweep.full(flags)["num_steps"], []).append(method)
+    steps = "; ".join(
+        f"{n} steps" + (f" ({', '.join(of)})" if len(steps_of) > 1 else "")
+        for n, of in steps_of.items()
     )
+    frames = next(iter(evaluations.values()))[0]["frames"]
     note = (
-        f"Test split of {evaluations[0][0]['frames']}; {steps} steps, "
+        f"Test split of {frames}; {steps}, "
         f"{sweep.seeds} seed(s), learning rates: {rates}. {sweep.departures}"
     )
     of_runs = {
         method: [over_all(evaluation, OVER_ALL[metric]) for evaluation in results]
-        for method, results in zip(built, evaluations, strict=True)
+        for method, results in evaluations.items()
     }
     note += "\n\n" + told_apart(of_runs)
+    if sweep.seeds == 1:
+        scores = {m: sweep.frame_scores(f, metric) for m, f in tuned.items()}
+        note += " " + told_apart_by_people(scores, sweep.people)
     write(sweep, name, title, lines, note)
     long = [
         {
@@ -561,6 +596,64 @@ def told_apart(of_runs: Mapping[str, Sequence[float]]) -> str:
             kind = f"not told apart ({mean - reach:+.1f} to {mean + reach:+.1f})"
         sentences.append(f"{better} - {worse}: {mean:+.1f}, {kind}")
     return "Over all joints, paired by seed: " + "; ".join(sentences) + "."
+
+
+def frame_scores(path: Path, skeleton: Skeleton, metric: str) -> np.ndarray:
+    """Returns a metric of each frame [frames], %, over its joints; NaN of none.
+
+    Args:
+        path: joints.csv of an evaluation.
+        skeleton: Of its joints.
+        metric: A name in OVER_ALL.
+    """
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    columns = ("x_px", "y_px", "predicted_x_px", "predicted_y_px")
+    values = np.array([[row[name] for name in columns] for row in rows], float)
+    target, found = values.reshape(-1, skeleton.num_joints, 2, 2).transpose(2, 0, 1, 3)
+    counted = np.array([row["visible"] == "1" for row in rows])
+    counted = counted.reshape(target.shape[:2])
+    if metric == "map_10cm":
+        error = np.array([row["error_mm"] for row in rows], float)
+        error = error.reshape(counted.shape)
+        counted &= ~np.isnan(error)
+        hits = np.where(np.isnan(error), False, error < 100)[None]
+    else:
+        torso = next(iter(skeleton.torsos.values()), None)
+        segment = skeleton.head if metric == "pckh" else torso
+        assert segment is not None, "`Sweep.require` has refused others"
+        start, end = (target[:, list(joints)].mean(axis=1) for joints in segment)
+        unit = np.linalg.norm(end - start, axis=-1, keepdims=True)
+        off = np.linalg.norm(found - target, axis=-1)
+        shares = (0.5,) if metric == "pckh" else metrics.PDJ_FRACTIONS
+        hits = np.stack([off <= share * unit for share in shares])
+    number = counted.sum(axis=1)
+    right = (hits & counted).mean(axis=0).sum(axis=1)
+    return np.where(number > 0, 100 * right / np.maximum(number, 1), np.nan)
+
+
+def told_apart_by_people(
+    scores: Mapping[str, np.ndarray], people: Sequence[str]
+) -> str:
+    """Returns the same as `told_apart` of single runs, from people drawn anew.
+
+    Args:
+        scores: Of each method, of each frame.
+        people: Who is in it.
+    """
+    ranked = sorted(scores, key=lambda method: -float(np.nanmean(scores[method])))
+    sentences = []
+    for better, worse in itertools.pairwise(ranked):
+        gaps = scores[better] - scores[worse]
+        known = ~np.isnan(gaps)
+        names = [name for name, is_known in zip(people, known, strict=True) if is_known]
+        low, high = of_people(gaps[known], names)
+        said = "" if low > 0 else "not told apart, "
+        sentences.append(f"{better} - {worse}: {said}{low:+.1f} to {high:+.1f}")
+    return (
+        f"Over {len(set(people))} people, drawn anew with all of their frames (95 % "
+        "interval, which knows nothing of other seeds): " + "; ".join(sentences) + "."
+    )
 
 
 def of_people(

@@ -29,6 +29,7 @@ from cmbjax.data.augment import Augmentation
 from cmbjax.data.examples import decode_depth, frame_name
 from cmbjax.evaluate import report
 from cmbjax.models import MODELS
+from cmbjax.skeletons import BODY15
 from cmbjax.train.config import TrainConfig
 from datasets.mannequin.mannequin import make_example
 from tests.data.test_batches import make_frames
@@ -148,6 +149,42 @@ def test_an_interval_over_people_is_wider_than_one_over_frames():
         harness.of_people(values, ["a"] * 200)
 
 
+def test_single_runs_are_told_apart_by_people_who_agree():
+    people = ["a"] * 50 + ["b"] * 50
+    rng = np.random.default_rng(0)
+    noise = rng.normal(0, 1, 100)
+    scores = {
+        "A": 80 + noise,
+        "B": 75 + np.where(np.arange(100) < 50, 4.0, -4.0) + noise,
+        "C": 74.5 + noise,
+    }
+    said = harness.told_apart_by_people(scores, people)
+    assert "A - B: +1.0 to +9.0" in said
+    assert "B - C: not told apart, -3.5 to +4.5" in said
+
+
+def test_scores_of_frames_by_hand(tmp_path):
+    """BODY15, head and neck 10 px apart: 5 px are right for PCKh; one joint unseen."""
+    header = "frame,joint,visible,x_px,y_px,predicted_x_px,predicted_y_px,score,"
+    lines = [header + "error_mm,person_found"]
+    for frame in range(2):
+        for number, joint in enumerate(BODY15.joints):
+            x, y = 10 * number, 10 * (number % 2)
+            off = 4 if number < 3 + frame else 12
+            visible, error = int(number != 14), 20 * number if number else "nan"
+            lines.append(
+                f"f{frame},{joint},{visible},{x},{y},{x},{y + off},1,{error},1"
+            )
+    path = tmp_path / "joints.csv"
+    path.write_text("\n".join(lines) + "\n")
+    # The head's segment is from (0, 0) to (10, 10): half of it is 7.07 pixels.
+    pckh = harness.frame_scores(path, BODY15, "pckh")
+    np.testing.assert_allclose(pckh, [100 * 3 / 14, 100 * 4 / 14])
+    # Joints 1 to 4 are nearer than 100 mm, of 1 to 13.
+    rule = harness.frame_scores(path, BODY15, "map_10cm")
+    np.testing.assert_allclose(rule, [100 * 4 / 13] * 2)
+
+
 def test_a_run_that_was_cut_off_is_called_again(sweep):
     sweep, calls = sweep
     run_dir = sweep.run_dir({"model": "cmb"})
@@ -233,13 +270,13 @@ def test_rows_that_some_methods_have_alone_are_empty_for_others(sweep):
 
 def test_table_has_mean_and_deviation_beside_the_papers_number(sweep):
     sweep, _ = sweep
-    methods = {"RF": None, "Ours": {"model": "cmb"}}
+    methods = {"Ours": {"model": "cmb"}}
     harness.compare(sweep, "table", "Title", methods, "map_10cm", paper.TABLE_4)
     text = (sweep.results / "table.md").read_text()
     # Seeds 0 and 1 have 90 and 91, 80 - 6 and 82 - 6.
-    assert "| Head | not built yet | 63.8 | 90.5 ± 0.7 | 97.0 |" in text
-    assert "| Full Body | not built yet | 65.8 | 75.0 ± 1.4 | 83.4 |" in text
-    assert f"| {report.FLOOR} | not built yet |  | 16.0 ± 0.0 |  |" in text
+    assert "| Head | 90.5 ± 0.7 | 97.0 |" in text
+    assert "| Full Body | 75.0 ± 1.4 | 83.4 |" in text
+    assert f"| {report.FLOOR} | 16.0 ± 0.0 |  |" in text
     assert "python -m benchmarks.table --seeds=2" in text
     with (sweep.results / "table.csv").open() as file:
         lines = list(csv.DictReader(file))
