@@ -24,6 +24,7 @@ from cmbjax.predict import runtimes
 from cmbjax.predict.card import (
     CARD_FILE,
     FORMAT,
+    INT8_FILE,
     MEMORY_FILE,
     ONNX_FILE,
     STABLEHLO_FILE,
@@ -33,7 +34,9 @@ from cmbjax.train import step
 from cmbjax.train.run import open_run
 
 BF16 = "OpenVINO, bf16"  # measured, and not expected to agree
-EXPORTS = ("weights", "stablehlo", "onnx")
+INT8 = "ONNX Runtime, int8"  # likewise
+ALL = ("weights", "stablehlo", "onnx")
+EXPORTS = (*ALL, "int8")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,7 +45,8 @@ class ExportConfig(RunFlags):
 
     format: str = "all"
     """weights, for cmbjax.load and Predictor; stablehlo, for JAX; onnx, for ONNX
-    Runtime, OpenVINO and others; several joined by +; or all."""
+    Runtime, OpenVINO and others; several joined by +; or all of these. int8, beside
+    onnx: the same with 8 bits, calibrated on the frames that are checked with."""
     memory: Literal["frozen", "rolling"] = "frozen"
     """Part of the network, or an input and an output of it."""
     batch_size: int = 1
@@ -56,6 +60,10 @@ class ExportConfig(RunFlags):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if "int8" in self.formats and "onnx" not in self.formats:
+            raise ValueError("--format: int8 is made of onnx: add that")
+        if "int8" in self.formats and self.memory == "rolling":
+            raise ValueError("--format: int8 is for a frozen memory")
         if unknown := set(self.formats) - set(EXPORTS):
             raise ValueError(
                 f"--format must be all, or of {', '.join(EXPORTS)} joined by +, got "
@@ -65,7 +73,7 @@ class ExportConfig(RunFlags):
     @property
     def formats(self) -> tuple[str, ...]:
         """What to write."""
-        return EXPORTS if self.format == "all" else tuple(self.format.split("+"))
+        return ALL if self.format == "all" else tuple(self.format.split("+"))
 
 
 def main(config: ExportConfig) -> Path:
@@ -205,11 +213,15 @@ def write(
         functions["ONNX Runtime"] = open_file(path, backend="onnxruntime")
         functions["OpenVINO"] = open_file(path, backend="openvino")
         functions[BF16] = open_file(path, backend="openvino", precision="bf16")
+    if "int8" in chosen:
+        path = folder / INT8_FILE
+        formats.write_int8(path, folder / ONNX_FILE, batches)
+        functions[INT8] = open_file(path, backend="onnxruntime")
     differences = {
         name: formats.difference(run_over(function), expected)
         for name, function in functions.items()
     }
-    for name in differences.keys() - {BF16}:
+    for name in differences.keys() - {BF16, INT8}:
         formats.check(name, differences[name])
     about["differences"] = differences
     about["inputs"] = {name: list(value.shape) for name, value in arguments.items()}

@@ -122,7 +122,12 @@ def parse(arguments: Sequence[str] | None = None) -> PredictConfig:
         default="onnxruntime",
         help="what runs the network",
     )
-    add("--precision", choices=get_args(Precision), default="f32", help="of openvino")
+    add(
+        "--precision",
+        choices=get_args(Precision),
+        default="f32",
+        help="bf16 is openvino's; int8 needs a network that was exported so",
+    )
     add(
         "--overlays",
         action=argparse.BooleanOptionalAction,

@@ -14,6 +14,7 @@ CARD_FILE = "card.json"
 WEIGHTS_FILE = "weights.npz"
 STABLEHLO_FILE = "network.stablehlo"
 ONNX_FILE = "network.onnx"
+INT8_FILE = "network-int8.onnx"
 MEMORY_FILE = "memory.npz"
 
 FORMAT = 2  # of cards; the first had a run's flags in place of the network's arguments

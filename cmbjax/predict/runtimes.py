@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from cmbjax.predict.card import (
+    INT8_FILE,
     MEMORY_FILE,
     ONNX_FILE,
     STABLEHLO_FILE,
@@ -17,7 +18,7 @@ from cmbjax.predict.card import (
 )
 
 Backend = Literal["onnxruntime", "openvino", "jax"]
-Precision = Literal["f32", "bf16"]
+Precision = Literal["f32", "bf16", "int8"]
 Outputs = dict[str, np.ndarray]  # heatmaps, depth_maps, joints: what there is
 Memory = dict[str, Any]  # of each block; empty where it is frozen
 Run = Callable[[dict[str, np.ndarray]], Sequence[np.ndarray]]
@@ -46,7 +47,7 @@ def open_runtime(
         card: Of the folder.
         memory: "frozen" or "rolling".
         backend: See `Backend`; jax needs the weights, others network.onnx.
-        precision: Of openvino.
+        precision: f32, bf16 (of openvino), or int8 (needs network-int8.onnx).
 
     Raises:
         FileNotFoundError: The backend's file is missing.
@@ -61,8 +62,9 @@ def open_runtime(
             f"at once; backend {backend} needs a {memory} one for 1: see export.py "
             "--memory --batch_size"
         )
+    file = INT8_FILE if precision == "int8" else ONNX_FILE
     network = open_network(
-        card.file(ONNX_FILE), tuple(card.outputs), backend=backend, precision=precision
+        card.file(file), tuple(card.outputs), backend=backend, precision=precision
     )
     first: Memory = {}
     if memory == "rolling":
@@ -90,7 +92,8 @@ def open_network(
         path: Of a network.onnx or a network.stablehlo.
         output_names: What it returns, in this order.
         backend: What runs ONNX on the CPU: onnxruntime or openvino.
-        precision: Of OpenVINO: f32, or bf16, faster with AVX-512 or AMX.
+        precision: Of OpenVINO: f32, or bf16, faster with AVX-512 or AMX. What is in
+            the file as int8 stays that.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -132,7 +135,7 @@ def _open_openvino(path: Path, precision: str) -> Run:
         import openvino
     except ImportError:
         raise ValueError(_not_installed("openvino")) from None
-    hint = {"INFERENCE_PRECISION_HINT": precision}
+    hint = {"INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32"}
     network = openvino.Core().compile_model(path, "CPU", hint)
     of_thread = threading.local()  # a request serves one call at a time
 

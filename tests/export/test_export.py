@@ -23,7 +23,7 @@ from cmbjax.evaluate import predictions
 from cmbjax.export import card, formats
 from cmbjax.models import fast
 from cmbjax.predict import runtimes
-from cmbjax.predict.card import ONNX_FILE, STABLEHLO_FILE
+from cmbjax.predict.card import INT8_FILE, ONNX_FILE, STABLEHLO_FILE
 from cmbjax.train.config import TrainConfig
 from cmbjax.train.run import Run
 from tests import fabricate
@@ -347,6 +347,11 @@ def test_missing_install_is_named_before_anything_is_done(tmp_path, monkeypatch)
     ("flags", "message"),
     [
         ({"format": "tflite"}, "--format must be all, or of weights.* got 'tflite'"),
+        ({"format": "weights+int8"}, "--format: int8 is made of onnx: add that"),
+        (
+            {"format": "onnx+int8", "memory": "rolling"},
+            "--format: int8 is for a frozen memory",
+        ),
         ({"split": "all"}, "--split must be train, validation or test, got 'all'"),
         ({"batch_size": 0}, "--batch_size must be at least 1, got 0"),
         ({"num_frames": 0}, "--num_frames must be at least 1, got 0"),
@@ -355,6 +360,43 @@ def test_missing_install_is_named_before_anything_is_done(tmp_path, monkeypatch)
 def test_bad_flag_is_refused(flags, message):
     with pytest.raises(ValueError, match=message):
         export.ExportConfig(**flags)
+
+
+def test_a_network_of_8_bits_is_near_and_its_folder_says_how_near(tmp_path):
+    from cmbjax.predict.predictor import Predictor
+    from tests.predict.scenes import person
+
+    train.main(
+        TrainConfig(
+            dataset="mannequin/tiny",
+            run_dir=tmp_path / "run",
+            tfds_dir=tmp_path / "tfds",
+            batch_size=2,
+            num_steps=2,
+            **{**NETWORK, "head3d": "maps"},
+        )
+    )
+    config = export.ExportConfig(
+        run_dir=tmp_path / "run", format="onnx+weights+int8", num_frames=6
+    )
+    folder = export.main(config)
+    written = json.loads((folder / "card.json").read_text())
+    assert INT8_FILE in written["files"]
+    assert 1e-4 < written["differences"][export.INT8] < 0.2
+    depth = person(0).depth_mm
+    exact = Predictor(folder)
+    views = [exact.view(depth, found) for found in exact.find(depth)]
+    for backend in ("onnxruntime", "openvino"):
+        small = Predictor(folder, precision="int8", backend=backend)
+        maps, near = exact.run(views[0]), small.run(views[0])
+        for name, values in maps.items():
+            off = np.abs(near[name] - values).max() / np.ptp(values)
+            assert 1e-5 < off < 0.3, (backend, name)
+    size = {name: (folder / name).stat().st_size for name in (ONNX_FILE, INT8_FILE)}
+    assert size[INT8_FILE] < 0.8 * size[ONNX_FILE]
+    (folder / INT8_FILE).unlink()
+    with pytest.raises(FileNotFoundError, match=r"network-int8\.onnx is not there"):
+        Predictor(folder, precision="int8")
 
 
 @pytest.mark.parametrize(
