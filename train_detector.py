@@ -96,7 +96,7 @@ def main(config: DetectorConfig) -> dict[str, Any]:
     """Trains, exports, and returns how many people of the test split are found."""
     claim(config)
     train, test = (load(config, split) for split in ("train", "test"))
-    model = Detector(channels=detector.CHANNELS[config.what])
+    model = Detector()
     schedule = optax.warmup_cosine_decay_schedule(
         0, config.learning_rate, config.num_steps // 20, config.num_steps
     )
@@ -121,7 +121,15 @@ def main(config: DetectorConfig) -> dict[str, Any]:
         variables, opt_state = checkpoints.restore(
             start, args=ocp.args.StandardRestore(like)
         )
-    data = ahead(detection.batches(train, config.batch_size, config.seed, first=start))
+    data = ahead(
+        detection.batches(
+            train,
+            config.batch_size,
+            config.seed,
+            first=start,
+            hands=config.what == "hands",
+        )
+    )
     losses = []
     for number in (
         bar := tqdm(
@@ -157,7 +165,7 @@ def main(config: DetectorConfig) -> dict[str, Any]:
     }
     write_json(path.with_suffix(".json"), card)
     card |= {"least_score": detector.LEAST_SCORE}
-    card |= {"test": score(detector.Detector(path, config.what), test)}
+    card |= {"test": score(detector.Detector(path, config.what), test, config.what)}
     write_json(path.with_suffix(".json"), card)
     return card
 
@@ -314,7 +322,7 @@ def write_onnx(path: Path, variables: Any) -> None:
         ],
         [
             onnx.helper.make_tensor_value_info(
-                HEAD, onnx.TensorProto.FLOAT, [1, len(layers[HEAD][1]), cells, cells]
+                HEAD, onnx.TensorProto.FLOAT, [1, detector.CHANNELS, cells, cells]
             )
         ],
         weights,
@@ -328,7 +336,9 @@ def write_onnx(path: Path, variables: Any) -> None:
     unfinished.replace(path)
 
 
-def score(network: Any, frames: list[detection.Frame]) -> dict[str, Any]:
+def score(
+    network: Any, frames: list[detection.Frame], what: str = "people"
+) -> dict[str, Any]:
     """Returns how many people are found (IoU 0.5), and false alarms (IoU 0.3) a frame.
 
     Of whom hardly anything is seen may be found or not: see `detection.Frame`.
@@ -336,6 +346,7 @@ def score(network: Any, frames: list[detection.Frame]) -> dict[str, Any]:
     Args:
         network: Gives the people in a depth image.
         frames: Of the data set crowd, or hands.
+        what: People or hands.
 
     Returns:
         Numbers of frames and people, recall over all and by kind of person, false
@@ -343,10 +354,8 @@ def score(network: Any, frames: list[detection.Frame]) -> dict[str, Any]:
     """
     kinds: dict[str, list[bool]] = {}
     alarms: list[int] = []
-    sides: list[bool] = []
     for frame in frames:
-        people = network(frame.depth)
-        guesses = [person.box for person in people]
+        guesses = [person.box for person in network(frame.depth)]
         free = list(range(len(guesses)))
         for person in np.flatnonzero(frame.clear):
             box = frame.boxes[person]
@@ -354,9 +363,7 @@ def score(network: Any, frames: list[detection.Frame]) -> dict[str, Any]:
             best = max(overlaps, default=(0.0, -1))
             if best[0] >= 0.5:
                 free.remove(best[1])
-                is_right = people[best[1]].side == "right"
-                sides.append(is_right == (frame.right[person] > 0))
-            for kind in kinds_of(frame, int(person)):
+            for kind in kinds_of(frame, int(person), what):
                 kinds.setdefault(kind, []).append(best[0] >= 0.5)
         alarms.append(
             sum(
@@ -365,21 +372,19 @@ def score(network: Any, frames: list[detection.Frame]) -> dict[str, Any]:
             )
         )
     empty = [n for n, frame in zip(alarms, frames, strict=True) if not len(frame.boxes)]
-    hands = any(frame.has_hands for frame in frames)
     return {
         "frames": len(frames),
-        "hands" if hands else "people": len(kinds.get("all", ())),
+        what: len(kinds.get("all", ())),
         "recall": {kind: float(np.mean(kinds[kind])) for kind in sorted(kinds)},
-        **({"side_right": float(np.mean(sides))} if hands else {}),
         "false_alarms_a_frame": float(np.mean(alarms)),
         "false_alarms_an_empty_frame": float(np.mean(empty)) if empty else None,
     }
 
 
-def kinds_of(frame: detection.Frame, person: int) -> list[str]:
+def kinds_of(frame: detection.Frame, person: int, what: str) -> list[str]:
     """Returns which rows of the table a person counts in."""
     box, distance, up = frame.boxes[person], frame.depths[person], frame.ups[person]
-    near, far = (0.5, 0.8) if frame.has_hands else (1.5, 3.5)  # metres
+    near, far = (0.5, 0.8) if what == "hands" else (1.5, 3.5)  # metres
     kind = f"nearer than {near} m" if distance < 1000 * near else f"{near} to {far} m"
     size = frame.depth.shape[::-1]
     is_cut = (box[:2] <= 1).any() or (box[2:] >= np.subtract(size, 1)).any()

@@ -32,7 +32,6 @@ class Frame(NamedTuple):
         heads: float32 [people, 2] pixels; NaN where not in front of the camera, and of
             hands.
         clear: bool [people] whether enough is seen of each.
-        right: float32 [people] of a right hand 1, of a left one -1, of people 0.
     """
 
     depth: np.ndarray
@@ -42,12 +41,6 @@ class Frame(NamedTuple):
     ups: np.ndarray
     heads: np.ndarray
     clear: np.ndarray
-    right: np.ndarray
-
-    @property
-    def has_hands(self) -> bool:
-        """Whether hands are labelled, and not people."""
-        return bool((self.right != 0).any())
 
     def only(self, kept: np.ndarray) -> "Frame":
         """Returns the frame with some of its people: a bool for each."""
@@ -68,10 +61,7 @@ def read_frame(example: Any, skeleton: Skeleton) -> Frame:
     trunk = high - low
     length = np.maximum(np.linalg.norm(trunk, axis=1, keepdims=True), 1e-6)
     boxes = example["boxes"]
-    is_hand = "left" in example
-    right = np.zeros(len(boxes), np.float32)
-    if is_hand:
-        right = np.where(example["left"], -1, 1).astype(np.float32)
+    is_hand = skeleton.found_as == "hands"
     return Frame(
         depth,
         boxes,
@@ -84,7 +74,6 @@ def read_frame(example: Any, skeleton: Skeleton) -> Frame:
         (trunk / length)[:, :2].astype(np.float32),
         np.full_like(joints_px[:, 0], np.nan) if is_hand else joints_px[:, 0],
         joints_seen(example) >= LEAST_SEEN,
-        right,
     )
 
 
@@ -116,7 +105,6 @@ def turned(frame: Frame, quarters: int, *, flip: bool) -> Frame:
     """Returns a frame turned anticlockwise by quarters, and mirrored after that."""
     depth = frame.depth
     boxes, heads, ups = [frame.boxes, frame.body_boxes], frame.heads, frame.ups
-    right = frame.right
     for _ in range(quarters):
         width = depth.shape[1]
         depth = np.rot90(depth)
@@ -134,7 +122,6 @@ def turned(frame: Frame, quarters: int, *, flip: bool) -> Frame:
             for x0, y0, x1, y1 in (box.T for box in boxes)
         ]
         ups = ups * (-1, 1)
-        right = -right
         heads = np.stack([width - heads[:, 0], heads[:, 1]], axis=1)
     return frame._replace(
         depth=np.ascontiguousarray(depth),
@@ -142,7 +129,6 @@ def turned(frame: Frame, quarters: int, *, flip: bool) -> Frame:
         body_boxes=boxes[1],
         ups=ups,
         heads=heads,
-        right=right,
     )
 
 
@@ -267,7 +253,6 @@ def training_image(
         frame.ups,
         large & frame.clear,
         CELLS,
-        right=frame.right if hands else None,
     )
     return sight.image, targets
 
@@ -312,8 +297,6 @@ def make_targets(
     ups: np.ndarray,
     clear: np.ndarray,
     cells: int,
-    *,
-    right: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
     """Returns the targets of one image.
 
@@ -324,24 +307,21 @@ def make_targets(
         ups: [people, 2] directions from hips to neck.
         clear: [people] whether the person must be found; others may be or not.
         cells: Of the maps.
-        right: [hands] 1 or -1, see `Frame`; None of people.
 
     Returns:
         See `models.detector.loss`.
     """
     at = detector.STRIDE * (np.arange(cells, dtype=np.float32) + 0.5)
     centre = np.zeros((cells, cells), np.float32)
-    kind = "people" if right is None else "hands"
-    values = np.zeros((cells, cells, detector.CHANNELS[kind] - 1), np.float32)
-    aims = ups if right is None else np.concatenate([ups, right[:, None]], axis=1)
+    values = np.zeros((cells, cells, detector.CHANNELS - 1), np.float32)
     unclear = np.zeros((cells, cells), bool)
     x, y = np.meshgrid(at, at)
     for box in boxes[~clear]:
         unclear |= (np.abs(x - (box[0] + box[2]) / 2) <= (box[2] - box[0]) / 2 + 2) & (
             np.abs(y - (box[1] + box[3]) / 2) <= (box[3] - box[1]) / 2 + 2
         )
-    columns = (boxes, body_boxes, depths, aims)
-    for box, body_box, depth, aim in zip(*(c[clear] for c in columns), strict=True):
+    columns = (boxes, body_boxes, depths, ups)
+    for box, body_box, depth, up in zip(*(c[clear] for c in columns), strict=True):
         middle, size = (box[:2] + box[2:]) / 2, box[2:] - box[:2]
         sigma = np.maximum(0.75 * detector.STRIDE, 0.09 * size)
         column, row = np.clip(middle // detector.STRIDE, 0, cells - 1).astype(int)
@@ -355,14 +335,19 @@ def make_targets(
         logs = np.log(np.maximum(np.stack(reach, axis=-1), 1.0) / detector.UNIT)
         of_person[..., :8] = logs
         of_person[..., 8] = depth
-        of_person[..., 9:] = aim
+        of_person[..., 9:] = up
         values = np.where(better[..., None], of_person, values)
     weight = np.where(centre > 0.4, centre, 0)
     return {"centre": centre, "values": values, "weight": weight, "unclear": unclear}
 
 
 def batches(
-    frames: Sequence[Frame], batch_size: int, seed: int, *, first: int = 0
+    frames: Sequence[Frame],
+    batch_size: int,
+    seed: int,
+    *,
+    first: int = 0,
+    hands: bool = False,
 ) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
     """Yields random views of random frames without end.
 
@@ -371,8 +356,8 @@ def batches(
         batch_size: Views at a time.
         seed: Each batch depends on it and on its own number alone.
         first: Number of the first batch.
+        hands: Whether it is hands that are looked for.
     """
-    hands = any(frame.has_hands for frame in frames)
     odds = np.array([1.0 if len(frame.boxes) else EMPTY for frame in frames])
     odds /= odds.sum()
     for number in itertools.count(first):

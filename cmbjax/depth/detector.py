@@ -8,7 +8,7 @@ import functools
 import hashlib
 import threading
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -35,13 +35,9 @@ MAX_INSIDE = 0.85  # part of a box that lies in another of someone equally far a
 WEIGHTS = Path(__file__).parents[1] / "weights"
 FOLDERS = {"people": "detector", "hands": "hand-detector"}  # of what is found
 FARTHEST_MM = 20_000  # cameras write 65535 and the like for no reading
-# Channels of the network's output; the last is there where hands are found.
+# Channels of the network's output.
 CENTRE, SIDES, BODY, DEPTH, UP = 0, slice(1, 5), slice(5, 9), 9, slice(10, 12)
-RIGHT = 12
-CHANNELS = {"people": 12, "hands": 13}
-
-
-Side = Literal["", "right", "left"]
+CHANNELS = 12
 
 
 class Person(NamedTuple):
@@ -54,7 +50,6 @@ class Person(NamedTuple):
         score: From 0 to 1.
         up: float32 [2] from the hips to the neck in the image, shorter than 1 where
             the person is seen from above; of a hand from the wrist to the fingers.
-        right: How probably it is a right hand; NaN of a person.
     """
 
     box: np.ndarray
@@ -62,14 +57,6 @@ class Person(NamedTuple):
     depth: float
     score: float
     up: np.ndarray
-    right: float = float("nan")
-
-    @property
-    def side(self) -> Side:
-        """Which hand it is: right or left; empty of a person."""
-        if np.isnan(self.right):
-            return ""
-        return "right" if self.right >= 0.5 else "left"
 
     @property
     def roll_deg(self) -> int:
@@ -170,7 +157,7 @@ def decode(
     """Returns the people in what the network gave, the surest first.
 
     Args:
-        maps: [cells, cells, channels].
+        maps: [cells, cells, CHANNELS].
         sight: What it saw.
         shape: [height, width] of the frame, pixels.
         least_score: Of a person.
@@ -189,10 +176,7 @@ def decode(
         depth = sight.nearest + (values[DEPTH] + 1) / 2 * sight.span
         score = float(1 / (1 + np.exp(-values[CENTRE])))
         up = values[UP].astype(np.float32)
-        right = float("nan")
-        if maps.shape[-1] > RIGHT:
-            right = float(np.clip((values[RIGHT] + 1) / 2, 0, 1))
-        person = Person(box, body_box, float(depth), score, up, right)
+        person = Person(box, body_box, float(depth), score, up)
         if (box[2:] - box[:2]).min() > 1 and not _is_known(person, people):
             people.append(person)
     return people
@@ -293,7 +277,7 @@ class Detector:
 
         Args:
             weights: The .onnx file.
-            what: A name in `CHANNELS`: what it was trained to find.
+            what: A name in `FOLDERS`: what it was trained to find.
 
         Raises:
             FileNotFoundError: A file is missing.
@@ -312,7 +296,7 @@ class Detector:
         self._finds_people = what == "people"
 
     def _run(self, image: np.ndarray) -> np.ndarray:
-        """Returns the maps [cells, cells, channels] of a `Sight.image`."""
+        """Returns the maps [cells, cells, CHANNELS] of a `Sight.image`."""
         with self._lock:
             self._network.setInput(np.ascontiguousarray(image.transpose(2, 0, 1))[None])
             return self._network.forward()[0].transpose(1, 2, 0)

@@ -12,7 +12,7 @@ from cmbjax.models.layers import repeat
 from cmbjax.models.losses import AnyArray
 
 # As `depth.detector` reads them: the centre; four sides of what is seen and four of the
-# body, a depth and a direction; of hands also which one it is.
+# body, a depth and a direction.
 CENTRE, UP, CHANNELS = 0, slice(10, 12), 12
 
 Maps = Float[Array, "batch cells cells channels"]
@@ -54,14 +54,8 @@ HEAD = "head"
 
 
 class Detector(nn.Module, kw_only=True):
-    """Maps of centres, boxes, depths and directions of people; `LAYERS` in order.
+    """Maps of centres, boxes, depths and directions of people; `LAYERS` in order."""
 
-    Attributes:
-        channels: Of the maps.
-        dtype: Of the layers.
-    """
-
-    channels: int = CHANNELS
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -93,14 +87,14 @@ class Detector(nn.Module, kw_only=True):
                 name=f"{layer.name}_norm",
             )
             maps[layer.name] = nn.relu(norm(x))
-        bias = np.zeros(self.channels, np.float32)
+        bias = np.zeros(CHANNELS, np.float32)
         bias[CENTRE] = -4.0  # nearly nowhere is the centre of anybody
-        spread = np.full((1, 1, 1, self.channels), 0.01, np.float32)
+        spread = np.full((1, 1, 1, CHANNELS), 0.01, np.float32)
         # Left and right are as frequent: from nearly nothing their direction never
         # grows, as no feature tells them apart unless it is asked for.
-        spread[..., UP.start :] = 0.3
+        spread[..., UP] = 0.3
         head = nn.Conv(
-            self.channels,
+            CHANNELS,
             (1, 1),
             kernel_init=lambda *like: spread * nn.initializers.normal(1.0)(*like),
             bias_init=lambda *_: jnp.asarray(bias),
@@ -132,7 +126,7 @@ def loss(maps: Maps, targets: dict[str, Array]) -> Float[Array, ""]:
     Args:
         maps: Of the network.
         targets: centre [batch, cells, cells] Gaussians, 1 at a person's centre; values
-            [batch, cells, cells, channels - 1] and weight [batch, cells, cells]; of
+            [batch, cells, cells, CHANNELS - 1] and weight [batch, cells, cells]; of
             the centres, cells that are `unclear` [batch, cells, cells] do not count.
     """
     logits, centre = maps[..., CENTRE], targets["centre"]
@@ -144,8 +138,7 @@ def loss(maps: Maps, targets: dict[str, Array]) -> Float[Array, ""]:
     off = maps[..., 1:] - targets["values"]
     # Squares of the direction: most people are upright, so that the least absolute
     # error across the image is that of a network that always says none.
-    straight, square = off[..., : UP.start - 1], off[..., UP.start - 1 :]
-    off = jnp.concatenate([jnp.abs(straight), 2 * square**2], axis=-1)
+    off = jnp.concatenate([jnp.abs(off[..., :-2]), 2 * off[..., -2:] ** 2], axis=-1)
     off *= targets["weight"][..., None]
     count = jnp.maximum(jnp.sum(targets["weight"]), 1)
     per_channel = jnp.sum(off, axis=(0, 1, 2)) / count

@@ -35,6 +35,7 @@ LEAST_PEAK = 0.12  # of the heat map of a joint that is in the picture
 
 People = Literal["nearest", "all"]
 MemoryUse = Literal["frozen", "rolling"]
+Side = Literal["", "right", "left"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -51,8 +52,7 @@ class Pose:
             the person's own body, 0 not in the picture.
         box: [x0, y0, x1, y1] pixels of what is seen of the person.
         depth_m: Depth of the person as a whole, metres.
-        side: Which hand it is, right or left, as its owner says; empty of a person, and
-            of a hand in a box that was given.
+        side: Which hand it is, right or left, as its owner says; empty of a person.
     """
 
     joints_px: np.ndarray
@@ -61,7 +61,7 @@ class Pose:
     visibility: np.ndarray
     box: np.ndarray
     depth_m: float
-    side: detector.Side = ""
+    side: Side = ""
 
     @property
     def seen_px(self) -> np.ndarray:
@@ -83,7 +83,6 @@ class View(NamedTuple):
         frame_from_crop: [2, 3] transform.
         reference_mm: The person's depth.
         card: Of the network.
-        side: See `Pose`.
     """
 
     box: np.ndarray
@@ -91,7 +90,6 @@ class View(NamedTuple):
     frame_from_crop: np.ndarray
     reference_mm: float
     card: Card
-    side: detector.Side = ""
 
 
 class Predictor:
@@ -320,7 +318,7 @@ class Predictor:
             )
             for card in cards
         ]
-        return [view._replace(box=person.box, side=person.side) for view in views]
+        return [view._replace(box=person.box) for view in views]
 
     def crop(
         self,
@@ -401,7 +399,7 @@ class Predictor:
             visibility=visibility,
             box=view.box,
             depth_m=view.reference_mm / 1000,
-            side=view.side,
+            side=side_of(joints_m, self.skeleton),
         )
 
 
@@ -447,6 +445,26 @@ class Stream:
             view.depth, self._memories.get(folder, runtime.memory)
         )
         return outputs
+
+
+def side_of(joints_m: np.ndarray, skeleton: Skeleton) -> Side:
+    """Returns which hand has joints [joints, 3]; empty of a body.
+
+    Fingers bend towards the palm, and so does the thumb. The first joint, the index
+    finger's base and the little one's span the palm: a right hand's fingers lie on the
+    side that a right-handed screw moves to, turned from the index to the little finger.
+    """
+    if skeleton.found_as != "hands":
+        return ""
+    at = dict(zip(skeleton.joints, joints_m, strict=True))
+    root = joints_m[0]
+    normal = np.cross(at["index_base"] - root, at["little_base"] - root)
+    beyond = [
+        place - root
+        for name, place in at.items()
+        if name.endswith(("_1", "_2", "_tip"))
+    ]
+    return "right" if float(np.mean(beyond, axis=0) @ normal) > 0 else "left"
 
 
 def _checked_card(network: Path | str | None) -> Card:

@@ -8,9 +8,8 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 
-from cmbjax.depth.detector import Side
 from cmbjax.files import printable
-from cmbjax.predict.predictor import Pose
+from cmbjax.predict.predictor import Pose, Side
 from cmbjax.skeletons import Skeleton
 
 

@@ -12,9 +12,8 @@ from cmbjax.export.card import save_weights
 from cmbjax.models import detector as network
 
 CELLS = detector.SIDE // detector.STRIDE
-CHANNELS = network.CHANNELS
-assert (network.CENTRE, network.UP) == (detector.CENTRE, detector.UP)
-assert detector.CHANNELS["people"] == CHANNELS
+NAMES = ("CENTRE", "UP", "CHANNELS")
+assert all(getattr(network, name) == getattr(detector, name) for name in NAMES)
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +69,7 @@ def test_the_loss_is_small_for_what_the_targets_say_and_large_without():
     clear = np.ones(2, bool)
     targets = detection.make_targets(boxes, boxes, np.zeros(2), ups, clear, CELLS)
     batch = {name: jnp.asarray(values[None]) for name, values in targets.items()}
-    maps = np.zeros((1, CELLS, CELLS, CHANNELS), np.float32)
+    maps = np.zeros((1, CELLS, CELLS, detector.CHANNELS), np.float32)
     maps[..., detector.CENTRE] = np.where(targets["centre"] >= 1, 8, -8)
     maps[..., 1:] = targets["values"]
     good = float(network.loss(jnp.asarray(maps), batch))
@@ -100,7 +99,7 @@ def test_who_is_hardly_seen_may_be_found_or_not():
         )
         batch = {name: jnp.asarray(values[None]) for name, values in targets.items()}
         for found in (True, False):
-            maps = np.zeros((1, CELLS, CELLS, CHANNELS), np.float32)
+            maps = np.zeros((1, CELLS, CELLS, detector.CHANNELS), np.float32)
             maps[..., detector.CENTRE] = -8
             if found:  # in the middle of the box
                 maps[0, 15, 12, detector.CENTRE] = 8
@@ -113,7 +112,7 @@ def test_scores_count_people_once_and_alarms_apart():
     depth = np.zeros((20, 20), np.uint16)
     boxes = np.array([[0.0, 0, 10, 10], [10, 10, 20, 20]], np.float32)
     ups, clear = np.zeros((2, 2)), np.ones(2, bool)
-    columns = (boxes, boxes, np.ones(2), ups, boxes[:, :2], clear, np.zeros(2))
+    columns = (boxes, boxes, np.ones(2), ups, boxes[:, :2], clear)
     frame = detection.Frame(depth, *columns)
 
     def network_of(*guesses):
@@ -136,7 +135,7 @@ def test_it_learns_a_few_views():
     box = np.array([[30.0, 10, 50, 50]], np.float32)
     up = np.array([[0.0, -1.0]], np.float32)
     clear = np.ones(1, bool)
-    columns = (box, box, np.array([2000.0]), up, box[:, :2], clear, np.zeros(1))
+    columns = (box, box, np.array([2000.0]), up, box[:, :2], clear)
     frame = detection.Frame(depth, *columns)
     images, targets = next(detection.batches([frame], 4, int(rng.integers(9))))
     variables = jax.jit(lambda key: model.init(key, images, train=False))(

@@ -8,8 +8,8 @@ import pytest
 
 import predict
 from cmbjax.depth import detector
-from cmbjax.predict.predictor import Predictor
-from cmbjax.skeletons import HAND21
+from cmbjax.predict.predictor import Predictor, side_of
+from cmbjax.skeletons import BODY15, HAND20, HAND21
 from tests.datasets.test_crowd import needs_people
 
 
@@ -96,18 +96,24 @@ def test_script_finds_hands(frames, tmp_path, capsys):
     assert coco["annotations"][0]["side"] == hand["side"]
 
 
-def test_a_right_hand_is_told_from_a_left_one_by_hand():
-    """A map whose last channel is 0.8: right with a probability of 0.9."""
-    depth = np.full((160, 160), 500, np.uint16)
-    sight = detector.look(depth, metric=True)
-    maps = np.zeros((40, 40, 13), np.float32)
-    maps[..., detector.CENTRE] = -8
-    maps[10, 20, detector.CENTRE] = 3
-    maps[10, 20, detector.RIGHT] = 0.8
-    (hand,) = detector.decode(maps, sight, depth.shape, 0.33)
-    assert hand.right == pytest.approx(0.9) and hand.side == "right"
-    maps[10, 20, detector.RIGHT] = -1.3
-    (hand,) = detector.decode(maps, sight, depth.shape, 0.33)
-    assert hand.right == 0 and hand.side == "left"
-    (person,) = detector.decode(maps[..., :12], sight, depth.shape, 0.33)
-    assert np.isnan(person.right) and person.side == ""
+@pytest.mark.parametrize("skeleton", [HAND20, HAND21], ids=["hand20", "hand21"])
+def test_a_hand_is_a_right_one_by_its_shape(skeleton):
+    """Raise a right hand, the palm away from you: its thumb points to your left.
+
+    Whoever is opposite sees palm and fingers, and the thumb at the right.
+    """
+    x = dict(zip(("thumb", "index", "middle", "ring", "little"), range(5), strict=True))
+    joints_m = np.zeros((skeleton.num_joints, 3))
+    for number, name in enumerate(skeleton.joints):
+        finger, _, part = name.partition("_")
+        if finger in x:
+            step = {"base": 0, "1": 1, "2": 2, "tip": 3}[part]
+            # Bent towards the camera, which looks along z.
+            joints_m[number] = 0.02 * x[finger], -0.08 - 0.03 * step, -0.01 * step**2
+    joints_m += (0, 0, 0.5)
+    # The thumb is at the picture's left.
+    assert side_of(joints_m, skeleton) == "left"
+    assert side_of(joints_m * (-1, 1, 1), skeleton) == "right"
+    back = joints_m * (1, 1, -1) + (0, 0, 1.0)
+    assert side_of(back, skeleton) == "right"
+    assert side_of(np.zeros((15, 3)), BODY15) == ""
