@@ -205,3 +205,27 @@ def test_frames_depend_on_their_numbers_alone_and_astar_shows_one_empty_hand():
         png = np.frombuffer(example["depth"], np.uint8)
         assert cv2.imdecode(png, cv2.IMREAD_UNCHANGED).shape == (240, 320)
         assert example["joints_m"].shape == (1, 20, 3)
+
+
+@needs_people
+def test_a_small_data_set_is_made_and_xu_and_chengs_forest_learns_from_it(tmp_path):
+    import datasets
+    import train_forest
+
+    frames = datasets.load("hands/tiny", None, tmp_path / "tfds", split="train")
+    assert frames.skeleton is HAND21 and frames.findable and frames.metric
+    assert frames.depth_range == 200 and 30 < len(frames) < 80
+    example = frames.source[0]
+    assert example["joints_px"].shape == (21, 2) and example["box"].shape == (4,)
+    config = train_forest.ForestConfig(
+        dataset="hands/tiny",
+        tfds_dir=tmp_path / "tfds",
+        run_dir=tmp_path / "forest",
+        model="xu_cheng",
+        crop="label_box",
+    )
+    columns = train_forest.main(config)
+    errors = columns["mean error mm"]
+    assert errors["Full Hand"] < 150 and errors["Wrist"] > 0
+    again = train_forest.main(config)  # the forest that is there
+    assert again["mean error mm"]["Full Hand"] == errors["Full Hand"]
