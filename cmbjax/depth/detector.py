@@ -21,6 +21,8 @@ SIDE = 160  # pixels of the square that the network sees; a frame is thinned out
 STRIDE = 4  # pixels of that square a cell
 UNIT = 8.0  # pixels: distances are predicted as logarithms of multiples of it
 LEAST_SCORE = 0.33
+# Of hands more than that are posed, and the poses tell which of them are none.
+LEAST_SCORES = {"people": LEAST_SCORE, "hands": 0.15}
 STATURE_MM = 1800.0
 COVER_MM = 200.0  # in front of a person: what is so far, and no floor before the feet
 BAND = 0.05  # of a box: below it that much is looked at
@@ -293,7 +295,7 @@ class Detector:
             raise ValueError(f"{weights} is damaged: not what {card.name} says")
         self._network = cv2.dnn.readNetFromONNX(np.frombuffer(content, np.uint8))
         self._lock = threading.Lock()
-        self._finds_people = what == "people"
+        self.what = what
 
     def _run(self, image: np.ndarray) -> np.ndarray:
         """Returns the maps [cells, cells, CHANNELS] of a `Sight.image`."""
@@ -329,7 +331,7 @@ class Detector:
         *,
         metric: bool = True,
         focal_px: float | None = None,
-        least_score: float = LEAST_SCORE,
+        least_score: float | None = None,
     ) -> list[Person]:
         """Returns the people in a frame, nearest first (raw: largest first).
 
@@ -339,16 +341,18 @@ class Detector:
             metric: Whether `depth` is in millimetres.
             focal_px: Focal length, where it is known: body boxes then reach as far
                 behind what covers somebody's legs as these are long.
-            least_score: Of a person.
+            least_score: Of a person; by default that of `LEAST_SCORES`.
 
         Raises:
             ValueError: `depth` has another shape or type.
         """
+        if least_score is None:
+            least_score = LEAST_SCORES[self.what]
         depth = checked_depth(depth, "depth", metric=metric)
         sight = look(depth, metric=metric)
         maps = self._run(sight.image)
         people = decode(maps, sight, depth.shape, least_score)
-        if not self._finds_people:  # hands point anywhere, and are known as well there
+        if self.what != "people":  # hands point anywhere, and are known as well there
             return _in_order(people, metric=metric)
         turns = {person.roll_deg for person in people} - {0}
         if any(np.linalg.norm(person.up) < UNSURE_UP for person in people):

@@ -32,6 +32,12 @@ from cmbjax.skeletons import SKELETONS, Skeleton
 OUTSIDE, HIDDEN, SEEN = 0, 1, 2  # values of `Pose.visibility`
 SHORT = 0.5  # of a trunk's length in the image
 LEAST_PEAK = 0.12  # of the heat map of a joint that is in the picture
+# The detector is hardly sure of a hand of 20 pixels: what it finds is posed, and counts
+# by its score times the pose's mean confidence.
+LEAST_SURE = 0.12
+MOST_HANDS = {"nearest": 3, "all": 8}  # that are posed, the surest
+NEARLY_THE_SURER = {"nearest": 0.6, "all": 0.0}  # of a score: less is not posed
+NEARLY_AS_SURE = 0.7  # of the surest hand: the nearest of these is the nearest
 
 People = Literal["nearest", "all"]
 MemoryUse = Literal["frozen", "rolling"]
@@ -83,6 +89,7 @@ class View(NamedTuple):
         frame_from_crop: [2, 3] transform.
         reference_mm: The person's depth.
         card: Of the network.
+        score: Of the detector; 1 of a box that was given.
     """
 
     box: np.ndarray
@@ -90,6 +97,7 @@ class View(NamedTuple):
     frame_from_crop: np.ndarray
     reference_mm: float
     card: Card
+    score: float = 1.0
 
 
 class Predictor:
@@ -235,13 +243,28 @@ class Predictor:
             views = [self.views(depth_mm, person) for person in self.find(depth_mm)]
         else:
             views = [[self.crop(depth_mm, box)] for box in _checked_boxes(boxes)]
-        return [
+        poses = [
             max(
                 (self.decode(view, run(view), depth_mm) for view in of_person),
                 key=lambda pose: float(pose.confidence.mean()),
             )
             for of_person in views
         ]
+        if boxes is not None or self.skeleton.found_as == "people":
+            return poses
+        return self._sure_hands(poses, [view.score for view, *_ in views])
+
+    def _sure_hands(self, poses: list[Pose], scores: list[float]) -> list[Pose]:
+        """Returns the poses that are of hands, nearest first; perhaps only that."""
+        sure = [
+            score * float(pose.confidence.mean())
+            for pose, score in zip(poses, scores, strict=True)
+        ]
+        least = LEAST_SURE
+        if self.people == "nearest":
+            least = max(least, NEARLY_AS_SURE * max(sure, default=0.0))
+        kept = [pose for pose, value in zip(poses, sure, strict=True) if value >= least]
+        return kept[:1] if self.people == "nearest" else kept
 
     def stream(
         self,
@@ -288,10 +311,16 @@ class Predictor:
     def find(self, depth_mm: np.ndarray) -> list[detector.Person]:
         """Returns the people in a frame, nearest first.
 
-        Of one person only, the nearest of those nearly as sure as the surest.
+        Of one person only, the nearest of those nearly as sure as the surest. Of hands
+        also what is hardly one: the poses tell.
         """
         focal_px = float(self.intrinsics(depth_mm)[0])
         people = self._detector(depth_mm, focal_px=focal_px)
+        if self.skeleton.found_as == "hands":
+            scores = sorted((hand.score for hand in people), reverse=True)
+            least = NEARLY_THE_SURER[self.people] * max(scores, default=0.0)
+            least = max([least, *scores[MOST_HANDS[self.people] - 1 :][:1]])
+            return [hand for hand in people if hand.score >= least]
         return detector.nearest(people) if self.people == "nearest" else people
 
     def view(self, depth_mm: np.ndarray, person: detector.Person) -> View:
@@ -318,7 +347,7 @@ class Predictor:
             )
             for card in cards
         ]
-        return [view._replace(box=person.box) for view in views]
+        return [view._replace(box=person.box, score=person.score) for view in views]
 
     def crop(
         self,
