@@ -383,7 +383,7 @@ def evaluation_view(example, preparation):
 def test_crop_pixels_lead_back_to_the_frame(crop, monkeypatch):
     box = np.array([58.0, 17, 103, 112], np.float32)
     found = detector.Person(box, box, 2010.0, 0.9, np.array([0.0, -1]))
-    monkeypatch.setattr(detector, "shipped", lambda: lambda depth, **_: [found])
+    monkeypatch.setattr(detector, "shipped", lambda _: lambda depth, **_: [found])
     preparation = Preparation(side=64, crop=crop, depth_range=1000.0)
     example = make_example(2)
     view = evaluation_view(example, preparation)

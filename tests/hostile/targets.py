@@ -176,7 +176,7 @@ def _go_on(folder: Path) -> None:
 
 def _detector(folder: Path) -> None:
     for ending in (".onnx", ".json"):
-        source = detector.WEIGHTS.with_suffix(ending)
+        source = (detector.WEIGHTS / "detector/detector").with_suffix(ending)
         (folder / f"detector{ending}").write_bytes(source.read_bytes())
 
 
