@@ -11,7 +11,7 @@ from cmbjax.files import read_json, read_lines
 from tests.hostile import fuzz, mutate
 from tests.hostile.targets import TARGETS
 
-NUMBER, SLOW_NUMBER = 60, 6
+NUMBER, SLOW_NUMBER = 60, 12
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
