@@ -18,7 +18,7 @@ from cmbjax.camera import ITOP_CAMERA
 from cmbjax.data.flags import Flags
 from cmbjax.depth.images import files_of, read_frame
 from cmbjax.export.formats import require_onnx
-from cmbjax.predict.card import INT8_FILE
+from cmbjax.predict.card import INT8_FILE, find_folder, read_card
 from cmbjax.predict.predictor import Predictor
 from datasets.mannequin.frames import make_frame
 
@@ -51,7 +51,7 @@ def main(config: LatencyConfig) -> dict[str, dict[str, float]]:
         backends["onnxruntime"] = {"backend": "onnxruntime"}
         backends["openvino"] = {"backend": "openvino"}
         backends["openvino, bf16"] = {"backend": "openvino", "precision": "bf16"}
-        if INT8_FILE in Predictor(config.network).card.files:
+        if INT8_FILE in read_card(find_folder(config.network)).files:
             backends["onnxruntime, int8"] = {"precision": "int8"}
     camera = ITOP_CAMERA if not paths else None
     rows = {}

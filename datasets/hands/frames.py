@@ -543,7 +543,7 @@ def _photograph(
     things_seen = [(placed_solid(placed, s), False) for s in others]
     things_seen += [(placed_solid(placed, s), dark) for s, dark in posed.held]
     reach = 0.16 if astar else rng.uniform(0.14, 0.25)
-    around = clutter(rng, middle, reach, placed.up) if not astar or alone else []
+    around = clutter(rng, middle, reach, placed.up)
     if astar:
         around = around[:1] if rng.random() < 0.5 else []
     things_seen += [(solid, bool(rng.random() < 0.05)) for solid in around]
