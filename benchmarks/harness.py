@@ -11,6 +11,8 @@ import dataclasses
 import functools
 import itertools
 import math
+import os
+import queue
 import shlex
 import subprocess
 import sys
@@ -100,7 +102,8 @@ class Sweep(DataFlags):
     decode: str | None = None
     """How all heat maps are read in tests; by default as each network's authors do."""
     jobs: int = 1
-    """Runs at the same time."""
+    """Runs at the same time, each on its share of the processor's cores: small networks
+    train twice as many steps on two cores each on its own as on both together."""
     runs_dir: Path = Path("runs")
     """Gets a folder a run, in <preset>_<dataset>/."""
     out_dir: Path | None = None
@@ -302,7 +305,17 @@ class Sweep(DataFlags):
         Raises:
             ValueError: Some failed, the others are done; names all that failed.
         """
-        with concurrent.futures.ThreadPoolExecutor(self.jobs) as pool:
+        shares: queue.SimpleQueue[set[int]] = queue.SimpleQueue()
+        for share in shares_of_cores(self.jobs):
+            shares.put(share)
+
+        def take_a_share() -> None:
+            if hasattr(os, "sched_setaffinity"):  # Linux: of the processes to come
+                os.sched_setaffinity(0, shares.get())
+
+        with concurrent.futures.ThreadPoolExecutor(
+            self.jobs, initializer=take_a_share
+        ) as pool:
             try:
                 futures = [pool.submit(function, argument) for argument in arguments]
                 waiting = concurrent.futures.as_completed(futures)
@@ -364,6 +377,14 @@ class Sweep(DataFlags):
             raise ValueError(
                 f"{shlex.join(command[1:])} ended with {done.returncode}: {words}"
             )
+
+
+def shares_of_cores(jobs: int) -> list[set[int]]:
+    """Returns which of this process's cores each of so many jobs has."""
+    cores = list(range(os.cpu_count() or 1))
+    if hasattr(os, "sched_getaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+    return [set(cores[i::jobs]) or {cores[i % len(cores)]} for i in range(jobs)]
 
 
 def is_ours(model: str) -> bool:

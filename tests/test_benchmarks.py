@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import os
 import sys
 import threading
 from collections import Counter
@@ -359,6 +360,22 @@ def test_a_rate_that_diverges_loses_and_is_not_tried_again(sweep, monkeypatch):
         # From 0.002 down to where there is something to compare, and one further.
         rates = [flags["learning_rate"] for _, flags in calls]
         assert sorted(rates) == [0.00025, 0.0005, 0.001, 0.002, 0.004]
+
+
+def test_jobs_share_the_cores(sweep):
+    cores = os.sched_getaffinity(0)
+    threads = threading.Barrier(2, timeout=60)
+
+    def where(_):
+        threads.wait()  # both at a time
+        return os.sched_getaffinity(0)
+
+    shares = sweep[0].each(where, range(2))
+    assert shares[0] | shares[1] == cores
+    assert len(cores) == 1 or not shares[0] & shares[1]
+    assert os.sched_getaffinity(0) == cores  # of this thread
+    assert all(share <= cores for share in harness.shares_of_cores(5))
+    assert all(harness.shares_of_cores(5))
 
 
 def test_ctrl_c_begins_no_further_run(sweep, monkeypatch):

@@ -39,8 +39,20 @@ def surface_depth(
         patch = depth_mm[low[1] : high[1] + 1, low[0] : high[0] + 1].astype(np.float32)
         near = patch[(patch > 0) & (np.abs(patch - reference_mm) <= reach_mm)]
         if near.size:
-            surface[joint] = np.percentile(near, PERCENTILE) / 1000
+            surface[joint] = _percentile(near, PERCENTILE) / 1000
     return surface
+
+
+def _percentile(values: np.ndarray, percent: float) -> float:
+    """Returns what NumPy's percentile does of a vector, at a tenth of its cost.
+
+    An evaluation asks for it some hundred times a frame, of a few readings each.
+    """
+    at = percent / 100 * (values.size - 1)
+    below = int(at)
+    above = min(below + 1, values.size - 1)
+    low, high = np.partition(values, (below, above))[[below, above]].tolist()
+    return low + (high - low) * (at - below)
 
 
 def lift(

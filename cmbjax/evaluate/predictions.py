@@ -412,6 +412,7 @@ def _compare(
             lift, loaded.depths, joints_px, references, labels["camera"]
         )
         for name, joints_px in pixels.items()
+        if regressed.get(name.removesuffix("_px")) is None
     }
     regressed_to_camera = functools.partial(
         lifting.regressed_to_camera,
