@@ -99,6 +99,10 @@ class Sweep(DataFlags):
     costly_steps: int | None = None
     """Of the rows of PHR and CPM, whose steps take ten times as long as ours; by
     default as many as all others have."""
+    compared_seeds: int | None = None
+    """Runs of each row that is not of the paper's network; by default `seeds`."""
+    forest_frames: int | None = None
+    """Training frames that forests are grown on; by default train_forest.py's."""
     decode: str | None = None
     """How all heat maps are read in tests; by default as each network's authors do."""
     jobs: int = 1
@@ -177,11 +181,14 @@ class Sweep(DataFlags):
         """The training split, prepared once, and not by all jobs at a time."""
         return self.load("train")
 
-    def afforded(self, flags: Flags) -> dict[str, Any]:
-        """Returns a row's flags, of a costly network with its own number of steps."""
-        if self.costly_steps is None or flags.get("model") not in COSTLY:
-            return dict(flags)
-        return {**flags, "num_steps": self.costly_steps}
+    def _afforded(self, flags: Flags) -> dict[str, Any]:
+        """Returns a row's flags with what is its kind's own: fewer steps, or frames."""
+        own: dict[str, Any] = {}
+        if self.costly_steps is not None and flags.get("model") in COSTLY:
+            own = {"num_steps": self.costly_steps}
+        if self.forest_frames is not None and flags.get("model") in FORESTS:
+            own = {"num_frames": self.forest_frames}
+        return {**flags, **own}
 
     def train(self, flags: Flags) -> Path:
         """Trains a run, unless it is done, and returns its folder.
@@ -258,10 +265,12 @@ class Sweep(DataFlags):
         """Returns flags with the learning rate that is best on the validation split.
 
         It is better than its neighbours, where there are two, on a tenth of the data,
-        with a seed that no row has and as many steps as the preset has.
+        with a seed that no row has and as many steps as the preset has. What is its
+        kind's own, fewer steps or frames, is among the flags, too.
         """
+        flags = self._afforded(flags)
         if flags.get("model") in FORESTS:
-            return dict(flags)
+            return flags
         rates, first = LEARNING_RATES[self.preset], FIRST_RATE[self.preset]
         best = rates.index(first)
         if not self.tune or len(rates) == 1 or "learning_rate" in flags:
@@ -333,9 +342,15 @@ class Sweep(DataFlags):
         self, function: Callable[..., T], rows: Iterable[Flags]
     ) -> list[list[T]]:
         """Returns, of each row, the function's values of its runs, one a seed."""
-        runs = [{**row, "seed": seed} for row in rows for seed in range(self.seeds)]
-        values = self.each(function, runs)
-        return [values[i : i + self.seeds] for i in range(0, len(values), self.seeds)]
+        runs = [[{**row, "seed": i} for i in range(self.seeds_of(row))] for row in rows]
+        values = iter(self.each(function, itertools.chain(*runs)))
+        return [list(itertools.islice(values, len(of_row))) for of_row in runs]
+
+    def seeds_of(self, flags: Flags) -> int:
+        """Returns how many runs a row has."""
+        if self.compared_seeds is None or is_ours(flags.get("model", "cmb")):
+            return self.seeds
+        return self.compared_seeds
 
     def require(self, metric: str) -> None:
         """Refuses a metric before anything is trained for it.
@@ -519,7 +534,7 @@ def compare(
         ValueError: The data set cannot have the metric, or runs failed.
     """
     sweep.require(metric)
-    tuned = sweep.tuned_rows({m: sweep.afforded(f) for m, f in methods.items()})
+    tuned = sweep.tuned_rows(methods)
     evaluations = dict(
         zip(methods, sweep.of_seeds(sweep.evaluate, tuned.values()), strict=True)
     )
@@ -539,25 +554,20 @@ def compare(
                 line[f"{method}, paper"] = "" if paper is None else f"{paper:.1f}"
         lines.append(line)
     networks = {m: f for m, f in tuned.items() if f.get("model") not in FORESTS}
-    rates = ", ".join(f"{m} {f['learning_rate']:g}" for m, f in networks.items())
-    steps_of: dict[int, list[str]] = {}
-    for method, flags in networks.items():
-        steps_of.setdefault(sweep.full(flags)["num_steps"], []).append(method)
-    steps = "; ".join(
-        f"{n} steps" + (f" ({', '.join(of)})" if len(steps_of) > 1 else "")
-        for n, of in steps_of.items()
-    )
     frames = next(iter(evaluations.values()))[0]["frames"]
-    note = (
-        f"Test split of {frames}; {steps}, "
-        f"{sweep.seeds} seed(s), learning rates: {rates}. {sweep.departures}"
-    )
+    about = {
+        "steps": {m: sweep.full(f)["num_steps"] for m, f in networks.items()},
+        "seeds": {m: len(results) for m, results in evaluations.items()},
+        "learning rates": {m: f"{f['learning_rate']:g}" for m, f in networks.items()},
+    }
+    words = "; ".join(f"{name}: {grouped(of)}" for name, of in about.items())
+    note = f"Test split of {frames}; {words}. {sweep.departures}"
     of_runs = {
         method: [over_all(evaluation, OVER_ALL[metric]) for evaluation in results]
         for method, results in evaluations.items()
     }
     note += "\n\n" + told_apart(of_runs)
-    if sweep.seeds == 1:
+    if min(map(len, evaluations.values())) == 1:
         scores = {m: sweep.frame_scores(f, metric) for m, f in tuned.items()}
         note += " " + told_apart_by_people(scores, sweep.people)
     write(sweep, name, title, lines, note)
@@ -567,7 +577,7 @@ def compare(
             "row": row,
             "mean": value.mean,
             "deviation": value.deviation,
-            "seeds": sweep.seeds,
+            "seeds": len(evaluations[method]),
             "paper": published.get(method, {}).get(row, ""),
         }
         for method, column in columns.items()
@@ -586,14 +596,28 @@ def compare(
     )
 
 
+def grouped(of: Mapping[str, Any]) -> str:
+    """Returns values in words, each with the rows that have it; what all have, alone.
+
+    So 500 (PHR), 1500 (SH, Ours).
+    """
+    rows: dict[Any, list[str]] = {}
+    for row, value in of.items():
+        rows.setdefault(value, []).append(row)
+    if len(rows) == 1:
+        return str(next(iter(rows)))
+    return ", ".join(f"{value} ({', '.join(of)})" for value, of in rows.items())
+
+
 def difference(first: Sequence[float], second: Sequence[float]) -> tuple[float, float]:
     """Returns the mean difference of two methods' runs, paired by seed, and its reach.
 
-    The 95 % interval of Student's distribution goes so far to either side; it is not a
-    number where there is one pair.
+    Seeds that one of them lacks do not count. The 95 % interval of Student's
+    distribution goes so far to either side; it is not a number where there is one pair.
     """
-    gaps = np.subtract(first, second)
-    if len(gaps) < 2:
+    pairs = min(len(first), len(second))
+    gaps = np.subtract(first[:pairs], second[:pairs])
+    if pairs < 2:
         return float(gaps.mean()), float("nan")
     quantile = scipy.stats.t.ppf(0.975, len(gaps) - 1)
     return float(gaps.mean()), float(quantile * gaps.std(ddof=1) / np.sqrt(len(gaps)))
@@ -610,7 +634,7 @@ def told_apart(of_runs: Mapping[str, Sequence[float]]) -> str:
     for better, worse in itertools.pairwise(ranked):
         mean, reach = difference(of_runs[better], of_runs[worse])
         if np.isnan(reach):
-            kind = "one run each: not told apart"
+            kind = "one pair of runs: not told apart"
         elif abs(mean) > reach:
             kind = f"95 % interval {mean - reach:+.1f} to {mean + reach:+.1f}"
         else:

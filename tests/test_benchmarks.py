@@ -137,7 +137,26 @@ def test_differences_and_their_intervals_by_hand():
     said = harness.told_apart({"A": [5, 7, 9], "B": [4, 5, 6], "C": [1, 2.0, 3]})
     assert "A - B: +2.0, not told apart (-0.5 to +4.5)" in said
     assert "B - C: +3.0, 95 % interval +3.0 to +3.0" in said
-    assert "one run each: not told apart" in harness.told_apart({"A": [2], "B": [1]})
+    alone = harness.told_apart({"A": [2], "B": [1]})
+    assert "one pair of runs: not told apart" in alone
+    # What has no partner does not count.
+    assert harness.difference([5, 7, 9], [4, 5, 6, 100]) == (mean, reach)
+
+
+def test_rows_have_seeds_steps_and_frames_of_their_kind(tmp_path):
+    sweep = Sweep(
+        runs_dir=tmp_path, seeds=3, compared_seeds=1, costly_steps=7, forest_frames=9
+    )
+    rows = [{"model": "phr"}, {"model": "cmb_half"}, {"model": "rf"}, {"model": "sh8"}]
+    runs = sweep.of_seeds(lambda flags: flags["seed"], rows)
+    assert runs == [[0], [0, 1, 2], [0], [0]]
+    sweep = dataclasses.replace(sweep, tune=False)
+    phr, half, forest, hourglass = map(sweep.tuned, rows)
+    assert phr["num_steps"] == 7 and forest["num_frames"] == 9
+    assert "num_steps" not in half and "num_steps" not in hourglass
+    said = harness.grouped({"PHR": 7, "SH": 500, "Ours": 500})
+    assert said == "7 (PHR), 500 (SH, Ours)"
+    assert harness.grouped({"SH": 500, "Ours": 500}) == "500"
 
 
 def test_an_interval_over_people_is_wider_than_one_over_frames():

@@ -129,21 +129,24 @@ def grow(
     from sklearn.tree import DecisionTreeClassifier
 
     grown = []
-    for number in range(num_trees):
-        rng = np.random.default_rng([seed, number])
+    for tree_number in range(num_trees):
+        rng = np.random.default_rng([seed, tree_number])
         offsets = trees.sample_offsets(rng, num_features, reach)
         rows, labels = [], []
-        for example in tqdm(frames, desc=f"tree {number + 1}", mininterval=5):
+        for example in tqdm(frames, desc=f"tree {tree_number + 1}", mininterval=5):
             body = cut_out(example, skeleton, labelled=True)
             if body is None:
                 continue
-            part = body_parts(body, example)
-            chosen = rng.choice(len(part), min(pixels_a_frame, len(part)), False)
+            number = len(body.pixels)
+            chosen = rng.choice(number, min(pixels_a_frame, number), False)
+            drawn = body._replace(
+                pixels=body.pixels[chosen], points_m=body.points_m[chosen]
+            )
             features = trees.differences(
-                body.depth_m, body.pixels[chosen], body.points_m[chosen, 2], offsets
+                body.depth_m, drawn.pixels, drawn.points_m[:, 2], offsets
             )
             rows.append(features.astype(np.float32))
-            labels.append(part[chosen])
+            labels.append(body_parts(drawn, example))
         if not rows:
             raise ValueError("no frame has a person to learn from")
         tree = DecisionTreeClassifier(
