@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
+import jax
 import numpy as np
 import scipy.stats
 import tyro
@@ -656,25 +657,27 @@ def frame_scores(path: Path, skeleton: Skeleton, metric: str) -> np.ndarray:
     columns = ("x_px", "y_px", "predicted_x_px", "predicted_y_px")
     values = np.array([[row[name] for name in columns] for row in rows], float)
     target, found = values.reshape(-1, skeleton.num_joints, 2, 2).transpose(2, 0, 1, 3)
-    counted = np.array([row["visible"] == "1" for row in rows])
-    counted = counted.reshape(target.shape[:2])
+    visible = np.array([row["visible"] == "1" for row in rows])
+    visible = visible.reshape(target.shape[:2])
     if metric == "map_10cm":
         error = np.array([row["error_mm"] for row in rows], float)
-        error = error.reshape(counted.shape)
-        counted &= ~np.isnan(error)
-        hits = np.where(np.isnan(error), False, error < 100)[None]
-    else:
-        torso = next(iter(skeleton.torsos.values()), None)
-        segment = skeleton.head if metric == "pckh" else torso
-        assert segment is not None, "`Sweep.require` has refused others"
-        start, end = (target[:, list(joints)].mean(axis=1) for joints in segment)
-        unit = np.linalg.norm(end - start, axis=-1, keepdims=True)
-        off = np.linalg.norm(found - target, axis=-1)
-        shares = (0.5,) if metric == "pckh" else metrics.PDJ_FRACTIONS
-        hits = np.stack([off <= share * unit for share in shares])
-    number = counted.sum(axis=1)
-    right = (hits & counted).mean(axis=0).sum(axis=1)
-    return np.where(number > 0, 100 * right / np.maximum(number, 1), np.nan)
+        error = error.reshape(visible.shape)
+        counted = visible & ~np.isnan(error)
+        number = counted.sum(axis=1)
+        right = ((error < 100) & counted).sum(axis=1)
+        return np.where(number > 0, 100 * right / np.maximum(number, 1), np.nan)
+
+    def of_frames(hits: Callable[..., metrics.Tally], *limits: float) -> np.ndarray:
+        def of_frame(*frame: Any) -> jax.Array:
+            tally = hits(*(part[None] for part in frame), skeleton, *limits)
+            return 100 * tally.total.sum() / tally.count.sum()
+
+        return np.asarray(jax.vmap(of_frame)(found, target, visible))
+
+    if metric == "pckh":
+        return of_frames(metrics.pckh)
+    shares = [of_frames(metrics.pdj, share) for share in metrics.PDJ_FRACTIONS]
+    return np.mean(shares, axis=0)
 
 
 def told_apart_by_people(

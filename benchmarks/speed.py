@@ -40,6 +40,7 @@ from cmbjax.train import step as training
 
 JOINTS = 19
 R_VALUES = (1.0, 3.0)
+EAGER = "PyTorch eager, channels last"
 AGREEMENT = 1e-4  # of the largest value, between us and a twin
 
 # As XLA has it by default on CPU.
@@ -105,7 +106,6 @@ def measured(config: SpeedConfig) -> Iterator[tuple[str, list[Row]]]:
     yield "Training step", steps
     yield "Inference, batch 1", inference(config, rate)
     yield "Training step by layer", by_layer(config)
-    yield "Cost of inference", costs(config)
     yield "Input pipeline", input_pipeline(config, steps)
 
 
@@ -207,9 +207,12 @@ def training_steps(config: SpeedConfig, rate: float) -> list[Row]:
             name = f"{kind}, {dtype.__name__}, r = {r:g}"
             timed[name], about[name] = our_step(config, side, batch, form, r, dtype)
         if has_torch(config):
-            timed["PyTorch eager, channels last"] = torch_step(config, side, batch)
+            timed[EAGER] = torch_step(config, side, batch)
+            timed["torch.compile"] = torch_step(config, side, batch, compiled=True)
+            bfloat16 = torch_step(config, side, batch, bfloat16=True)
+            timed["PyTorch eager, bfloat16"] = bfloat16
         seconds = median_times(timed, max(3, config.repeats // 4))
-        reference = seconds.get("PyTorch eager, channels last")
+        reference = seconds.get(EAGER)
         for name, values in seconds.items():
             median = statistics.median(values)
             row: Row = {
@@ -310,14 +313,30 @@ def as_torch(depth: np.ndarray) -> Any:
     return images.contiguous(memory_format=torch.channels_last)
 
 
-def torch_step(config: SpeedConfig, side: int, batch: dict[str, np.ndarray]) -> Timed:
-    """Returns one training step of the twin."""
+def torch_step(
+    config: SpeedConfig,
+    side: int,
+    batch: dict[str, np.ndarray],
+    *,
+    compiled: bool = False,
+    bfloat16: bool = False,
+) -> Timed:
+    """Returns one training step of the twin.
+
+    Args:
+        config: Of the benchmark.
+        side: Of the input, pixels.
+        batch: See `random_batch`.
+        compiled: By torch.compile.
+        bfloat16: Where autocast has it, as `--dtype=bfloat16` is ours.
+    """
     import torch
 
     depth = batch["depth"]
     model, _, state = make_network(config, side, len(depth))
     twin = make_twin(config, model, state.variables, depth[:1]).train()
     optimizer = torch.optim.Adam(twin.parameters(), 1e-4)
+    network = torch.compile(twin) if compiled else twin
     images, targets = (
         as_torch(depth),
         torch.rand(len(depth), JOINTS, side // 2, side // 2),
@@ -325,8 +344,9 @@ def torch_step(config: SpeedConfig, side: int, batch: dict[str, np.ndarray]) -> 
 
     def step() -> float:
         optimizer.zero_grad()
-        squares = ((twin(images, 3.0) - targets) ** 2).sum((2, 3))
-        loss = squares.mean()
+        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+            maps = network(images, 3.0)
+        loss = ((maps.float() - targets) ** 2).sum((2, 3)).mean()
         loss.backward()
         optimizer.step()
         return loss.item()
@@ -463,35 +483,6 @@ def _layers_of(text: str):
             yield operation.group(1), (name, "transpose(" in path)
 
 
-def costs(config: SpeedConfig) -> list[Row]:
-    """Returns the folded network's time against batch, side and width."""
-    rows = []
-    chosen = [(config.side, batch, config.width) for batch in (1, 4, 16)]
-    chosen += [(side, 1, config.width) for side in (64, 96, 128, 256)]
-    chosen += [(config.side, 1, width) for width in (0.25, 0.5)]
-    for side, batch_size, width in chosen:
-        narrower = dataclasses.replace(config, width=width)
-        model, _, state = make_network(narrower, side, 1)
-        network = fast.compile_for(
-            fast.freeze(model, state.variables, r=3.0),
-            side=side,
-            batch_size=batch_size,
-        )
-        depth = random_batch(side, batch_size)["depth"]
-        run = functools.partial(network, jnp.asarray(depth))
-        seconds = median_times({"run": run}, config.repeats // 2)["run"]
-        rows.append(
-            {
-                "side": side,
-                "batch": batch_size,
-                "width": width,
-                "ms a frame": round(1e3 * statistics.median(seconds) / batch_size, 2),
-                "peak MB": peak_mb(network),
-            }
-        )
-    return rows
-
-
 def input_pipeline(config: SpeedConfig, steps: list[Row]) -> list[Row]:
     """Returns frames a second that the pipeline delivers, with nothing else at work.
 
@@ -525,7 +516,7 @@ def input_pipeline(config: SpeedConfig, steps: list[Row]) -> list[Row]:
         fastest = max(
             row["frames/s"]
             for row in steps
-            if row["side"] == side and "PyTorch" not in row["step"]
+            if row["side"] == side and row["step"].startswith(("plain", "fast"))
         )
         rows.append(
             {

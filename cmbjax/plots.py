@@ -241,6 +241,25 @@ def share_curves(
     _save(figure, path)
 
 
+def cost_curves(
+    curves: Mapping[str, tuple[str, str, Mapping[float, float]]], path: Path
+) -> None:
+    """Saves what grows with what, a panel each.
+
+    Args:
+        curves: Of each title, what it is against, the unit, and the values.
+        path: A PNG.
+    """
+    figure, axes = _sheet(len(curves), 4)
+    for ax, (title, (against, unit, values)) in zip(axes, curves.items(), strict=True):
+        ax.plot(list(values), list(values.values()), marker="o")
+        ax.set(xlabel=against, ylabel=unit, ylim=(0, None))
+        ax.set_xticks(list(values), [f"{value:g}" for value in values])
+        ax.set_title(title, fontsize=9)
+        ax.grid(alpha=0.3)
+    _save(figure, path)
+
+
 def cost_picture(costs: Mapping[str, tuple[float, float]], path: Path) -> None:
     """Saves GFLOP against milliseconds of each network."""
     figure = Figure(figsize=(7, 4), layout="constrained")

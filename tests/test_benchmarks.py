@@ -9,6 +9,7 @@ import threading
 from collections import Counter
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -20,11 +21,13 @@ from benchmarks import (
     harness,
     memory_study,
     paper,
+    scale,
     table2,
     table4,
     table6,
 )
 from benchmarks.harness import Cell, Sweep
+from benchmarks.speed import SpeedConfig
 from cmbjax import plots
 from cmbjax.data.augment import Augmentation
 from cmbjax.data.examples import decode_depth, frame_name
@@ -141,6 +144,32 @@ def test_differences_and_their_intervals_by_hand():
     assert "one pair of runs: not told apart" in alone
     # What has no partner does not count.
     assert harness.difference([5, 7, 9], [4, 5, 6, 100]) == (mean, reach)
+
+
+def test_what_grows_is_written_as_it_is_measured(tmp_path, monkeypatch):
+    """A run that is stopped keeps its table and its picture."""
+    curves = {"a": ("side, px", "ms", {64: 1.0, 96: 2.5}), "b": ("width", "ms", {1: 3})}
+
+    def measured(config):
+        yield "a", curves["a"]
+        yield "b", curves["b"]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(scale, "measured", measured)
+    monkeypatch.setattr(scale, "matrix_product_rate", lambda: 1e9)
+    with pytest.raises(KeyboardInterrupt):
+        scale.main(scale.ScaleConfig(out_dir=tmp_path))
+    rows = list(csv.DictReader((tmp_path / "scale.csv").read_text().splitlines()))
+    assert [row["value"] for row in rows] == ["64", "96", "1"]
+    assert "| b | width | 1 | ms | 3 |" in (tmp_path / "scale.md").read_text()
+    assert cv2.imread(str(tmp_path / "scale.png")) is not None
+
+
+def test_one_number_of_a_network_changes_at_a_time():
+    base = SpeedConfig(side=192, width=0.5, batch_size=4)
+    assert scale.changed(base, "side, px", 64) == (64, 4, 0.5)
+    assert scale.changed(base, "batch", 1) == (192, 1, 0.5)
+    assert scale.changed(base, "width", 1) == (192, 4, 1)
 
 
 def test_rows_have_seeds_steps_and_frames_of_their_kind(tmp_path):

@@ -1,0 +1,196 @@
+"""What grows with what, on this machine: `python -m benchmarks.scale`.
+
+Training, inference, people in a frame, and processes that make frames, each against
+one number with all others as they are; a table, and a picture of it.
+"""
+
+import dataclasses
+import functools
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import tyro
+
+from benchmarks.harness import markdown, write_csv
+from benchmarks.speed import (
+    SpeedConfig,
+    machine,
+    make_network,
+    matrix_product_rate,
+    median_times,
+    our_step,
+    random_batch,
+)
+from cmbjax import plots, runtime
+from cmbjax.camera import ITOP_CAMERA
+from cmbjax.files import write_text
+from cmbjax.models import fast
+from cmbjax.predict.predictor import Predictor
+from datasets.builder import executor
+from datasets.mannequin.frames import make_frame
+
+INFERENCE = SpeedConfig(side=192, width=1.0)
+TRAINING = SpeedConfig(train_sides=(64,), width=0.5, batch_size=16)
+NUM_PEOPLE = (1, 2, 3, 5, 8)
+VGA = 2  # times 320x240
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ScaleConfig:
+    """Measures what grows with what, and writes scale.md, scale.csv and scale.png."""
+
+    repeats: int = 10
+    """Timed turns of each point; a training step has a third."""
+    making: int = 4
+    """People of whom frames are made by each number of processes; 0 for none."""
+    out_dir: Path = Path("runs/scale")
+    """Gets the table and the picture."""
+
+
+Curve = tuple[str, str, dict[float, float]]  # against what, the unit, values
+
+
+def main(config: ScaleConfig) -> dict[str, Curve]:
+    """Returns every curve by its title."""
+    curves: dict[str, Curve] = {}
+    about = machine(matrix_product_rate())
+    for title, curve in measured(config):
+        curves[title] = curve
+        print(f"{title}, {curve[1]} against {curve[0]}: {curve[2]}", flush=True)
+        rows = [
+            {"what": title, "against": against, "value": at, "unit": unit, "": value}
+            for title, (against, unit, values) in curves.items()
+            for at, value in values.items()
+        ]
+        # As they come: what a stopped run has measured stays.
+        write_csv(config.out_dir / "scale.csv", rows)
+        text = f"{markdown([about])}\n{markdown(rows)}"
+        write_text(config.out_dir / "scale.md", text)
+        plots.cost_curves(curves, config.out_dir / "scale.png")
+    return curves
+
+
+def measured(config: ScaleConfig) -> Iterator[tuple[str, Curve]]:
+    """Yields each curve, with its title, when it is measured."""
+    for against, unit, values in (
+        ("side, px", "ms", (64, 96, 128, 192, 256)),
+        ("width", "ms", (0.25, 0.5, 1.0)),
+        ("batch", "ms a frame", (1, 4, 16)),
+    ):
+        points = {x: inference_ms(config, against, x) for x in values}
+        yield f"inference, {against.partition(',')[0]}", (against, unit, points)
+    for against, values in (
+        ("side, px", (64, 96, 128)),
+        ("width", (0.25, 0.5, 1.0)),
+        ("batch", (4, 16, 64)),
+    ):
+        points = {x: training_ms(config, against, x) for x in values}
+        title = f"training, {against.partition(',')[0]}"
+        yield title, (against, "ms a frame", points)
+    for scale, size in ((1, "320x240"), (VGA, "640x480")):
+        points = people_ms(config, scale)
+        yield f"prediction, {size}", ("people", "ms a frame", points)
+    if config.making:
+        numbers = range(1, (os.cpu_count() or 1) + 1)
+        points = {n: frames_per_s(config, n) for n in numbers}
+        yield "making people", ("processes", "frames/s", points)
+
+
+def changed(base: SpeedConfig, against: str, value: float) -> tuple[int, int, float]:
+    """Returns side, batch and width of a network, one of them changed."""
+    side = int(value) if against.startswith("side") else base.side
+    batch = int(value) if against == "batch" else base.batch_size
+    return side, batch, value if against == "width" else base.width
+
+
+def inference_ms(config: ScaleConfig, against: str, value: float) -> float:
+    """Returns milliseconds a frame of the folded network."""
+    base = dataclasses.replace(INFERENCE, batch_size=1)
+    side, batch, width = changed(base, against, value)
+    model, _, state = make_network(dataclasses.replace(base, width=width), side, 1)
+    network = fast.compile_for(
+        fast.freeze(model, state.variables, r=3.0), side=side, batch_size=batch
+    )
+    depth = jnp.asarray(random_batch(side, batch)["depth"])
+    timed = {"run": functools.partial(network, depth)}
+    return _ms(median_times(timed, config.repeats)["run"], batch)
+
+
+def training_ms(config: ScaleConfig, against: str, value: float) -> float:
+    """Returns milliseconds a frame of a training step."""
+    base = dataclasses.replace(TRAINING, side=TRAINING.train_sides[0])
+    side, batch, width = changed(base, against, value)
+    narrower = dataclasses.replace(base, width=width)
+    views = random_batch(side, batch)
+    step, _ = our_step(narrower, side, views, fast.FAST, 3.0, jnp.float32)
+    times = median_times({"step": step}, max(3, config.repeats // 3))["step"]
+    return _ms(times, batch)
+
+
+def people_ms(config: ScaleConfig, scale: int) -> dict[float, float]:
+    """Returns milliseconds from a raw frame to metres, by the number of people.
+
+    The first is found; the others stand in its place: each costs a crop, a pass through
+    the network, and its decoding.
+    """
+    predictor = Predictor(camera=ITOP_CAMERA * scale, people="all")
+    frames = [make_frame(0, "test", i).depth_mm for i in range(10)]
+    found = [(f.repeat(scale, 0).repeat(scale, 1), predictor.find(f)) for f in frames]
+    usable = [(frame, people[0].box * scale) for frame, people in found if people]
+    means: dict[float, float] = {}
+    for number in NUM_PEOPLE:
+        times = []
+        for frame, box in usable * max(1, config.repeats // 2):
+            start = time.perf_counter()
+            depth_mm = predictor.read(frame)
+            predictor.find(depth_mm)
+            predictor.poses(depth_mm, boxes=np.stack([box] * number))
+            times.append(time.perf_counter() - start)
+        means[number] = _ms(np.array(times), 1)
+    return means
+
+
+def frames_per_s(config: ScaleConfig, workers: int) -> float:
+    """Returns how many frames of `people` so many processes make, once they run."""
+    from datasets.people.people import Part, make_frames, make_part, require_packages
+
+    require_packages()
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        executor(workers, chunk=1) as run,
+    ):
+        parts = [
+            Part(
+                path=Path(folder, str(person)),
+                source="",
+                skeleton="body15",
+                seed=0,
+                split="train",
+                people=range(person, person + 1),
+                make=make_frames,
+            )
+            for person in range(workers * (1 + config.making))
+        ]
+        list(run(make_part, parts[:workers]))  # each process loads the body once
+        start = time.perf_counter()
+        frames = sum(run(make_part, parts[workers:]))
+        return round(frames / (time.perf_counter() - start), 1)
+
+
+def _ms(seconds: np.ndarray, frames: int) -> float:
+    return round(1e3 * float(statistics.median(seconds)) / frames, 2)
+
+
+if __name__ == "__main__":
+    try:
+        runtime.prepare()
+        main(tyro.cli(ScaleConfig, use_underscores=True))
+    except (ValueError, OSError) as error:
+        sys.exit(f"scale.py: {error}")
