@@ -1,9 +1,11 @@
 """A person cut out of a frame, as the forests see it."""
 
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import cv2
 import numpy as np
+from tqdm import tqdm
 
 from cmbjax.camera import camera_to_pixels, pixels_to_camera
 from cmbjax.data.examples import Example, decode_depth
@@ -71,6 +73,29 @@ def cut_out(example: Example, skeleton: Skeleton, *, labelled: bool) -> Body | N
     camera = np.asarray(example["camera"], np.float32)
     points_m = pixels_to_camera(pixels, depth_m[rows, columns], camera)
     return Body(depth_m, pixels, points_m.astype(np.float32), camera)
+
+
+def labelled_bodies(
+    frames: Sequence[Example], skeleton: Skeleton, title: str
+) -> Iterator[tuple[Example, Body]]:
+    """Yields each frame whose labelled person is to be seen, with that cut out.
+
+    Args:
+        frames: Labelled, in millimetres.
+        skeleton: Of the labels.
+        title: Of the progress bar.
+
+    Raises:
+        ValueError: There is no such frame.
+    """
+    is_empty = True
+    for example in tqdm(frames, desc=title, mininterval=5):
+        body = cut_out(example, skeleton, labelled=True)
+        if body is not None:
+            is_empty = False
+            yield example, body
+    if is_empty:
+        raise ValueError("no frame shows anybody to learn from")
 
 
 def body_parts(body: Body, example: Example) -> np.ndarray:

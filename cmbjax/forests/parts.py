@@ -5,11 +5,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from cmbjax.data.examples import Example
 from cmbjax.forests import trees
-from cmbjax.forests.bodies import Body, body_parts, cut_out
+from cmbjax.forests.bodies import Body, body_parts, labelled_bodies
 from cmbjax.skeletons import Skeleton
 
 BANDWIDTH_M = 0.065  # of the mean shift, as they have it
@@ -124,7 +123,7 @@ def grow(
         reach: See `trees.sample_offsets`.
 
     Raises:
-        ValueError: There is no frame with a person.
+        ValueError: No frame shows anybody.
     """
     from sklearn.tree import DecisionTreeClassifier
 
@@ -133,10 +132,8 @@ def grow(
         rng = np.random.default_rng([seed, tree_number])
         offsets = trees.sample_offsets(rng, num_features, reach)
         rows, labels = [], []
-        for example in tqdm(frames, desc=f"tree {tree_number + 1}", mininterval=5):
-            body = cut_out(example, skeleton, labelled=True)
-            if body is None:
-                continue
+        title = f"tree {tree_number + 1}"
+        for example, body in labelled_bodies(frames, skeleton, title):
             number = len(body.pixels)
             chosen = rng.choice(number, min(pixels_a_frame, number), False)
             drawn = body._replace(
@@ -147,8 +144,6 @@ def grow(
             )
             rows.append(features.astype(np.float32))
             labels.append(body_parts(drawn, example))
-        if not rows:
-            raise ValueError("no frame has a person to learn from")
         tree = DecisionTreeClassifier(
             criterion="entropy",
             max_depth=max_depth,
@@ -162,13 +157,12 @@ def grow(
         grown.append(trees.as_arrays(tree.tree_, offsets, values))
     forest = PartsForest(grown, np.zeros(skeleton.num_joints, np.float32))
     behind = []
-    for example in frames[:: max(1, len(frames) // 300)]:
-        body = cut_out(example, skeleton, labelled=True)
-        if body is not None:
-            modes, _ = forest.predict(body)
-            reach_m = np.linalg.norm(modes, axis=1)
-            along = np.einsum("jd,jd->j", example["joints_m"], modes) / reach_m
-            behind.append(along - reach_m)
+    some = frames[:: max(1, len(frames) // 300)]
+    for example, body in labelled_bodies(some, skeleton, "joints behind their parts"):
+        modes, _ = forest.predict(body)
+        reach_m = np.linalg.norm(modes, axis=1)
+        along = np.einsum("jd,jd->j", example["joints_m"], modes) / reach_m
+        behind.append(along - reach_m)
     return dataclasses.replace(
         forest, behind_m=np.nanmedian(behind, axis=0).astype(np.float32)
     )

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from cmbjax.data.examples import Example
 from cmbjax.forests import trees
-from cmbjax.forests.bodies import Body, cut_out, to_pixels
+from cmbjax.forests.bodies import Body, labelled_bodies, to_pixels
 from cmbjax.skeletons import Skeleton
 
 BANDWIDTH_M = 0.015  # of the mean shift over votes
@@ -167,7 +167,8 @@ def grow(
         reach: See `trees.sample_offsets`.
 
     Raises:
-        ValueError: There is no frame with a hand, or the skeleton has no `up`.
+        ValueError: No frame shows a hand with all joints, or the skeleton has no
+            `up`.
     """
     from sklearn.tree import DecisionTreeRegressor
 
@@ -175,13 +176,12 @@ def grow(
         raise ValueError(f"{skeleton.name} has nothing that points upwards")
     low, high = (list(joints) for joints in skeleton.up)
     seen = []
-    for example in frames:
+    for example, body in labelled_bodies(frames, skeleton, "hands"):
         joints_m = np.asarray(example["joints_m"], float)
-        body = cut_out(example, skeleton, labelled=True)
-        if body is not None and np.isfinite(joints_m).all():
+        if np.isfinite(joints_m).all():
             seen.append((body, joints_m))
     if not seen:
-        raise ValueError("no frame has a hand to learn from")
+        raise ValueError("no frame has a hand with all of its joints labelled")
     forests: list[list[trees.Tree]] = [[], []]
     for number in range(2 * num_trees):
         is_upright, rng = number % 2, np.random.default_rng([seed, number])

@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from cmbjax.data.examples import Example
 from cmbjax.forests import trees
-from cmbjax.forests.bodies import Body, cut_out, to_pixels
+from cmbjax.forests.bodies import Body, labelled_bodies, to_pixels
 from cmbjax.skeletons import Skeleton
 
 FIRST_STEPS, STEPS = 64, 32  # to the first joint, and to each of the others
@@ -117,7 +117,7 @@ def grow(
         reach: See `trees.sample_offsets`.
 
     Raises:
-        ValueError: There is no frame with a person.
+        ValueError: No frame shows anybody, or has a joint labelled.
     """
     from sklearn.tree import DecisionTreeRegressor
 
@@ -125,10 +125,7 @@ def grow(
     offsets = trees.sample_offsets(rng, num_features, reach)
     features: list[list[np.ndarray]] = [[] for _ in skeleton.joints]
     ways: list[list[np.ndarray]] = [[] for _ in skeleton.joints]
-    for example in tqdm(frames, desc="walks", mininterval=5):
-        body = cut_out(example, skeleton, labelled=True)
-        if body is None:
-            continue
+    for example, body in labelled_bodies(frames, skeleton, "walks"):
         for joint, place in enumerate(example["joints_m"]):
             if not np.isfinite(place).all():
                 continue
@@ -141,7 +138,7 @@ def grow(
             features[joint].append(found.astype(np.float16))
             ways[joint].append(-away)
     if not all(features):
-        raise ValueError("no frame has a person to learn from")
+        raise ValueError("a joint is labelled in no frame: it has nothing to learn")
     grown = []
     for joint in tqdm(range(skeleton.num_joints), desc="trees"):
         directions = np.concatenate(ways[joint])

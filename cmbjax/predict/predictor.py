@@ -130,9 +130,9 @@ class Predictor:
         """Loads a network.
 
         Args:
-            network: Name of one of the package's own (hands is hands-96), or a folder
-                that export.py wrote; by default people-96, and people-above-96 for
-                people whom the camera sees from above.
+            network: people, which is people-96, and people-above-96 for those whom the
+                camera sees from above; hands, which is hands-96; another name of the
+                package's own networks, or a folder that export.py wrote.
             camera: [fx, fy, cx, cy], pixels; by default a focal length of 1.07 times
                 the image's height, with the centre in the middle. Metres are as wrong
                 as the focal length is.
@@ -174,7 +174,8 @@ class Predictor:
         if not max_pixels > 0:
             raise ValueError(f"max_pixels must be above 0, got {max_pixels}")
         self.card = _checked_card(network)
-        self._above = _checked_card(ABOVE) if network is None else None
+        is_default = network in (None, "people")
+        self._above = _checked_card(ABOVE) if is_default else None
         self.skeleton: Skeleton = SKELETONS[self.card.skeleton]
         self.camera = None if camera is None else _checked_camera(camera)
         self.depth_scale = depth_scale

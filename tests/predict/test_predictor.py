@@ -519,6 +519,7 @@ def test_who_may_be_seen_from_above_is_posed_by_the_network_that_is_surer(monkey
     assert view.card.folder.name == "people-96"
     alone = Predictor("people-96", camera=ITOP_CAMERA)
     assert len(alone.views(depth, above)) == 1  # the one that was asked for
+    assert len(Predictor("people", camera=ITOP_CAMERA).views(depth, above)) == 2
     monkeypatch.setattr(predictor, "find", lambda _: [above])
     expected = []
     for name in names:
