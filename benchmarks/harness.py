@@ -107,8 +107,7 @@ class Sweep(DataFlags):
     decode: str | None = None
     """How all heat maps are read in tests; by default as each network's authors do."""
     jobs: int = 1
-    """Runs at the same time, each on its share of the processor's cores: small networks
-    train twice as many steps on two cores each on its own as on both together."""
+    """Runs at the same time, each on its share of the processor's cores."""
     runs_dir: Path = Path("runs")
     """Gets a folder a run, in <preset>_<dataset>/."""
     out_dir: Path | None = None
