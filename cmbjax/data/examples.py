@@ -4,9 +4,9 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import cv2
 import numpy as np
 
+from cmbjax.depth.images import unpacked_png
 from cmbjax.skeletons import Skeleton
 
 Example = Mapping[str, Any]
@@ -46,9 +46,7 @@ def decode_depth(example: Example) -> np.ndarray:
     Raises:
         ValueError: The PNG is truncated or of another type; names the frame.
     """
-    depth = cv2.imdecode(
-        np.frombuffer(example["depth"], np.uint8), cv2.IMREAD_UNCHANGED
-    )
+    depth = unpacked_png(example["depth"])
     if depth is None or depth.dtype != np.uint16 or depth.ndim != 2:
         actual = "no image" if depth is None else f"{list(depth.shape)} {depth.dtype}"
         raise ValueError(

@@ -164,7 +164,7 @@ def read_png(
     # After the signature: the first block's length and name, width and height.
     if png.startswith(PNG) and len(png) >= 24:
         _check_size(path, struct.unpack(">II", png[16:24])[::-1], max_pixels)
-        image = _unpacked(png)
+        image = unpacked_png(png)
     else:
         image = None
     if image is None:
@@ -182,9 +182,38 @@ def read_png(
     return channels[..., 0].astype(np.uint16)
 
 
-def _unpacked(png: bytes) -> np.ndarray | None:
-    """Returns an image [height, width, ...]; None of one that is damaged."""
+def unpacked_png(png: bytes) -> np.ndarray | None:
+    """Returns an image [height, width, ...]; None of one that is damaged.
+
+    OpenCV takes as much memory as a block says that it is long before it reads it: of a
+    damaged one up to 4 GiB. So it gets blocks that are whole, and those of the image.
+    """
+    blocks = _image_blocks(png)
+    if blocks is None:
+        return None
     try:
-        return cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_UNCHANGED)
+        return cv2.imdecode(np.frombuffer(blocks, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error:  # of a header that no image can have
         return None
+
+
+def _image_blocks(png: bytes) -> bytes | None:
+    """Returns a PNG file without what is beside its image; None where it is cut off.
+
+    A block is the length of its data, four letters, the first of which is a capital in
+    what every reader must know, the data, and a checksum.
+    """
+    if not png.startswith(PNG):
+        return None
+    kept, at = [PNG], len(PNG)
+    while at + 12 <= len(png):
+        end = at + 12 + int.from_bytes(png[at : at + 4])
+        if end > len(png):
+            return None
+        name = png[at + 4 : at + 8]
+        if name[:1].isupper():
+            kept.append(png[at:end])
+        if name == b"IEND":
+            break
+        at = end
+    return b"".join(kept)

@@ -1,3 +1,4 @@
+import resource
 import struct
 import zlib
 
@@ -110,6 +111,37 @@ def test_a_file_that_says_it_is_huge_is_refused_unread(tmp_path):
     np.lib.format.open_memmap(array, mode="w+", dtype=np.uint8, shape=(5000, 5000))
     with pytest.raises(ValueError, match="5000 x 5000 is more than"):
         images.read_frame(array)
+
+
+def test_a_block_that_says_it_is_huge_takes_no_memory(tmp_path):
+    """OpenCV alone takes as much as the block's length says: here 3.9 GiB."""
+    path = tmp_path / "x.png"
+    good = schema.encode_png(np.full((30, 40), 1000, np.uint16))
+    at = good.index(b"IDAT") - 4
+    path.write_bytes(good[:at] + b"\xf9\x00\x00\x00" + good[at + 4 :])
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ValueError, match=r"x\.png: not a whole PNG image"):
+        images.read_frame(path)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**16  # KiB
+
+
+def test_what_is_beside_the_image_of_a_png_is_not_unpacked(tmp_path):
+    """Text, profiles, times, whole or damaged, and what follows the last block."""
+    depth = np.arange(700, 1900, dtype=np.uint16).reshape(30, 40)
+    good = schema.encode_png(depth)
+    at = good.index(b"IDAT") - 4
+    text = b"zTXt" + b"k\0\0" + b"no stream of zlib"
+    block = (
+        struct.pack(">I", len(text) - 4) + text + struct.pack(">I", zlib.crc32(text))
+    )
+    path = tmp_path / "x.png"
+    for content in (good[:at] + block + good[at:], good + b"more"):
+        path.write_bytes(content)
+        np.testing.assert_array_equal(images.read_frame(path), depth)
+    for cut_off in (good[: at + 20], good[: good.index(b"IEND")][:-6]):
+        path.write_bytes(cut_off)
+        with pytest.raises(ValueError, match="not a whole PNG image"):
+            images.read_frame(path)
 
 
 def test_headers_that_no_image_has_are_refused(tmp_path):
