@@ -44,7 +44,8 @@ TUNING_SEED = 100  # of the runs that choose a learning rate, and of no row
 TUNING_SHARE = 0.1  # of the training data
 # The columns of METRICS over which methods are compared.
 OVER_ALL = {"pdj": "PDJ mean", "pckh": "PCKh@0.5", "map_10cm": "mAP@10cm"}
-COSTLY = ("phr", "cpm", "cpm_vgg")  # a step takes ten times as long as ours
+# A step of theirs takes as long as ten of ours, or longer.
+COSTLY = ("phr", "cpm", "cpm_vgg", "ieml", "cnn3d", "vi")
 FORESTS = ("rf", "rtw", "xu_cheng")  # of train_forest.py
 
 Flags = Mapping[str, Any]
@@ -98,8 +99,8 @@ class Sweep(DataFlags):
     num_steps: int | None = None
     """Of every row's runs; by default the preset's, with which rates are chosen."""
     costly_steps: int | None = None
-    """Of the rows of PHR and CPM, whose steps take ten times as long as ours; by
-    default as many as all others have."""
+    """Of the rows of networks in COSTLY, whose steps take ten times as long as ours;
+    by default as many as all others have."""
     compared_seeds: int | None = None
     """Runs of each row that is not of the paper's network; by default `seeds`."""
     forest_frames: int | None = None

@@ -48,7 +48,7 @@ class ScaleConfig:
 
     repeats: int = 10
     """Timed turns of each point; a training step has a third."""
-    making: int = 4
+    making: int = 8
     """People of whom frames are made by each number of processes; 0 for none."""
     out_dir: Path = Path("runs/scale")
     """Gets the table and the picture."""
