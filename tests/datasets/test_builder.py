@@ -16,11 +16,13 @@ ROOT = Path(__file__).parents[2]
 
 PREPARE = """
 import sys, time
+from pathlib import Path
 from datasets.folder.folder import Folder
 
 def slowly(self, items, examples=Folder.examples):
     print("preparing", flush=True)
-    time.sleep(float(sys.argv[3]))
+    while not Path(sys.argv[3]).exists():
+        time.sleep(0.05)
     yield from examples(self, items)
 
 Folder.examples = slowly
@@ -31,9 +33,10 @@ print("frames", builder.info.splits["test"].num_examples, flush=True)
 """
 
 
-def start(source, data_dir, seconds):
+def start(source, data_dir, told):
+    """Starts a process that prepares frames once a file is there."""
     return subprocess.Popen(
-        [sys.executable, "-c", PREPARE, source, data_dir, str(seconds)],
+        [sys.executable, "-c", PREPARE, source, data_dir, told],
         env=fabricate.environment(ROOT),
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -50,18 +53,20 @@ def wait_for(word, process):
 
 def test_the_second_of_two_jobs_waits_and_takes_the_firsts_copy(tmp_path):
     fabricate.coco(tmp_path / "frames")
-    first = start(tmp_path / "frames", tmp_path / "tfds", 3)
+    told = tmp_path / "told"
+    first = start(tmp_path / "frames", tmp_path / "tfds", told)
     wait_for("preparing", first)
-    second = start(tmp_path / "frames", tmp_path / "tfds", 0)
+    second = start(tmp_path / "frames", tmp_path / "tfds", told)
+    wait_for("another process is at it; waiting", second)
+    told.touch()
     said, _ = second.communicate(timeout=120)
-    assert "another process is at it; waiting" in said
     assert "preparing" not in said and "frames 3" in said
     assert "frames 3" in first.communicate(timeout=60)[0]
 
 
 def test_what_a_killed_process_left_unfinished_goes(tmp_path):
     fabricate.coco(tmp_path / "frames")
-    first = start(tmp_path / "frames", tmp_path / "tfds", 60)
+    first = start(tmp_path / "frames", tmp_path / "tfds", tmp_path / "never")
     wait_for("preparing", first)
     first.kill()
     first.communicate()
