@@ -32,13 +32,8 @@ def main(sweep: harness.Sweep) -> None:
     for method, results in evaluations.items():
         tables = [evaluation["table"] for evaluation in results]
         lines.append(_line(method, tables, results[0]["overall_row"]))
-    trained = [f for f in tuned.values() if f["model"] not in harness.FORESTS]
-    rates = ", ".join(f"{f['model']} {f['learning_rate']:g}" for f in trained)
-    note = (
-        f"Test split of {evaluations['Ours'][0]['frames']}; "
-        f"{len(sweep.frames)} training frames, {sweep.full({})['num_steps']} steps, "
-        f"{sweep.seeds} seed(s), learning rates: {rates}. {sweep.departures}\n\n"
-    )
+    note = f"{len(sweep.frames)} training frames. "
+    note += harness.about_runs(sweep, tuned, evaluations) + "\n\n"
     note += harness.told_apart(
         {
             method: [

@@ -554,15 +554,7 @@ def compare(
                 paper = published[method].get(row)
                 line[f"{method}, paper"] = "" if paper is None else f"{paper:.1f}"
         lines.append(line)
-    networks = {m: f for m, f in tuned.items() if f.get("model") not in FORESTS}
-    frames = next(iter(evaluations.values()))[0]["frames"]
-    about = {
-        "steps": {m: sweep.full(f)["num_steps"] for m, f in networks.items()},
-        "seeds": {m: len(results) for m, results in evaluations.items()},
-        "learning rates": {m: f"{f['learning_rate']:g}" for m, f in networks.items()},
-    }
-    words = "; ".join(f"{name}: {grouped(of)}" for name, of in about.items())
-    note = f"Test split of {frames}; {words}. {sweep.departures}"
+    note = about_runs(sweep, tuned, evaluations)
     of_runs = {
         method: [over_all(evaluation, OVER_ALL[metric]) for evaluation in results]
         for method, results in evaluations.items()
@@ -595,6 +587,29 @@ def compare(
         "%",
         sweep.results / f"{name}.png",
     )
+
+
+def about_runs(
+    sweep: Sweep,
+    tuned: Mapping[str, Flags],
+    evaluations: Mapping[str, Sequence[Mapping[str, Any]]],
+) -> str:
+    """Returns in words what a table's runs are.
+
+    Args:
+        sweep: Of the table.
+        tuned: Flags of each row.
+        evaluations: results.json of each row's runs.
+    """
+    networks = {m: f for m, f in tuned.items() if f.get("model") not in FORESTS}
+    frames = next(iter(evaluations.values()))[0]["frames"]
+    about = {
+        "steps": {m: sweep.full(f)["num_steps"] for m, f in networks.items()},
+        "seeds": {m: len(results) for m, results in evaluations.items()},
+        "learning rates": {m: f"{f['learning_rate']:g}" for m, f in networks.items()},
+    }
+    words = "; ".join(f"{name}: {grouped(of)}" for name, of in about.items())
+    return f"Test split of {frames}; {words}. {sweep.departures}"
 
 
 def grouped(of: Mapping[str, Any]) -> str:

@@ -30,20 +30,21 @@ from benchmarks.speed import (
 )
 from cmbjax import plots, runtime
 from cmbjax.camera import ITOP_CAMERA
+from cmbjax.data.flags import Flags
 from cmbjax.files import write_text
 from cmbjax.models import fast
 from cmbjax.predict.predictor import Predictor
 from datasets.builder import executor
 from datasets.mannequin.frames import make_frame
 
-INFERENCE = SpeedConfig(side=192, width=1.0)
-TRAINING = SpeedConfig(train_sides=(64,), width=0.5, batch_size=16)
+INFERENCE = SpeedConfig(side=192, width=1.0, batch_size=1)
+TRAINING = SpeedConfig(side=64, width=0.5, batch_size=16)
 NUM_PEOPLE = (1, 2, 3, 5, 8)
 VGA = 2  # times 320x240
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ScaleConfig:
+class ScaleConfig(Flags):
     """Measures what grows with what, and writes scale.md, scale.csv and scale.png."""
 
     repeats: int = 10
@@ -112,9 +113,9 @@ def changed(base: SpeedConfig, against: str, value: float) -> tuple[int, int, fl
 
 def inference_ms(config: ScaleConfig, against: str, value: float) -> float:
     """Returns milliseconds a frame of the folded network."""
-    base = dataclasses.replace(INFERENCE, batch_size=1)
-    side, batch, width = changed(base, against, value)
-    model, _, state = make_network(dataclasses.replace(base, width=width), side, 1)
+    side, batch, width = changed(INFERENCE, against, value)
+    resized = dataclasses.replace(INFERENCE, width=width)
+    model, _, state = make_network(resized, side, 1)
     network = fast.compile_for(
         fast.freeze(model, state.variables, r=3.0), side=side, batch_size=batch
     )
@@ -125,11 +126,10 @@ def inference_ms(config: ScaleConfig, against: str, value: float) -> float:
 
 def training_ms(config: ScaleConfig, against: str, value: float) -> float:
     """Returns milliseconds a frame of a training step."""
-    base = dataclasses.replace(TRAINING, side=TRAINING.train_sides[0])
-    side, batch, width = changed(base, against, value)
-    narrower = dataclasses.replace(base, width=width)
+    side, batch, width = changed(TRAINING, against, value)
+    resized = dataclasses.replace(TRAINING, width=width)
     views = random_batch(side, batch)
-    step, _ = our_step(narrower, side, views, fast.FAST, 3.0, jnp.float32)
+    step, _ = our_step(resized, side, views, fast.FAST, 3.0, jnp.float32)
     times = median_times({"step": step}, max(3, config.repeats // 3))["step"]
     return _ms(times, batch)
 

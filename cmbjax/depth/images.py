@@ -164,9 +164,7 @@ def read_png(
     # After the signature: the first block's length and name, width and height.
     if png.startswith(PNG) and len(png) >= 24:
         _check_size(path, struct.unpack(">II", png[16:24])[::-1], max_pixels)
-        image = unpacked_png(png)
-    else:
-        image = None
+    image = unpacked_png(png)
     if image is None:
         raise ValueError(f"{path}: not a whole PNG image ({len(png)} bytes)")
     if image.dtype != dtype:

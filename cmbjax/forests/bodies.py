@@ -3,14 +3,14 @@
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 from tqdm import tqdm
 
 from cmbjax.camera import camera_to_pixels, pixels_to_camera
-from cmbjax.data.examples import Example, decode_depth
+from cmbjax.data.examples import Example, decode_depth, frame_name
 from cmbjax.data.views import found_target, labelled_target
 from cmbjax.depth import crops
+from cmbjax.depth.images import unpacked_png
 from cmbjax.forests.trees import FAR_M
 from cmbjax.skeletons import Skeleton
 
@@ -95,7 +95,7 @@ def labelled_bodies(
             is_empty = False
             yield example, body
     if is_empty:
-        raise ValueError("no frame shows anybody to learn from")
+        raise ValueError(f"no frame shows {skeleton.found_as} to learn from")
 
 
 def body_parts(body: Body, example: Example) -> np.ndarray:
@@ -103,6 +103,9 @@ def body_parts(body: Body, example: Example) -> np.ndarray:
 
     As the data set labels it; where it does not, or says background, the nearest joint
     in space.
+
+    Raises:
+        ValueError: The labels are damaged; names the frame.
     """
     joints_m = np.asarray(example["joints_m"])
     known = np.isfinite(joints_m).all(axis=1)
@@ -111,8 +114,9 @@ def body_parts(body: Body, example: Example) -> np.ndarray:
     nearest = gaps.argmin(axis=1)
     if "parts" not in example:
         return nearest
-    png = np.frombuffer(example["parts"], np.uint8)
-    labels = np.asarray(cv2.imdecode(png, cv2.IMREAD_UNCHANGED))
+    labels = unpacked_png(example["parts"])
+    if labels is None:
+        raise ValueError(f"frame {frame_name(example)}: its parts are no whole PNG")
     columns, rows = body.pixels.astype(int).T
     of_pixels = labels[rows, columns].astype(int) - 1
     return np.where(of_pixels >= 0, of_pixels, nearest)

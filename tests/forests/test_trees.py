@@ -180,6 +180,9 @@ def test_the_body_is_cut_out_and_its_parts_are_the_nearest_joints_or_the_labels(
     above = found.pixels[:, 1] < 60
     assert (of_labels[above] == at["torso"]).all()
     np.testing.assert_array_equal(of_labels[~above], part[~above])
+    cut_off = schema.encode_png(labels)[:-20]
+    with pytest.raises(ValueError, match="frame .*: its parts are no whole PNG"):
+        body_parts(found, example(parts_image=cut_off))
 
 
 @pytest.mark.parametrize("forest", [parts, walks])
@@ -195,7 +198,7 @@ def test_forests_learn_where_joints_are(forest):
         assert joints_m.shape == (15, 3) and np.isfinite(scores).all()
         errors.append(np.linalg.norm(joints_m - frame["joints_m"], axis=1))
     assert np.median(errors) < 0.05
-    with pytest.raises(ValueError, match="no frame shows anybody"):
+    with pytest.raises(ValueError, match="no frame shows people"):
         forest.grow([example() | {"visible": np.zeros(15, bool)}], BODY15, seed=0)
 
 
@@ -278,5 +281,5 @@ def test_pixels_vote_for_hands_that_point_anywhere():
     fits = grown.misfit(body, body.points_m, truth)
     assert fits < grown.misfit(body, body.points_m, truth + (0.02, 0, 0))
     assert fits < grown.misfit(body, body.points_m, truth - (0, 0, 0.03))
-    with pytest.raises(ValueError, match="no frame shows anybody"):
+    with pytest.raises(ValueError, match="no frame shows hands"):
         votes.grow([frame | {"visible": np.zeros(21, bool)}], HAND21, seed=0)
