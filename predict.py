@@ -41,6 +41,7 @@ class PredictConfig:
     depth_scale: float = 0.001
     people: str = "nearest"
     roll: int | None = None
+    least_score: float | None = None
     memory: str = "frozen"
     backend: str = "onnxruntime"
     precision: str = "f32"
@@ -111,6 +112,12 @@ def parse(arguments: Sequence[str] | None = None) -> PredictConfig:
         "default each person is set upright as it is found",
     )
     add(
+        "--least_score",
+        type=float,
+        help="how probably there must be somebody for a pose to be given, from 0 to 1; "
+        "by default a half",
+    )
+    add(
         "--memory",
         choices=get_args(MemoryUse),
         default="frozen",
@@ -177,6 +184,7 @@ def main(config: PredictConfig) -> dict[str, list[Pose]]:
         depth_scale=config.depth_scale,
         people=config.people,
         roll=config.roll,
+        least_score=config.least_score,
         memory=config.memory,
         backend=config.backend,
         precision=config.precision,
@@ -249,7 +257,7 @@ def claim(out_dir: Path, config: PredictConfig, predictor: Predictor) -> set[str
         "camera": config.camera and list(config.camera),
         **{
             name: getattr(config, name)
-            for name in ("depth_scale", "people", "roll", "memory")
+            for name in ("depth_scale", "people", "roll", "least_score", "memory")
         },
     }
     path, lines = out_dir / SETTINGS_FILE, out_dir / POSES_FILE

@@ -1,14 +1,17 @@
-"""How sure a network is of a joint, as a probability that holds.
+"""How sure a network is of a joint, and of whom it poses, as probabilities that hold.
 
 A heat map's peak is high where a joint is plain, and low where it is hidden, unusual or
 not there; how often a peak of some height is right differs from joint to joint. Here it
 is measured on validation frames, by logistic regression on the logarithm of the peak
-(Platt, "Probabilistic outputs for support vector machines", 1999).
+(Platt, "Probabilistic outputs for support vector machines", 1999). Likewise whether
+what was found is there at all: a chair may look like a person to the detector, but its
+joints are nowhere.
 """
 
 import numpy as np
 
 LEAST_PEAK, HIGHEST_PEAK = 1e-3, 1.5
+LEAST_ODDS = 0.01  # probabilities as inputs are held away from 0 and 1 by so much
 RIDGE = 1e-2  # towards a slope of 1 and no offset, where a joint is always right
 STEPS = 50  # of Newton's method; ten are plenty
 BINS = 10
@@ -23,22 +26,54 @@ def fit(scores: np.ndarray, is_right: np.ndarray, counted: np.ndarray) -> np.nda
         counted: bool [frames, joints] which of these are known.
     """
     coefficients = np.tile([0.0, 1.0], (scores.shape[1], 1))
-    for joint in range(scores.shape[1]):
+    for joint, prior in enumerate(coefficients):
         rows = counted[:, joint]
         inputs = _inputs(scores[rows, joint])
-        truth = is_right[rows, joint].astype(float)
-        weights, prior = coefficients[joint].copy(), coefficients[joint].copy()
-        for _ in range(STEPS):
-            probability = _sigmoid(inputs @ weights)
-            slope = inputs.T @ (probability - truth) + RIDGE * (weights - prior)
-            spread = probability * (1 - probability)
-            curvature = (inputs * spread[:, None]).T @ inputs + RIDGE * np.eye(2)
-            step = np.linalg.solve(curvature, slope)
-            weights -= np.clip(step, -2, 2)  # Newton's own step overshoots far away
-            if np.abs(step).max() < 1e-8:
-                break
-        coefficients[joint] = weights
+        coefficients[joint] = _regression(inputs, is_right[rows, joint], prior)
     return coefficients
+
+
+def fit_presence(
+    scores: np.ndarray, confidence: np.ndarray, is_there: np.ndarray
+) -> np.ndarray:
+    """Returns [3]: offset and slopes of the log odds that somebody is there.
+
+    Args:
+        scores: [people] of the detector.
+        confidence: [people] means over joints.
+        is_there: bool [people].
+    """
+    inputs = _presence_inputs(scores, confidence)
+    return _regression(inputs, is_there, np.array([0.0, 1.0, 1.0]))
+
+
+def presence(
+    scores: np.ndarray | float, confidence: np.ndarray | float, coefficients: np.ndarray
+) -> np.ndarray:
+    """Returns how probably somebody is there: [...], of a score and a mean confidence.
+
+    Args:
+        scores: Of the detector.
+        confidence: Mean over joints.
+        coefficients: [3] of `fit_presence`.
+    """
+    log_odds = _presence_inputs(scores, confidence) @ coefficients
+    return _sigmoid(np.asarray(log_odds))
+
+
+def _regression(inputs: np.ndarray, is_so: np.ndarray, prior: np.ndarray) -> np.ndarray:
+    """Returns the coefficients of a logistic regression, held near a prior."""
+    truth, weights = is_so.astype(float), prior.copy()
+    for _ in range(STEPS):
+        probability = _sigmoid(inputs @ weights)
+        slope = inputs.T @ (probability - truth) + RIDGE * (weights - prior)
+        spread = probability * (1 - probability)
+        curvature = (inputs * spread[:, None]).T @ inputs + RIDGE * np.eye(len(prior))
+        step = np.linalg.solve(curvature, slope)
+        weights -= np.clip(step, -2, 2)  # Newton's own step overshoots far away
+        if np.abs(step).max() < 1e-8:
+            break
+    return weights
 
 
 def probabilities(scores: np.ndarray, coefficients: np.ndarray) -> np.ndarray:
@@ -90,5 +125,13 @@ def _inputs(scores: np.ndarray) -> np.ndarray:
     return np.stack([np.ones_like(logs), logs], axis=-1)
 
 
+def _presence_inputs(
+    scores: np.ndarray | float, confidence: np.ndarray | float
+) -> np.ndarray:
+    both = np.clip(np.stack([scores, confidence], axis=-1), LEAST_ODDS, 1 - LEAST_ODDS)
+    log_odds = np.log(both / (1 - both))
+    return np.concatenate([np.ones_like(log_odds[..., :1]), log_odds], axis=-1)
+
+
 def _sigmoid(values: np.ndarray) -> np.ndarray:
-    return 0.5 * (1 + np.tanh(values / 2))
+    return np.asarray(0.5 * (1 + np.tanh(values / 2)))

@@ -64,3 +64,22 @@ def test_area_under_roc_by_hand():
     is_right = np.array([True, True, False, False])
     assert calibration.area_under_roc(confidence, is_right) == pytest.approx(3.5 / 4)
     assert np.isnan(calibration.area_under_roc(confidence, np.ones(4, bool)))
+
+
+def test_presence_by_hand_and_its_odds_are_found_again():
+    # Odds of 1 to 4, times those of 4 to 1 squared, times e.
+    said = calibration.presence(0.2, 0.8, np.array([1.0, 1.0, 2.0]))
+    odds = np.e * 0.25 * 16
+    assert said == pytest.approx(odds / (1 + odds))
+    # Nothing is certain: 0 and 1 are inputs like 0.01 and 0.99.
+    assert calibration.presence(0.0, 1.0, np.array([0.0, 1.0, 1.0])) == pytest.approx(
+        0.5
+    )
+    rng = np.random.default_rng(0)
+    scores, confidence = rng.uniform(0.05, 0.95, (2, 20_000))
+    true = np.array([1.5, 2.0, 0.7])
+    probability = calibration.presence(scores, confidence, true)
+    fitted = calibration.fit_presence(
+        scores, confidence, rng.random(20_000) < probability
+    )
+    np.testing.assert_allclose(fitted, true, atol=0.1)

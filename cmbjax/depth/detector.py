@@ -207,12 +207,13 @@ class Seen(NamedTuple):
 
 def _surer(person: Person, others: list[Seen]) -> Person:
     """Returns a person as another look at the frame has it, if that knows better."""
-    best = max(others, key=lambda o: overlap(o.person.box, person.box), default=None)
-    if best is None or overlap(best.person.box, person.box) < SAME:
+    same = [seen for seen in others if overlap(seen.person.box, person.box) >= SAME]
+    best = max(same, key=lambda seen: seen.person.score, default=None)
+    if best is None or not best.is_vertical:
         return person
-    if best.is_vertical and np.linalg.norm(best.person.up) >= UNSURE_UP:
-        return best.person._replace(score=max(best.person.score, person.score))
-    return person
+    if np.linalg.norm(best.person.up) < UNSURE_UP:
+        return person
+    return best.person._replace(score=max(best.person.score, person.score))
 
 
 def _is_flat(person: Person, depth: np.ndarray) -> bool:

@@ -65,6 +65,7 @@ class Card:
         batch_size: Frames at once, in the files but for the weights.
         calibration: Of each joint's heat map, offset and slope, see
             `calibration.probabilities`; None where it was not measured.
+        presence: Coefficients of `calibration.presence`; None where these were not.
         outputs: Shape of what the files return for a frame, by name.
         files: Size and checksum of each file, by name.
     """
@@ -86,6 +87,7 @@ class Card:
     r: Above0
     batch_size: Annotated[int, msgspec.Meta(ge=1)]
     calibration: tuple[tuple[Finite, Finite], ...] | None
+    presence: tuple[Finite, Finite, Finite] | None
     outputs: dict[str, Any]
     files: dict[str, FileEntry]
 
@@ -146,7 +148,8 @@ def read_card(folder: Path) -> Card:
             f"{path} has the format {stored.get('format')}; this version of cmbjax "
             f"reads {FORMAT}: export the network again"
         )
-    stored.setdefault("calibration", None)  # of networks before 0.3.0
+    for name in ("calibration", "presence"):  # of earlier versions
+        stored.setdefault(name, None)
     names = {field.name for field in dataclasses.fields(Card)} - {"folder"}
     if missing := sorted(names - stored.keys()):
         raise ValueError(f"{path} lacks {', '.join(missing)}: export the network again")

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 
-from cmbjax.calibration import probabilities
+from cmbjax.calibration import presence, probabilities
 from cmbjax.camera import default_camera
 from cmbjax.depth import crops, detector, lifting
 from cmbjax.depth.images import MAX_PIXELS, files_of, read_frame, to_millimetres
@@ -32,12 +32,13 @@ from cmbjax.skeletons import SKELETONS, Skeleton
 OUTSIDE, HIDDEN, SEEN = 0, 1, 2  # values of `Pose.visibility`
 SHORT = 0.5  # of a trunk's length in the image
 LEAST_PEAK = 0.12  # of the heat map of a joint that is in the picture
-# The detector is hardly sure of a hand of 20 pixels: what it finds is posed, and counts
-# by its score times the pose's mean confidence.
-LEAST_SURE = 0.12
-MOST_HANDS = {"nearest": 3, "all": 8}  # that are posed, the surest
-NEARLY_THE_SURER = {"nearest": 0.6, "all": 0.0}  # of a score: less is not posed
-NEARLY_AS_SURE = 0.7  # of the surest hand: the nearest of these is the nearest
+# A pose tells a person from a thing better than the detector, which sees a frame of 160
+# pixels: where the card says how, what the detector is hardly sure of is posed, too.
+LEAST_PRESENCE = 0.5
+POSED_SCORE = 0.12  # of the detector, at least
+MOST_POSED = {"nearest": 3, "all": 10}  # the surest
+NEARLY_THE_SURER = {"nearest": 0.6, "all": 0.0}  # of a detector's score
+NEARLY_AS_SURE = 0.85  # as the surest: the nearest of these is the nearest
 
 People = Literal["nearest", "all"]
 MemoryUse = Literal["frozen", "rolling"]
@@ -58,6 +59,9 @@ class Pose:
             the person's own body, 0 not in the picture.
         box: [x0, y0, x1, y1] pixels of what is seen of the person.
         depth_m: Depth of the person as a whole, metres.
+        score: How probably there is somebody (see `calibration.presence`); of networks
+            whose card has no such probability, the detector's score; 1 of a box that
+            was given.
         side: Which hand it is, right or left, as its owner says; empty of a person.
     """
 
@@ -67,6 +71,7 @@ class Pose:
     visibility: np.ndarray
     box: np.ndarray
     depth_m: float
+    score: float = 1.0
     side: Side = ""
 
     @property
@@ -89,7 +94,7 @@ class View(NamedTuple):
         frame_from_crop: [2, 3] transform.
         reference_mm: The person's depth.
         card: Of the network.
-        score: Of the detector; 1 of a box that was given.
+        score: Of the detector; None of a box that was given.
     """
 
     box: np.ndarray
@@ -97,7 +102,7 @@ class View(NamedTuple):
     frame_from_crop: np.ndarray
     reference_mm: float
     card: Card
-    score: float = 1.0
+    score: float | None = None
 
 
 class Predictor:
@@ -125,6 +130,7 @@ class Predictor:
         backend: str = "onnxruntime",
         precision: str = "f32",
         decode: str = "dark",
+        least_score: float | None = None,
         max_pixels: int = MAX_PIXELS,
     ) -> None:
         """Loads a network.
@@ -149,6 +155,9 @@ class Predictor:
                 onnxruntime and openvino, a quarter faster and a little less exact,
                 where the folder has network-int8.onnx.
             decode: A name in `heatmaps.DECODES`.
+            least_score: Of a pose that is given, see `Pose`: higher, and there are
+                fewer false alarms and fewer people. By default a half, or what the
+                detector says is somebody where the score is its own.
             max_pixels: Files that say they are larger are refused unread.
 
         Raises:
@@ -173,6 +182,8 @@ class Predictor:
             raise ValueError(f"depth_scale must be above 0, got {depth_scale}")
         if not max_pixels > 0:
             raise ValueError(f"max_pixels must be above 0, got {max_pixels}")
+        if least_score is not None and not 0 < least_score < 1:
+            raise ValueError(f"least_score must be between 0 and 1, got {least_score}")
         self.card = _checked_card(network)
         is_default = network in (None, "people")
         self._above = _checked_card(ABOVE) if is_default else None
@@ -182,6 +193,9 @@ class Predictor:
         self.people, self.roll, self.decode_name = people, roll, decode
         self.memory, self.max_pixels = memory, max_pixels
         self._detector = detector.shipped(self.skeleton.found_as)
+        self._poses_tell = self.card.presence is not None
+        default = LEAST_PRESENCE if self._poses_tell else detector.LEAST_SCORE
+        self.least_score = default if least_score is None else least_score
         self._open = {"memory": memory, "backend": backend, "precision": precision}
         self._runtimes: dict[Path, Runtime] = {}
         self._opening = threading.Lock()
@@ -240,32 +254,35 @@ class Predictor:
         boxes: np.ndarray | None,
         run: Callable[[View], Outputs],
     ) -> list[Pose]:
-        if boxes is None:
-            views = [self.views(depth_mm, person) for person in self.find(depth_mm)]
-        else:
-            views = [[self.crop(depth_mm, box)] for box in _checked_boxes(boxes)]
-        poses = [
-            max(
-                (self.decode(view, run(view), depth_mm) for view in of_person),
-                key=lambda pose: float(pose.confidence.mean()),
-            )
-            for of_person in views
-        ]
-        if boxes is not None or self.skeleton.found_as == "people":
-            return poses
-        return self._sure_hands(poses, [view.score for view, *_ in views])
-
-    def _sure_hands(self, poses: list[Pose], scores: list[float]) -> list[Pose]:
-        """Returns the poses that are of hands, nearest first; perhaps only that."""
-        sure = [
-            score * float(pose.confidence.mean())
-            for pose, score in zip(poses, scores, strict=True)
-        ]
-        least = LEAST_SURE
+        if boxes is not None:
+            views = [self.crop(depth_mm, box) for box in _checked_boxes(boxes)]
+            return [self.decode(view, run(view), depth_mm) for view in views]
+        poses = [self.pose(depth_mm, person, run) for person in self.find(depth_mm)]
+        least = self.least_score
         if self.people == "nearest":
-            least = max(least, NEARLY_AS_SURE * max(sure, default=0.0))
-        kept = [pose for pose, value in zip(poses, sure, strict=True) if value >= least]
-        return kept[:1] if self.people == "nearest" else kept
+            surest = max((pose.score for pose in poses), default=0.0)
+            least = max(least, NEARLY_AS_SURE * surest)
+        poses = [pose for pose in poses if pose.score >= least]
+        return poses[:1] if self.people == "nearest" else poses
+
+    def pose(
+        self,
+        depth_mm: np.ndarray,
+        person: detector.Person,
+        run: Callable[[View], Outputs] | None = None,
+    ) -> Pose:
+        """Returns the pose of a person who was found.
+
+        Args:
+            depth_mm: Of `read`.
+            person: Of `find`.
+            run: Asks the network; by default with the memory that training left.
+        """
+        poses = [
+            self.decode(view, (run or self.run)(view), depth_mm)
+            for view in self.views(depth_mm, person)
+        ]
+        return max(poses, key=lambda pose: float(pose.confidence.mean()))
 
     def stream(
         self,
@@ -309,20 +326,30 @@ class Predictor:
         """Returns [fx, fy, cx, cy], as it was given or is assumed."""
         return default_camera(depth_mm.shape) if self.camera is None else self.camera
 
-    def find(self, depth_mm: np.ndarray) -> list[detector.Person]:
-        """Returns the people in a frame, nearest first.
-
-        Of one person only, the nearest of those nearly as sure as the surest. Of hands
-        also what is hardly one: the poses tell.
-        """
+    def detect(
+        self, depth_mm: np.ndarray, least_score: float = POSED_SCORE
+    ) -> list[detector.Person]:
+        """Returns whom, and what else, the detector sees in a frame, nearest first."""
         focal_px = float(self.intrinsics(depth_mm)[0])
-        people = self._detector(depth_mm, focal_px=focal_px)
-        if self.skeleton.found_as == "hands":
-            scores = sorted((hand.score for hand in people), reverse=True)
-            least = NEARLY_THE_SURER[self.people] * max(scores, default=0.0)
-            least = max([least, *scores[MOST_HANDS[self.people] - 1 :][:1]])
-            return [hand for hand in people if hand.score >= least]
-        return detector.nearest(people) if self.people == "nearest" else people
+        return self._detector(depth_mm, focal_px=focal_px, least_score=least_score)
+
+    def find(self, depth_mm: np.ndarray) -> list[detector.Person]:
+        """Returns whom the detector sees in a frame, nearest first.
+
+        Where poses tell who is there, also what is hardly anybody. Where the nearest
+        alone is asked for, the surest and who is nearly as sure; of these the nearest
+        where a rolling memory is to follow one person.
+        """
+        if self._poses_tell:
+            people = self.detect(depth_mm)
+        else:
+            people = self.detect(depth_mm, self.least_score)
+        if self.memory == "rolling":
+            return detector.nearest(people)
+        scores = sorted((person.score for person in people), reverse=True)
+        least = NEARLY_THE_SURER[self.people] * max(scores, default=0.0)
+        least = max([least, *scores[MOST_POSED[self.people] - 1 :][:1]])
+        return [person for person in people if person.score >= least]
 
     def view(self, depth_mm: np.ndarray, person: detector.Person) -> View:
         """Returns a person that was found as the network sees it."""
@@ -415,22 +442,27 @@ class Predictor:
         confidence = np.clip(peaks, 0, 1)
         if card.calibration is not None:
             confidence = probabilities(peaks, np.array(card.calibration))
-        size = depth_mm.shape[::-1]
-        is_inside = ((joints_px >= 0) & (joints_px < size)).all(axis=1)
+        is_inside = in_picture(joints_px, depth_mm.shape)
         is_hidden = lifting.hidden(
             depth_mm, joints_px, joints_m[:, 2], self.skeleton.thick_m
         )
         visibility = np.where(is_hidden, HIDDEN, SEEN).astype(np.uint8)
         visibility[~is_inside | (peaks < LEAST_PEAK)] = OUTSIDE
-        return Pose(
+        pose = Pose(
             joints_px=joints_px,
             joints_m=joints_m.astype(np.float32),
             confidence=confidence,
             visibility=visibility,
             box=view.box,
             depth_m=view.reference_mm / 1000,
+            score=1.0 if view.score is None else view.score,
             side=side_of(joints_m, self.skeleton),
         )
+        if view.score is None or self.card.presence is None:
+            return pose
+        sure = mean_in_picture(pose, depth_mm.shape)
+        score = presence(view.score, sure, np.array(self.card.presence))
+        return dataclasses.replace(pose, score=float(score))
 
 
 class Stream:
@@ -475,6 +507,17 @@ class Stream:
             view.depth, self._memories.get(folder, runtime.memory)
         )
         return outputs
+
+
+def in_picture(joints_px: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Returns which joints [joints] are in a picture of shape [height, width]."""
+    return np.asarray(((joints_px >= 0) & (joints_px < shape[::-1])).all(axis=1))
+
+
+def mean_in_picture(pose: Pose, shape: tuple[int, ...]) -> float:
+    """Returns the mean confidence of the joints that are in the picture; 0 of none."""
+    there = pose.confidence[in_picture(pose.joints_px, shape)]
+    return float(there.mean()) if there.size else 0.0
 
 
 def side_of(joints_m: np.ndarray, skeleton: Skeleton) -> Side:

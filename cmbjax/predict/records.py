@@ -22,6 +22,7 @@ class Person(msgspec.Struct):
     joints_m: list[tuple[float, float, float]]
     confidence: list[float]
     visibility: list[Literal[0, 1, 2]]
+    score: float = 1.0
     side: Side = ""
 
 
@@ -83,6 +84,7 @@ def line(
                 joints_m=_rounded(pose.joints_m, 4),
                 confidence=_rounded(pose.confidence, 3),
                 visibility=pose.visibility.tolist(),
+                score=round(float(pose.score), 3),
                 side=pose.side,
             )
             for pose in poses

@@ -18,7 +18,7 @@ import cmbjax
 import datasets
 from cmbjax.camera import ITOP_CAMERA, camera_to_pixels, pixels_to_camera
 from cmbjax.data.views import Preparation
-from cmbjax.depth import crops
+from cmbjax.depth import crops, detector
 from cmbjax.evaluate import predictions
 from cmbjax.predict import overlay, records
 from cmbjax.predict.card import WEIGHTS, read_card
@@ -118,6 +118,67 @@ def test_confidence_is_the_probability_that_the_card_says(small):
     pose = predictor.decode(view, {"heatmaps": maps}, depth_mm)
     odds = [np.e * 0.5, 0.25] + 13 * [0.5]  # exp(offset) peak^slope
     np.testing.assert_allclose(pose.confidence, np.divide(odds, np.add(odds, 1)))
+
+
+def peaked(height):
+    """What a network gives that is as sure as that of every joint."""
+    maps = np.zeros((1, 16, 16, 15), np.float32)
+    maps[0, 8, 8] = height
+    return {"heatmaps": maps, "depth_maps": np.zeros_like(maps)}
+
+
+def test_poses_tell_people_from_things(small, monkeypatch):
+    """A chair that the detector takes for somebody has its joints nowhere."""
+    up = np.array([0.0, -1.0], np.float32)
+    boxes = np.array([[10, 10, 90, 200], [150, 10, 250, 200]], np.float32)
+    found = [
+        detector.Person(box, box, 2000.0, score, up)
+        for box, score in zip(boxes, (0.8, 0.3), strict=True)
+    ]
+    depth_mm = np.full((240, 320), 2000, np.uint16)
+
+    def predictor(**options):
+        made = Predictor(small["maps"], **options)
+        made._detector = lambda depth_mm, *, focal_px, least_score: [
+            person for person in found if person.score >= least_score
+        ]
+        return made
+
+    def run(self, view):
+        return peaked(0.02 if view.box[0] < 100 else 0.9)
+
+    monkeypatch.setattr(Predictor, "run", run)
+    # A card that says nothing of it: the detector alone decides.
+    (pose,) = predictor(people="all")(depth_mm)
+    assert pose.box[0] == 10 and pose.score == pytest.approx(0.8)
+    card = read_card(small["maps"])
+    card = dataclasses.replace(card, calibration=None, presence=(0.0, 1.0, 1.0))
+    monkeypatch.setattr("cmbjax.predict.predictor.read_card", lambda folder: card)
+    (pose,) = predictor(people="all")(depth_mm)
+    assert pose.box[0] == 150
+    odds = 0.3 / 0.7 * 0.9 / 0.1
+    assert pose.score == pytest.approx(odds / (1 + odds), abs=1e-3)
+    both = predictor(people="all", least_score=0.05)(depth_mm)
+    assert [pose.box[0] for pose in both] == [10, 150]
+    assert predictor(people="all", least_score=0.9)(depth_mm) == []
+    # Asked for the nearest, who is far less sure than the surest is not posed.
+    assert predictor()(depth_mm) == []
+    found[1] = found[1]._replace(score=0.6)
+    (pose,) = predictor()(depth_mm)
+    assert pose.box[0] == 150
+    # A box that is given is somebody's.
+    given = predictor()(depth_mm, boxes=boxes)
+    assert [pose.score for pose in given] == [1.0, 1.0]
+
+
+def test_a_rolling_memory_sees_one_person_of_a_frame(small, monkeypatch):
+    up, box = np.array([0.0, -1.0], np.float32), np.array([10, 10, 90, 200.0])
+    found = [
+        detector.Person(box, box, 1000.0 * number, 0.9, up) for number in (1, 2, 3)
+    ]
+    predictor = Predictor(small["rolling"], memory="rolling")
+    monkeypatch.setattr(predictor, "_detector", lambda *_, **__: found)
+    assert predictor.find(np.full((240, 320), 2000, np.uint16)) == found[:1]
 
 
 def test_a_view_is_turned_by_what_is_known_of_the_camera(small):
@@ -295,6 +356,8 @@ def test_bad_arguments_are_refused(small, tmp_path):
         ({"depth_scale": 0.0}, "depth_scale must be above 0, got 0"),
         ({"camera": (285, 285, 160)}, r"camera must be \[fx, fy, cx, cy\]"),
         ({"camera": (0, 285, 160, 120)}, "focal lengths above 0"),
+        ({"least_score": 0.0}, "least_score must be between 0 and 1, got 0"),
+        ({"least_score": float("nan")}, "least_score must be between 0 and 1, got nan"),
         ({"decode": "mean"}, "unknown decode 'mean'"),
         ({"network": tmp_path}, "holds no card.json"),
     ]

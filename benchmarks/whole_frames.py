@@ -1,0 +1,213 @@
+"""People, or hands, in whole frames, found and posed.
+
+`python -m benchmarks.whole_frames --dataset=hands`
+"""
+
+import dataclasses
+import statistics
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+import tyro
+from tqdm import tqdm
+
+from cmbjax import calibration
+from cmbjax.data import detection
+from cmbjax.data.examples import decode_depth
+from cmbjax.data.flags import Flags
+from cmbjax.depth.detector import Person, overlap
+from cmbjax.files import read_json, write_json
+from cmbjax.predict.card import CARD_FILE
+from cmbjax.predict.predictor import Predictor, mean_in_picture
+from cmbjax.registry import pick
+from datasets import DATASETS
+from datasets.crowd.crowd import Crowd
+
+LEAST_SEEN = {"people": 4, "hands": 8}  # joints of whom is to be found
+SAME, OTHER = 0.5, 0.3  # intersection over union: the person, and nobody of a frame's
+Result = dict[str, float | list[float]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WholeFramesConfig(Flags):
+    """Finds and poses whoever is in whole frames, as predict.py does."""
+
+    dataset: str = "crowd"
+    """crowd, hands or one of their configs, as in crowd/above; several joined by +."""
+    data_dir: Path | None = None
+    """Folder of motion capture, as of the data set people."""
+    tfds_dir: Path | None = None
+    """Folder of prepared data sets; by default that of TFDS."""
+    split: str = "test"
+    """train, validation or test."""
+    step: int = 1
+    """Every so many frames."""
+    network: str | None = None
+    """A name, or a folder that export.py wrote; by default people or hands."""
+    fit_presence: bool = False
+    """Whether to measure instead how probably somebody is there (see
+    `calibration.presence`), and to write that into the network's card."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.step < 1:
+            raise ValueError(f"--step must be at least 1, got {self.step}")
+        for name in self.dataset.split("+"):
+            if not issubclass(pick(DATASETS, "dataset", name.split("/")[0]), Crowd):
+                raise ValueError(
+                    f"--dataset={self.dataset}: expected crowd or hands, whose frames "
+                    "say who is in them"
+                )
+
+
+def main(config: WholeFramesConfig) -> Result:
+    """Prints what was measured, and returns it."""
+    result = fit(config) if config.fit_presence else measure(config)
+    for name, value in result.items():
+        print(
+            f"{name}: {value:.3g}" if isinstance(value, float) else f"{name}: {value}"
+        )
+    return result
+
+
+def frames_of(config: WholeFramesConfig) -> Iterator[tuple[Any, np.ndarray]]:
+    """Yields examples of the data sets with something in them, and their depth."""
+    for name in config.dataset.split("+"):
+        name, _, config_name = name.partition("/")
+        builder = DATASETS[name].make(
+            config_name,
+            config.data_dir,
+            data_dir=config.tfds_dir,
+            file_format="array_record",
+        )
+        manual = tfds.download.DownloadConfig(manual_dir=config.data_dir)
+        builder.download_and_prepare(download_config=manual)
+        source = builder.as_data_source(
+            config.split, decoders={"depth": tfds.decode.SkipDecoding()}
+        )
+        for number in tqdm(range(0, len(source), config.step), unit="frame"):
+            example: Any = source[number]
+            depth_mm = decode_depth(example)
+            if depth_mm.any():  # else nothing is in reach of the camera
+                yield example, depth_mm
+
+
+def open_predictor(config: WholeFramesConfig, **options: Any) -> Predictor:
+    """Returns a predictor of what is in the data set."""
+    is_hands = config.dataset.startswith("hands")
+    return Predictor(config.network or ("hands" if is_hands else "people"), **options)
+
+
+def measure(config: WholeFramesConfig) -> Result:
+    """Returns what is found, and how far joints are off."""
+    every, nearest = open_predictor(config, people="all"), open_predictor(config)
+    skeleton = every.skeleton
+    found: list[bool] = []
+    sides: list[bool] = []
+    firsts: list[bool] = []
+    alarms: list[int] = []
+    in_empty_frames: list[int] = []
+    seconds: list[float] = []
+    errors: list[np.ndarray] = []
+    seen_errors: list[np.ndarray] = []
+    for example, depth_mm in frames_of(config):
+        every.camera = nearest.camera = np.asarray(example["camera"], np.float32)
+        boxes, seen = example["boxes"], detection.joints_seen(example)
+        start = time.perf_counter()
+        first = nearest(depth_mm)
+        seconds.append(time.perf_counter() - start)
+        if len(boxes) and first:
+            firsts.append(max(overlap(first[0].box, box) for box in boxes) >= OTHER)
+        poses = every(depth_mm)
+        free = list(poses)
+        for number in np.flatnonzero(seen >= LEAST_SEEN[skeleton.found_as]):
+            box = boxes[number]
+            best = max(free, key=lambda p: overlap(p.box, box), default=None)
+            found.append(best is not None and overlap(best.box, box) >= SAME)
+            if best is None or not found[-1]:
+                continue
+            free.remove(best)
+            if "left" in example:
+                sides.append((best.side == "left") == bool(example["left"][number]))
+            off = np.linalg.norm(best.joints_m - example["joints_m"][number], axis=1)
+            errors.append(off[example["inside"][number]])
+            seen_errors.append(off[~example["hidden"][number]])
+        alarms.append(
+            sum(all(overlap(p.box, box) < OTHER for box in boxes) for p in poses)
+        )
+        if not len(boxes):
+            in_empty_frames.append(alarms[-1])
+    if not found:
+        raise ValueError(f"{config.dataset}: {config.split} has nobody to find")
+    every_mm, seen_mm = (
+        1000 * np.concatenate([*e, np.empty(0)]) for e in (errors, seen_errors)
+    )
+    within = f"within {100 * skeleton.right_m:g} cm, %"
+    result: Result = {
+        "frames": len(alarms),
+        skeleton.found_as: len(found),
+        "found, %": 100 * statistics.mean(found),
+        "false alarms a frame": statistics.mean(alarms),
+        "the nearest is one, %": 100 * statistics.mean(firsts) if firsts else np.nan,
+    }
+    if in_empty_frames:
+        result["false alarms an empty frame"] = statistics.mean(in_empty_frames)
+    if sides:
+        result["right or left is right, %"] = 100 * statistics.mean(sides)
+    for whose, off_mm in (("joints seen", seen_mm), ("all", every_mm)):
+        if len(off_mm):
+            is_right = off_mm < 1000 * skeleton.right_m
+            result[f"median error mm, {whose}"] = float(np.median(off_mm))
+            result[f"mean error mm, {whose}"] = float(off_mm.mean())
+            result[f"{within}, {whose}"] = 100 * float(is_right.mean())
+    result["ms a frame, the nearest"] = 1000 * statistics.median(seconds)
+    return result
+
+
+def fit(config: WholeFramesConfig) -> Result:
+    """Writes into the card how probably somebody is there, and returns that."""
+    predictor = open_predictor(config, people="all")
+    scores: list[float] = []
+    confidence: list[float] = []
+    is_there: list[bool] = []
+    for example, depth_mm in frames_of(config):
+        predictor.camera = np.asarray(example["camera"], np.float32)
+        people: list[Person] = predictor.detect(depth_mm)
+        for person in people:
+            overlaps = [overlap(person.box, box) for box in example["boxes"]]
+            if OTHER <= max(overlaps, default=0.0) < SAME:
+                continue  # half of somebody
+            pose = predictor.pose(depth_mm, person)
+            scores.append(person.score)
+            confidence.append(mean_in_picture(pose, depth_mm.shape))
+            is_there.append(max(overlaps, default=0.0) >= SAME)
+    truth = np.array(is_there)
+    if truth.all() or not truth.any():
+        raise ValueError(f"{config.dataset}: {config.split} tells nobody from nothing")
+    coefficients = calibration.fit_presence(
+        np.array(scores), np.array(confidence), truth
+    )
+    path = predictor.card.folder / CARD_FILE
+    write_json(path, read_json(path) | {"presence": coefficients.tolist()})
+    sure = calibration.presence(np.array(scores), np.array(confidence), coefficients)
+    return {
+        "found by the detector": len(truth),
+        "of these there, %": 100 * float(truth.mean()),
+        "area under ROC: score": calibration.area_under_roc(np.array(scores), truth),
+        "confidence": calibration.area_under_roc(np.array(confidence), truth),
+        "both": calibration.area_under_roc(sure, truth),
+        "expected calibration error": calibration.expected_error(sure, truth),
+        "coefficients": coefficients.round(3).tolist(),
+    }
+
+
+if __name__ == "__main__":
+    try:
+        main(tyro.cli(WholeFramesConfig, use_underscores=True))
+    except (ValueError, OSError) as error:
+        sys.exit(f"whole_frames: {error}")
