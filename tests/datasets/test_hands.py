@@ -1,9 +1,13 @@
 """Hands of the data set hands: how fingers bend, what they hold, what is labelled."""
 
+import dataclasses
+import shutil
+
 import cv2
 import numpy as np
 import pytest
 
+from cmbjax.predict.card import WEIGHTS, read_card
 from cmbjax.skeletons import HAND20, HAND21
 from datasets.hands import fingers, things
 from datasets.hands.fingers import Fingers, Hand
@@ -207,19 +211,27 @@ def test_frames_depend_on_their_numbers_alone_and_astar_shows_one_empty_hand():
         assert example["joints_m"].shape == (1, 20, 3)
 
 
+@pytest.fixture(scope="module")
+def tfds_dir(tmp_path_factory):
+    """Where the first test that needs hands/tiny makes it."""
+    return tmp_path_factory.mktemp("tfds")
+
+
 @needs_people
-def test_a_small_data_set_is_made_and_xu_and_chengs_forest_learns_from_it(tmp_path):
+def test_a_small_data_set_is_made_and_xu_and_chengs_forest_learns_from_it(
+    tfds_dir, tmp_path
+):
     import datasets
     import train_forest
 
-    frames = datasets.load("hands/tiny", None, tmp_path / "tfds", split="train")
+    frames = datasets.load("hands/tiny", None, tfds_dir, split="train")
     assert frames.skeleton is HAND21 and frames.findable and frames.metric
     assert frames.depth_range == 200 and 30 < len(frames) < 80
     example = frames.source[0]
     assert example["joints_px"].shape == (21, 2) and example["box"].shape == (4,)
     config = train_forest.ForestConfig(
         dataset="hands/tiny",
-        tfds_dir=tmp_path / "tfds",
+        tfds_dir=tfds_dir,
         run_dir=tmp_path / "forest",
         model="xu_cheng",
         crop="label_box",
@@ -229,3 +241,28 @@ def test_a_small_data_set_is_made_and_xu_and_chengs_forest_learns_from_it(tmp_pa
     assert errors["Full Hand"] < 150 and errors["Wrist"] > 0
     again = train_forest.main(config)  # the forest that is there
     assert again["mean error mm"]["Full Hand"] == errors["Full Hand"]
+
+
+@needs_people
+def test_whole_frames_are_measured_and_who_is_there_is_fitted(tfds_dir, tmp_path):
+    from benchmarks.whole_frames import WholeFramesConfig, main
+
+    folder = tmp_path / "network"
+    shutil.copytree(WEIGHTS / "hands-96", folder)
+    config = WholeFramesConfig(
+        dataset="hands/tiny", tfds_dir=tfds_dir, network=str(folder)
+    )
+    result = main(config)
+    assert result["frames"] == 40 and result["hands"] > 20
+    assert result["found, %"] > 50 and result["false alarms a frame"] < 0.3
+    assert result["median error mm, joints seen"] < 15
+    assert result["within 2 cm, %, joints seen"] > result["within 2 cm, %, all"] > 50
+    fitted = main(dataclasses.replace(config, split="validation", fit_presence=True))
+    assert fitted["both"] >= max(fitted["area under ROC: score"], 0.8)
+    assert list(read_card(folder).presence) == pytest.approx(
+        fitted["coefficients"], abs=1e-3
+    )
+    with pytest.raises(ValueError, match="expected crowd or hands, whose frames"):
+        WholeFramesConfig(dataset="mannequin")
+    with pytest.raises(ValueError, match="--step must be at least 1, got 0"):
+        WholeFramesConfig(step=0)
