@@ -164,7 +164,7 @@ def main(config: DetectorConfig) -> dict[str, Any]:
         "loss": float(np.mean(losses[-200:])) if losses else None,
     }
     write_json(path.with_suffix(".json"), card)
-    card |= {"least_score": detector.LEAST_SCORES[config.what]}
+    card |= {"least_score": detector.LEAST_SCORE}
     card |= {"test": score(detector.Detector(path, config.what), test, config.what)}
     write_json(path.with_suffix(".json"), card)
     return card

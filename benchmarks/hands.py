@@ -1,7 +1,7 @@
 """Sec. 5's hands: few images and a joint's error, `python -m benchmarks.hands`.
 
-ASTAR itself by `--dataset=astar --data_dir=...`; by default synthetic hands that are
-made as ASTAR's frames are: 440 of them to train on.
+ASTAR itself by `--dataset=astar --data_dir=...`; `--dataset=hands/astar` are synthetic
+hands made as ASTAR's frames are, 438 of which are seen enough to train on.
 """
 
 from typing import Any

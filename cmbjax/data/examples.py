@@ -24,8 +24,7 @@ class DepthFrames:
         depth_range: How far before and behind the whole its parts may be, millimetres
             or raw; None where that is not known.
         recorded: Whether frames whose names follow on each other do so in time.
-        findable: Whether `depth.detector` serves to find what is labelled: people, and
-            not hands.
+        findable: Whether `depth.detector` serves to find what is labelled.
     """
 
     source: Sequence[Example]

@@ -21,8 +21,6 @@ SIDE = 160  # pixels of the square that the network sees; a frame is thinned out
 STRIDE = 4  # pixels of that square a cell
 UNIT = 8.0  # pixels: distances are predicted as logarithms of multiples of it
 LEAST_SCORE = 0.33
-# Of hands more than that are posed, and the poses tell which of them are none.
-LEAST_SCORES = {"people": LEAST_SCORE, "hands": 0.15}
 STATURE_MM = 1800.0
 COVER_MM = 200.0  # in front of a person: what is so far, and no floor before the feet
 BAND = 0.05  # of a box: below it that much is looked at
@@ -332,7 +330,7 @@ class Detector:
         *,
         metric: bool = True,
         focal_px: float | None = None,
-        least_score: float | None = None,
+        least_score: float = LEAST_SCORE,
     ) -> list[Person]:
         """Returns the people in a frame, nearest first (raw: largest first).
 
@@ -342,13 +340,11 @@ class Detector:
             metric: Whether `depth` is in millimetres.
             focal_px: Focal length, where it is known: body boxes then reach as far
                 behind what covers somebody's legs as these are long.
-            least_score: Of a person; by default that of `LEAST_SCORES`.
+            least_score: Of a person.
 
         Raises:
             ValueError: `depth` has another shape or type.
         """
-        if least_score is None:
-            least_score = LEAST_SCORES[self.what]
         depth = checked_depth(depth, "depth", metric=metric)
         sight = look(depth, metric=metric)
         maps = self._run(sight.image)
