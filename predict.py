@@ -114,8 +114,9 @@ def parse(arguments: Sequence[str] | None = None) -> PredictConfig:
     add(
         "--least_score",
         type=float,
-        help="how probably there must be somebody for a pose to be given, from 0 to 1; "
-        "by default a half",
+        help="how probably there must be somebody for a pose to be given, between 0 "
+        "and 1; by default 0.5, or, of a network whose card has no such probability, "
+        "the detector's 0.33",
     )
     add(
         "--memory",
@@ -193,7 +194,7 @@ def main(config: PredictConfig) -> dict[str, list[Pose]]:
     out_dir = new_folder(paths[0]) if config.out_dir is None else config.out_dir
     out_dir = out_dir.expanduser()
     done = claim(out_dir, config, predictor)
-    paths = [path for path in paths if printable(path) not in done]
+    paths = [path for path in paths if printable(path.absolute()) not in done]
     viewer = Viewer(out_dir / RERUN_FILE) if config.rerun else None
     poses_of: dict[str, list[Pose]] = {}
     errors: list[Exception] = []
@@ -204,13 +205,20 @@ def main(config: PredictConfig) -> dict[str, list[Pose]]:
                 try:
                     depth_mm = predictor.read(path)
                     poses = predictor.poses(depth_mm)
+                    camera = predictor.intrinsics(depth_mm)
+                    record = records.line(
+                        path.absolute(),
+                        poses,
+                        camera,
+                        predictor.skeleton,
+                        depth_mm.shape,
+                    )
                 except (ValueError, OSError) as error:
                     if config.strict:
                         raise
                     print(f"predict.py: left out: {printable(error)}", file=sys.stderr)
                     errors.append(error)
                     continue
-                camera = predictor.intrinsics(depth_mm)
                 if config.overlays:
                     name = f"{number:06d}_{printable(path.stem)[:LONGEST]}.png"
                     joints_px = [pose.seen_px for pose in poses]
@@ -218,9 +226,6 @@ def main(config: PredictConfig) -> dict[str, list[Pose]]:
                     overlay.save(picture, depth_mm, joints_px, predictor.skeleton)
                 if viewer:
                     viewer.log(number, depth_mm, poses, camera, predictor)
-                record = records.line(
-                    path, poses, camera, predictor.skeleton, depth_mm.shape
-                )
                 # Last, and whole: a frame that has a line is done.
                 lines.write(msgspec.json.encode(record) + b"\n")
                 lines.flush()
@@ -253,23 +258,25 @@ def claim(out_dir: Path, config: PredictConfig, predictor: Predictor) -> set[str
     """
     settings = {
         "network": predictor.card.run,
-        "weights": {name: entry.sha256 for name, entry in predictor.card.files.items()},
+        "weights": predictor.checksums(),
         "camera": config.camera and list(config.camera),
         **{
             name: getattr(config, name)
-            for name in ("depth_scale", "people", "roll", "least_score", "memory")
+            for name in ("depth_scale", "people", "roll", "memory")
         },
+        "least_score": predictor.least_score,
     }
     path, lines = out_dir / SETTINGS_FILE, out_dir / POSES_FILE
     done = read_lines(lines, records.Line) if lines.exists() else []
     if done:
         before = read_json(path) if path.exists() else None
         if before != settings:
+            before = before if isinstance(before, dict) else {}
             differ = [
-                f"--{name}"
+                name if name == "weights" else f"--{name}"
                 for name in settings
-                if not isinstance(before, dict) or before.get(name) != settings[name]
-            ]
+                if before.get(name) != settings[name]
+            ] or ["of another version"]
             raise ValueError(
                 f"--out_dir={out_dir} holds poses already, of other settings "
                 f"({', '.join(differ)}); name another"
@@ -334,7 +341,8 @@ def describe(poses: Sequence[Pose], predictor: Predictor) -> Iterator[str]:
         which = f"{pose.side} {noun}".strip()
         yield (
             f"a {which} {pose.depth_m:.2f} m away, {joint} at {x:+.2f} {y:+.2f} "
-            f"{z:.2f} m, mean confidence {pose.confidence.mean():.2f}"
+            f"{z:.2f} m, score {pose.score:.2f}, mean confidence of joints "
+            f"{pose.confidence.mean():.2f}"
         )
 
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import hashlib
 import json
 import sys
 from collections import deque
@@ -27,7 +26,7 @@ from cmbjax.data import detection
 from cmbjax.data.flags import Flags
 from cmbjax.depth import detector
 from cmbjax.export.card import save_weights
-from cmbjax.files import check_same, write_json
+from cmbjax.files import check_same, checksum, write_json
 from cmbjax.models.detector import HEAD, LAYERS, Detector, folded, loss
 from datasets.crowd.crowd import Crowd
 from datasets.hands.hands import Hands
@@ -155,7 +154,7 @@ def main(config: DetectorConfig) -> dict[str, Any]:
     write_onnx(path, variables)
     save_weights(path.with_suffix(".npz"), variables)
     card: dict[str, Any] = {
-        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "sha256": checksum(path),
         "command": f"python train_detector.py --what={config.what} "
         f"--num_steps={config.num_steps}",
         "config": config.configs,

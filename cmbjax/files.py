@@ -1,5 +1,6 @@
 """Files that are whole or not there, and JSON that names what is wrong with it."""
 
+import hashlib
 import json
 import math
 import os
@@ -9,6 +10,11 @@ from typing import Annotated, Any
 import msgspec
 
 Finite = Annotated[float, msgspec.Meta(gt=-1e6, lt=1e6)]  # of a file's numbers
+
+
+def checksum(path: Path) -> str:
+    """Returns the SHA-256 of a file's content, in hexadecimal digits."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -5,7 +5,6 @@ Pixels: the centre of the top-left pixel is (0.5, 0.5).
 """
 
 import functools
-import hashlib
 import threading
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +14,7 @@ import numpy as np
 
 from cmbjax.depth import crops
 from cmbjax.depth.images import checked_depth
-from cmbjax.files import read_json
+from cmbjax.files import checksum, read_json
 
 SIDE = 160  # pixels of the square that the network sees; a frame is thinned out to it
 STRIDE = 4  # pixels of that square a cell
@@ -264,10 +263,15 @@ def _logit(probability: float) -> float:
     return float(np.log(probability / (1 - probability)))
 
 
+def card_of(what: str) -> Path:
+    """Returns the card of the package's own detector of people or of hands."""
+    return WEIGHTS / FOLDERS[what] / "detector.json"
+
+
 @functools.cache
 def shipped(what: str = "people") -> "Detector":
     """Returns the package's own detector of people or of hands, loaded once."""
-    return Detector(WEIGHTS / FOLDERS[what] / "detector.onnx", what)
+    return Detector(card_of(what).with_suffix(".onnx"), what)
 
 
 class Detector:
@@ -288,11 +292,11 @@ class Detector:
         for path in (weights, card):
             if not path.is_file():
                 raise FileNotFoundError(f"{path}: no such file")
-        content = weights.read_bytes()
         expected = read_json(card, dict[str, Any]).get("sha256")
-        if hashlib.sha256(content).hexdigest() != expected:
+        if checksum(weights) != expected:
             raise ValueError(f"{weights} is damaged: not what {card.name} says")
-        self._network = cv2.dnn.readNetFromONNX(np.frombuffer(content, np.uint8))
+        content = np.frombuffer(weights.read_bytes(), np.uint8)
+        self._network = cv2.dnn.readNetFromONNX(content)
         self._lock = threading.Lock()
         self.what = what
 
@@ -358,7 +362,11 @@ class Detector:
             # Those who are upright are known best: others are seen once more, set
             # upright by quarter turns, and so are those whose direction is not sure.
             others = self._turned(sight, depth.shape, roll_deg, least_score)
-            people = [_surer(person, others) for person in people]
+            surer = [_surer(person, others) for person in people]
+            people = []  # two who were unsure may be one who is sure
+            for person in sorted(surer, key=lambda person: -person.score):
+                if not _is_known(person, people):
+                    people.append(person)
         if metric:
             people = [p for p in people if not _is_flat(p, depth)]
             if focal_px is not None:

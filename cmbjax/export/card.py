@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import hashlib
 import importlib.metadata
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +15,7 @@ import cmbjax
 from cmbjax.data.views import Preparation
 from cmbjax.depth import crops
 from cmbjax.export.formats import ONNX_PACKAGES
-from cmbjax.files import read_json
+from cmbjax.files import checksum, read_json
 from cmbjax.models.network import Network
 from cmbjax.predict.card import (
     CARD_FILE,
@@ -75,7 +74,7 @@ def of_files(paths: Sequence[Path]) -> Card:
     return {
         path.name: {
             "bytes": path.stat().st_size,
-            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+            "sha256": checksum(path),
         }
         for path in paths
     }

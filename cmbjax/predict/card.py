@@ -1,13 +1,12 @@
 """The card of an exported network: what must be known to run it, and to trust it."""
 
 import dataclasses
-import hashlib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
 
-from cmbjax.files import Finite, checked, read_json
+from cmbjax.files import Finite, checked, checksum, read_json
 from cmbjax.skeletons import SKELETONS
 
 CARD_FILE = "card.json"
@@ -100,10 +99,10 @@ class Card:
         """
         path = self.folder / name
         if name not in self.files or not path.is_file():
-            kind = Path(name).stem if name == WEIGHTS_FILE else Path(name).suffix[1:]
+            kinds = {WEIGHTS_FILE: "weights", INT8_FILE: "onnx+weights+int8"}
+            kind = kinds.get(name, Path(name).suffix[1:])
             raise FileNotFoundError(f"{path} is not there (export.py --format={kind})")
-        checksum = hashlib.sha256(path.read_bytes()).hexdigest()
-        if checksum != self.files[name].sha256:
+        if checksum(path) != self.files[name].sha256:
             raise ValueError(
                 f"{path} is damaged: its checksum is not that of {CARD_FILE}"
             )

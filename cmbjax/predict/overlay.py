@@ -8,7 +8,7 @@ import numpy as np
 
 from cmbjax.skeletons import Skeleton, joint_colours
 
-LEAST_WIDTH = 640  # pixels of a picture: smaller frames are enlarged
+LEAST_SIDE = 640  # pixels of a picture's longer side: smaller frames are enlarged
 HOLE = (74, 52, 35)  # blue, green, red
 EDGE = (0, 0, 0)
 SHIFT = 4  # fractional bits of OpenCV's coordinates
@@ -25,7 +25,7 @@ def draw(
             with its bones.
         skeleton: Whose bones.
     """
-    scale = max(1, -(-LEAST_WIDTH // depth.shape[1]))
+    scale = max(1, LEAST_SIDE // max(depth.shape))
     picture = _shaded(depth).repeat(scale, axis=0).repeat(scale, axis=1)
     width = max(2, round(min(picture.shape[:2]) / 160))
     colours = [_blue_green_red(colour) for colour in joint_colours(skeleton)]
@@ -61,7 +61,9 @@ def save(
     path: Path, depth: np.ndarray, poses_px: Sequence[np.ndarray], skeleton: Skeleton
 ) -> None:
     """Saves what `draw` returns as a PNG."""
-    _, png = cv2.imencode(".png", draw(depth, poses_px, skeleton))
+    good, png = cv2.imencode(".png", draw(depth, poses_px, skeleton))
+    if not good:
+        raise ValueError(f"{path}: a picture of {depth.shape} cannot be written as PNG")
     path.write_bytes(png.tobytes())
 
 

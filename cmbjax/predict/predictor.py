@@ -16,8 +16,9 @@ from cmbjax.calibration import presence, probabilities
 from cmbjax.camera import default_camera
 from cmbjax.depth import crops, detector, lifting
 from cmbjax.depth.images import MAX_PIXELS, files_of, read_frame, to_millimetres
+from cmbjax.files import checksum
 from cmbjax.heatmaps import DECODES, decode_maps
-from cmbjax.predict.card import ABOVE, Card, find_folder, read_card
+from cmbjax.predict.card import ABOVE, CARD_FILE, Card, find_folder, read_card
 from cmbjax.predict.runtimes import (
     Backend,
     Memory,
@@ -36,9 +37,11 @@ LEAST_PEAK = 0.12  # of the heat map of a joint that is in the picture
 # pixels: where the card says how, what the detector is hardly sure of is posed, too.
 LEAST_PRESENCE = 0.5
 POSED_SCORE = 0.12  # of the detector, at least
-MOST_POSED = {"nearest": 3, "all": 10}  # the surest
-NEARLY_THE_SURER = {"nearest": 0.6, "all": 0.0}  # of a detector's score
+MOST_POSED = {"nearest": 6, "all": 10}  # the surest
+AT_ONCE = 3  # of these, where the nearest is asked for; the others if none is somebody
+NEARLY_THE_SURER = 0.6  # of the highest of the detector's scores: those at once
 NEARLY_AS_SURE = 0.85  # as the surest: the nearest of these is the nearest
+TWIN = 1.5  # times what a joint may be off to be right: nearer poses are one person's
 
 People = Literal["nearest", "all"]
 MemoryUse = Literal["frozen", "rolling"]
@@ -196,6 +199,7 @@ class Predictor:
         self._poses_tell = self.card.presence is not None
         default = LEAST_PRESENCE if self._poses_tell else detector.LEAST_SCORE
         self.least_score = default if least_score is None else least_score
+        self._twin_m = TWIN * self.skeleton.right_m
         self._open = {"memory": memory, "backend": backend, "precision": precision}
         self._runtimes: dict[Path, Runtime] = {}
         self._opening = threading.Lock()
@@ -209,6 +213,12 @@ class Predictor:
                 self._runtimes[card.folder] = open_runtime(card, **self._open)
             return self._runtimes[card.folder]
 
+    def checksums(self) -> dict[str, str]:
+        """Returns what tells the cards of networks and detector from all others."""
+        cards = [self.card] + ([] if self._above is None else [self._above])
+        sums = {card.folder.name: checksum(card.folder / CARD_FILE) for card in cards}
+        return sums | {"detector": checksum(detector.card_of(self.skeleton.found_as))}
+
     def __call__(
         self, frame: np.ndarray | Path | str, *, boxes: np.ndarray | None = None
     ) -> list[Pose]:
@@ -219,6 +229,8 @@ class Predictor:
                 floats (metres; 0, NaN and infinity = no reading), or the file of one:
                 a 16-bit PNG or .npy.
             boxes: [people, 4] pixels, where people are known; looked for by default.
+                There is a pose for each then, in their order, by the first of the
+                networks, and people are upright unless `roll` says how they are not.
 
         Raises:
             FileNotFoundError: There is no such file.
@@ -257,13 +269,34 @@ class Predictor:
         if boxes is not None:
             views = [self.crop(depth_mm, box) for box in _checked_boxes(boxes)]
             return [self.decode(view, run(view), depth_mm) for view in views]
-        poses = [self.pose(depth_mm, person, run) for person in self.find(depth_mm)]
+        people = self.find(depth_mm)
+        if self.people == "all" or not self._poses_tell:
+            return self._given([self.pose(depth_mm, person, run) for person in people])
+        people = sorted(people, key=lambda person: -person.score)
+        at_once = [p for p in people if p.score >= NEARLY_THE_SURER * people[0].score]
+        number = len(at_once[:AT_ONCE])
+        for group in (people[:number], people[number:]):
+            poses = [self.pose(depth_mm, person, run) for person in group]
+            if given := self._given(poses):
+                return given
+        return []
+
+    def _given(self, poses: list[Pose]) -> list[Pose]:
+        """Returns the poses of people who are there, each once, nearest first.
+
+        Where the nearest is asked for, that one.
+        """
         least = self.least_score
         if self.people == "nearest":
             surest = max((pose.score for pose in poses), default=0.0)
             least = max(least, NEARLY_AS_SURE * surest)
-        poses = [pose for pose in poses if pose.score >= least]
-        return poses[:1] if self.people == "nearest" else poses
+        given: list[Pose] = []
+        for pose in sorted(poses, key=lambda pose: -pose.score):
+            off = [np.median(_distances(pose, other)) for other in given]
+            if pose.score >= least and min(off, default=np.inf) > self._twin_m:
+                given.append(pose)
+        given = sorted(given, key=lambda pose: pose.depth_m)
+        return given[:1] if self.people == "nearest" else given
 
     def pose(
         self,
@@ -336,19 +369,15 @@ class Predictor:
     def find(self, depth_mm: np.ndarray) -> list[detector.Person]:
         """Returns whom the detector sees in a frame, nearest first.
 
-        Where poses tell who is there, also what is hardly anybody. Where the nearest
-        alone is asked for, the surest and who is nearly as sure; of these the nearest
-        where a rolling memory is to follow one person.
+        Where poses tell who is there, also what is hardly anybody; elsewhere, if the
+        nearest is asked for, the nearest of those nearly as sure as the surest.
         """
-        if self._poses_tell:
-            people = self.detect(depth_mm)
-        else:
+        if not self._poses_tell:
             people = self.detect(depth_mm, self.least_score)
-        if self.memory == "rolling":
-            return detector.nearest(people)
+            return detector.nearest(people) if self.people == "nearest" else people
+        people = self.detect(depth_mm)
         scores = sorted((person.score for person in people), reverse=True)
-        least = NEARLY_THE_SURER[self.people] * max(scores, default=0.0)
-        least = max([least, *scores[MOST_POSED[self.people] - 1 :][:1]])
+        least = min(scores[: MOST_POSED[self.people]], default=0.0)
         return [person for person in people if person.score >= least]
 
     def view(self, depth_mm: np.ndarray, person: detector.Person) -> View:
@@ -487,6 +516,7 @@ class Stream:
             raise ValueError("a stream needs Predictor(memory='rolling')")
         self._predictor = predictor
         self._memories: dict[Path, Memory] = {}
+        self._written: dict[bytes, dict[Path, Memory]] = {}  # by a person's box
 
     def __call__(
         self, frame: np.ndarray | Path | str, *, boxes: np.ndarray | None = None
@@ -497,16 +527,29 @@ class Stream:
     def poses(
         self, depth_mm: np.ndarray, *, boxes: np.ndarray | None = None
     ) -> list[Pose]:
-        """Returns the people in the next frame, which `Predictor.read` returned."""
-        return self._predictor._poses(depth_mm, boxes, self._run)
+        """Returns the people in the next frame, which `Predictor.read` returned.
+
+        What is looked at and is nobody leaves no trace in the memory.
+        """
+        self._written = {}
+        poses = self._predictor._poses(depth_mm, boxes, self._run)
+        for pose in poses:
+            self._memories |= self._written[pose.box.tobytes()]
+        return poses
 
     def _run(self, view: View) -> Outputs:
         runtime = self._predictor.runtime(view.card)
         folder = view.card.folder
-        outputs, self._memories[folder] = runtime.run(
+        outputs, written = runtime.run(
             view.depth, self._memories.get(folder, runtime.memory)
         )
+        self._written.setdefault(view.box.tobytes(), {})[folder] = written
         return outputs
+
+
+def _distances(first: Pose, second: Pose) -> np.ndarray:
+    """Returns how far the joints [joints] of two poses are from one another, metres."""
+    return np.linalg.norm(first.joints_m - second.joints_m, axis=1)
 
 
 def in_picture(joints_px: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
@@ -564,6 +607,8 @@ def _checked_camera(camera: Sequence[float] | np.ndarray) -> np.ndarray:
 
 def _checked_boxes(boxes: np.ndarray) -> list[np.ndarray]:
     checked = np.asarray(boxes, np.float32)
+    if checked.shape == (0,):  # of an empty list
+        return []
     is_good = checked.ndim == 2 and checked.shape[1] == 4 and np.isfinite(checked).all()
     if not is_good or (checked[:, 2:] <= checked[:, :2]).any():
         raise ValueError(

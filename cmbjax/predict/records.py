@@ -22,7 +22,7 @@ class Person(msgspec.Struct):
     joints_m: list[tuple[float, float, float]]
     confidence: list[float]
     visibility: list[Literal[0, 1, 2]]
-    score: float = 1.0
+    score: float | None = None  # not in lines of earlier versions
     side: Side = ""
 
 
@@ -133,7 +133,11 @@ def coco(lines: Iterable[Line], skeleton: Skeleton, out_dir: Path) -> dict[str, 
                     "bbox": _rounded(np.array([x0, y0, x1 - x0, y1 - y0]), 1),
                     "area": round((x1 - x0) * (y1 - y0), 2),
                     "iscrowd": 0,
-                    "score": round(float(np.mean(person.confidence)), 4),
+                    "score": round(
+                        float(np.mean(person.confidence))
+                        * (1.0 if person.score is None else person.score),
+                        4,
+                    ),
                     "joints_m": person.joints_m,
                     **({"side": person.side} if person.side else {}),
                 }

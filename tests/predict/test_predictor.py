@@ -144,7 +144,10 @@ def test_poses_tell_people_from_things(small, monkeypatch):
         ]
         return made
 
+    posed = []
+
     def run(self, view):
+        posed.append(view.box[0])
         return peaked(0.02 if view.box[0] < 100 else 0.9)
 
     monkeypatch.setattr(Predictor, "run", run)
@@ -159,26 +162,53 @@ def test_poses_tell_people_from_things(small, monkeypatch):
     odds = 0.3 / 0.7 * 0.9 / 0.1
     assert pose.score == pytest.approx(odds / (1 + odds), abs=1e-3)
     both = predictor(people="all", least_score=0.05)(depth_mm)
-    assert [pose.box[0] for pose in both] == [10, 150]
+    assert [pose.box[0] for pose in both] == [150, 10]  # as near, the surer first
     assert predictor(people="all", least_score=0.9)(depth_mm) == []
-    # Asked for the nearest, who is far less sure than the surest is not posed.
-    assert predictor()(depth_mm) == []
-    found[1] = found[1]._replace(score=0.6)
+    # Asked for the nearest, who is far less sure than the surest is posed if that is
+    # nobody.
+    posed.clear()
     (pose,) = predictor()(depth_mm)
-    assert pose.box[0] == 150
+    assert pose.box[0] == 150 and posed == [10, 150]
+    found[0] = found[0]._replace(score=0.3)
+    found[1] = found[1]._replace(score=0.8)
+    posed.clear()
+    (pose,) = predictor()(depth_mm)
+    assert pose.box[0] == 150 and posed == [150]
+    found[:] = []
+    assert predictor()(depth_mm) == []
     # A box that is given is somebody's.
     given = predictor()(depth_mm, boxes=boxes)
     assert [pose.score for pose in given] == [1.0, 1.0]
+    assert predictor()(depth_mm, boxes=[]) == []
 
 
-def test_a_rolling_memory_sees_one_person_of_a_frame(small, monkeypatch):
-    up, box = np.array([0.0, -1.0], np.float32), np.array([10, 10, 90, 200.0])
+def test_one_person_is_given_once(small, monkeypatch):
+    """Two boxes of one person, in which the joints are at one place."""
+    up = np.array([0.0, -1.0], np.float32)
+    boxes = np.array([[10, 10, 90, 200], [10, 10, 90, 120], [200, 10, 280, 200]])
     found = [
-        detector.Person(box, box, 1000.0 * number, 0.9, up) for number in (1, 2, 3)
+        detector.Person(box, boxes[number // 2], 2000.0, score, up)
+        for number, (box, score) in enumerate(zip(boxes, (0.6, 0.8, 0.5), strict=True))
     ]
-    predictor = Predictor(small["rolling"], memory="rolling")
+    predictor = Predictor(small["maps"], people="all")
     monkeypatch.setattr(predictor, "_detector", lambda *_, **__: found)
-    assert predictor.find(np.full((240, 320), 2000, np.uint16)) == found[:1]
+    monkeypatch.setattr(predictor, "run", lambda view: peaked(0.9))
+    poses = predictor(np.full((240, 320), 2000, np.uint16))
+    assert [(pose.score, pose.box[0]) for pose in poses] == [(0.8, 10), (0.5, 200)]
+
+
+def test_who_is_nobody_leaves_no_trace_in_a_rolling_memory(small, monkeypatch):
+    frame = person(0).depth_mm
+    predictor = Predictor(small["rolling"], memory="rolling")
+    stream, other = Stream(predictor), Stream(predictor)
+    (first,) = stream(frame)
+    (again,) = stream(frame)
+    assert (again.joints_m != first.joints_m).any()  # what was before counts
+    monkeypatch.setattr(predictor, "least_score", 0.999)
+    assert other(frame) == []
+    monkeypatch.undo()
+    (later,) = other(frame)
+    np.testing.assert_array_equal(later.joints_m, first.joints_m)
 
 
 def test_a_view_is_turned_by_what_is_known_of_the_camera(small):
