@@ -20,7 +20,7 @@ from cmbjax.predict.card import read_card
 from cmbjax.predict.runtimes import open_network
 from cmbjax.registry import pick
 from cmbjax.train import step
-from cmbjax.train.run import Run, open_run
+from cmbjax.train.run import Run, data_dir_of, open_run
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -110,6 +110,7 @@ def main(config: EvalConfig) -> metrics.Columns:
         how += f" {config.order}"
         how += f" {config.order_seed}" if config.order == "shuffled" else ""
     how += f", {decode}" + (", flipped" if flip else "")
+    how += f", {torso}" if torso is not None else ""
     what = f"{frames.name}, crop {preparation.crop}, {how}, step {int(state.step)}"
     if config.network is not None:
         what += f", {config.network.name} {config.precision}"
@@ -120,7 +121,7 @@ def main(config: EvalConfig) -> metrics.Columns:
         "run": str(run.folder),
         "step": int(state.step),
         "frames": frames.name,
-        "data_dir": str(config.data_dir or run.config.data_dir),
+        "data_dir": str(data_dir_of(config, run.config)),
         "num_frames": len(result.names),
         "person_found": person_found,
         "crop": preparation.crop,

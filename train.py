@@ -6,12 +6,11 @@ from typing import Annotated, Any
 
 import grain
 import jax
-import numpy as np
 import tyro
 
 import cmbjax
 import datasets
-from cmbjax import calibration, plots, runtime
+from cmbjax import calibration, metrics, plots, runtime
 from cmbjax.data.batches import training_batches
 from cmbjax.evaluate import predictions, report
 from cmbjax.models.network import Network
@@ -86,8 +85,6 @@ def main(
     )
     key = jax.random.key(config.seed)
     state = sharding.create(create_state, key, mesh)
-    if config.memory_lr and not state.memory:
-        raise ValueError(f"--memory_lr: {config.model} has no memory to optimize")
     if config.init_from is not None:
         _, variables = cmbjax.load(config.init_from)
         state, taken = initial.take_over(state, variables)
@@ -119,6 +116,7 @@ def main(
             preparation=preparation,
             memory="rolling" if model.sequential else "frozen",
             decode=model.default_decode,
+            flip=model.averages_mirrored and not model.sequential,
             model=model,
             r=step.r_for_prediction(state, config.r_switch_step),
             batch_size=config.batch_size // mesh.size,
@@ -127,9 +125,11 @@ def main(
         titles = [result.names[i] for i in indices]
         path = run.figures / f"validation_{int(state.step):06d}.png"
         report.write_overlays(path, result, validation, indices, titles)
-        if (is_right := result.is_right(validation.skeleton)) is not None:
-            counted = np.asarray(result.poses.visible) & result.is_found[:, None]
-            coefficients = calibration.fit(result.scores, is_right, counted)
+        measured = metrics.are_right(result.poses, validation.skeleton)
+        if measured is not None:
+            right, counted = measured
+            counted = counted & result.is_found[:, None]
+            coefficients = calibration.fit(result.scores, right, counted)
             run.save_calibration(coefficients, validation.name)
         summary = report.summary(result, validation.skeleton)
         return {f"validation/{title}": value for title, value in summary.items()}

@@ -104,7 +104,7 @@ def grown(
         ValueError: The folder holds a forest of other flags.
     """
     flags = ("dataset", "model", "num_frames", "max_depth", "seed")
-    mine = {name: getattr(config, name) for name in flags}
+    mine = {name: getattr(config, name) for name in flags} | {"frames": frames.name}
     record, path = run_dir / CONFIG_FILE, run_dir / FOREST_FILE
     module, kind = FORESTS[config.model]
     if path.exists():

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import scipy.stats
 import tyro
@@ -249,7 +250,7 @@ class Sweep(DataFlags):
         return [n.decode() if isinstance(n, bytes) else str(n) for n in names]
 
     def frame_scores(self, flags: Flags, metric: str) -> np.ndarray:
-        """Returns the metric of each test frame, over all joints, of the first seed."""
+        """Returns `frame_scores` of the test frames, of the first seed."""
         flags = {**flags, "seed": 0}
         folder = self.evaluation_dir(flags)
         if flags.get("model") in FORESTS:
@@ -660,7 +661,7 @@ def told_apart(of_runs: Mapping[str, Sequence[float]]) -> str:
 
 
 def frame_scores(path: Path, skeleton: Skeleton, metric: str) -> np.ndarray:
-    """Returns a metric of each frame [frames], %, over its joints; NaN of none.
+    """Returns a metric's hits and what they are of [2, frames], over joints.
 
     Args:
         path: joints.csv of an evaluation.
@@ -678,16 +679,14 @@ def frame_scores(path: Path, skeleton: Skeleton, metric: str) -> np.ndarray:
         error = np.array([row["error_mm"] for row in rows], float)
         error = error.reshape(visible.shape)
         counted = visible & ~np.isnan(error)
-        number = counted.sum(axis=1)
-        right = ((error < 100) & counted).sum(axis=1)
-        return np.where(number > 0, 100 * right / np.maximum(number, 1), np.nan)
+        return np.stack([((error < 100) & counted).sum(axis=1), counted.sum(axis=1)])
 
     def of_frames(hits: Callable[..., metrics.Tally], *limits: float) -> np.ndarray:
         def of_frame(*frame: Any) -> jax.Array:
             tally = hits(*(part[None] for part in frame), skeleton, *limits)
-            return 100 * tally.total.sum() / tally.count.sum()
+            return jnp.stack([tally.total.sum(), tally.count.sum()])
 
-        return np.asarray(jax.vmap(of_frame)(found, target, visible))
+        return np.asarray(jax.vmap(of_frame)(found, target, visible)).T
 
     if metric == "pckh":
         return of_frames(metrics.pckh)
@@ -701,16 +700,15 @@ def told_apart_by_people(
     """Returns the same as `told_apart` of single runs, from people drawn anew.
 
     Args:
-        scores: Of each method, of each frame.
-        people: Who is in it.
+        scores: Of each method hits and what they are of, [2, frames].
+        people: Who is in each frame.
     """
-    ranked = sorted(scores, key=lambda method: -float(np.nanmean(scores[method])))
+    ratios = {method: hits.sum() / of.sum() for method, (hits, of) in scores.items()}
+    ranked = sorted(ratios, key=lambda method: -ratios[method])
     sentences = []
     for better, worse in itertools.pairwise(ranked):
-        gaps = scores[better] - scores[worse]
-        known = ~np.isnan(gaps)
-        names = [name for name, is_known in zip(people, known, strict=True) if is_known]
-        low, high = of_people(gaps[known], names)
+        (hits, of), (others, _) = scores[better], scores[worse]
+        low, high = of_people(100 * (hits - others), people, of=of)
         said = "" if low > 0 else "not told apart, "
         sentences.append(f"{better} - {worse}: {said}{low:+.1f} to {high:+.1f}")
     return (
@@ -720,20 +718,22 @@ def told_apart_by_people(
 
 
 def of_people(
-    values: Sequence[float],
+    values: Sequence[float] | np.ndarray,
     people: Sequence[str],
     *,
+    of: Sequence[float] | np.ndarray | None = None,
     draws: int = 2000,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """Returns the 95 % interval of a mean over frames, for other people than these.
+    """Returns the 95 % interval of a ratio over frames, for other people than these.
 
     A cluster bootstrap: people are drawn anew, each with all of its frames, as frames
     of one person are alike.
 
     Args:
-        values: Of each frame.
+        values: Of each frame, what is summed.
         people: Who is in it.
+        of: Of each frame, what the sum is divided by; by default 1, which is the mean.
         draws: Of people.
         seed: Of the draws.
 
@@ -744,7 +744,7 @@ def of_people(
     if len(names) < 2:
         raise ValueError(f"expected frames of at least two people, got {len(names)}")
     sums = np.bincount(of_frame, np.asarray(values, float))
-    counts = np.bincount(of_frame)
+    counts = np.bincount(of_frame, of)
     rng = np.random.default_rng(seed)
     drawn = rng.integers(len(names), size=(draws, len(names)))
     means = sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1)

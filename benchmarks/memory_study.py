@@ -112,6 +112,9 @@ def dissect(sweep: harness.Sweep, flags: harness.Flags) -> None:
     """Writes what is lost when a trained network's memory is taken or exchanged."""
     (run_dirs,) = sweep.of_seeds(sweep.train, [flags])
     frames = sweep.load("validation")
+    if len(run_dirs) == 1:
+        print("one seed: no other network's memory to exchange this one's with")
+        return
     runs = [Trained(run_dir, frames) for run_dir in run_dirs]
     strangers = [*runs[1:], runs[0]]
     whole = [run.evaluate(run.state.memory) for run in runs]

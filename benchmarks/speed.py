@@ -39,7 +39,6 @@ from cmbjax.predict.runtimes import open_network
 from cmbjax.train import step as training
 
 JOINTS = 19
-R_VALUES = (1.0, 3.0)
 EAGER = "PyTorch eager, channels last"
 AGREEMENT = 1e-4  # of the largest value, between us and a twin
 

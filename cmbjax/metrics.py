@@ -161,6 +161,32 @@ def joint_errors(
     return jnp.where(counted, distance, jnp.nan)
 
 
+def are_right(poses: Poses, skeleton: Skeleton) -> tuple[np.ndarray, np.ndarray] | None:
+    """Returns which joints are right where confidence is meant, and which count.
+
+    Right is what lies within the skeleton's `right_m` (10 cm, of hands 2), without
+    metres within half a head; None where there is neither.
+
+    Args:
+        poses: Of a split.
+        skeleton: Of its joints.
+
+    Returns:
+        bool [frames, joints] each, by the rules of every metric here.
+    """
+    if poses.predictions_m is not None and poses.targets_m is not None:
+        distance, counted = _distance(
+            poses.predictions_m, poses.targets_m, poses.visible
+        )
+        return np.asarray(distance < skeleton.right_m), np.asarray(counted)
+    if skeleton.head is None:
+        return None
+    length = _segment_length(poses.targets_px, poses.visible, skeleton.head)
+    distance, counted = _distance(*poses[:3])
+    right = distance <= 0.5 * length
+    return np.asarray(right), np.asarray(counted & jnp.isfinite(length))
+
+
 def rows(tally: Tally, skeleton: Skeleton) -> Column:
     """Returns the value of each row of the skeleton's table: joints' sums, divided."""
     total, count = np.asarray(tally.total, np.float64), np.asarray(tally.count)

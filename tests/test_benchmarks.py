@@ -194,6 +194,9 @@ def test_an_interval_over_people_is_wider_than_one_over_frames():
     assert harness.of_people(values, people) == (0.0, 1.0)
     low, high = harness.of_people(values, [str(i) for i in range(200)])
     assert 0.4 < low < 0.45 and 0.55 < high < 0.6  # 1.96 * 0.5 / sqrt(200) = 0.07
+    # One in four of a's hundred, three in four of b's: 1/4 alone, 3/4 alone.
+    ratio = harness.of_people([25.0, 75.0], ["a", "b"], of=[100.0, 100.0])
+    assert ratio == (0.25, 0.75)
     with pytest.raises(ValueError, match="at least two people, got 1"):
         harness.of_people(values, ["a"] * 200)
 
@@ -202,11 +205,12 @@ def test_single_runs_are_told_apart_by_people_who_agree():
     people = ["a"] * 50 + ["b"] * 50
     rng = np.random.default_rng(0)
     noise = rng.normal(0, 1, 100)
-    scores = {
+    hits = {
         "A": 80 + noise,
         "B": 75 + np.where(np.arange(100) < 50, 4.0, -4.0) + noise,
         "C": 74.5 + noise,
     }
+    scores = {method: np.stack([of, np.full(100, 100)]) for method, of in hits.items()}
     said = harness.told_apart_by_people(scores, people)
     assert "A - B: +1.0 to +9.0" in said
     assert "B - C: not told apart, -3.5 to +4.5" in said
@@ -228,10 +232,10 @@ def test_scores_of_frames_by_hand(tmp_path):
     path.write_text("\n".join(lines) + "\n")
     # The head's segment is from (0, 0) to (10, 10): half of it is 7.07 pixels.
     pckh = harness.frame_scores(path, BODY15, "pckh")
-    np.testing.assert_allclose(pckh, [100 * 3 / 14, 100 * 4 / 14])
+    np.testing.assert_allclose(pckh, [[3, 4], [14, 14]])
     # Joints 1 to 4 are nearer than 100 mm, of 1 to 13.
     rule = harness.frame_scores(path, BODY15, "map_10cm")
-    np.testing.assert_allclose(rule, [100 * 4 / 13] * 2)
+    np.testing.assert_allclose(rule, [[4, 4], [13, 13]])
 
 
 def test_a_run_that_was_cut_off_is_called_again(sweep):

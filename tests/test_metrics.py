@@ -114,6 +114,28 @@ def test_a_frame_without_a_measurable_head_does_not_count(visible):
     assert_tally(metrics.pckh(predictions, targets, visible, STICK), [0] * 4, [0] * 4)
 
 
+def test_what_is_right_counts_as_the_metrics_count():
+    """Perfect predictions are right wherever there is something to measure them by."""
+    target, visible = np.array(random_poses(3)[1]), np.ones((3, 15), bool)
+    visible[1, 0] = False  # its head: a frame without PCKh's unit
+    poses = metrics.Poses(target, target, visible)
+    right, counted = metrics.are_right(poses, BODY15)
+    assert right[counted].all() and counted.sum(axis=1).tolist() == [15, 0, 15]
+    metres = np.zeros((3, 15, 3), np.float32)
+    metres[2, 4] = np.nan  # a joint without metres
+    off = metres.copy()
+    off[0, 1, 0] = 0.11
+    poses = metrics.Poses(target, target, visible, off, metres)
+    right, counted = metrics.are_right(poses, BODY15)
+    assert counted.sum(axis=1).tolist() == [15, 14, 14]
+    assert (counted & ~right).sum() == 1 and not right[0, 1]
+    tally = metrics.map_10cm(off, metres, visible)
+    share = float(tally.total.sum() / tally.count.sum())
+    assert share == pytest.approx(right[counted].mean())
+    hand = metrics.Poses(*[np.zeros((1, 21, 2))] * 2, np.ones((1, 21), bool))
+    assert metrics.are_right(hand, HAND21) is None  # neither metres nor a head
+
+
 def test_a_frame_without_a_measurable_torso_does_not_count():
     predictions, targets, visible = stick(
         *[[0.0, 0.0]] * 4, visible=(True, True, True, False)

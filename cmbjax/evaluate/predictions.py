@@ -18,15 +18,13 @@ from cmbjax.data.views import Preparation
 from cmbjax.depth import crops, lifting
 from cmbjax.heatmaps import Decoded
 from cmbjax.models import memory as memories
-from cmbjax.models.losses import joints_to_heatmaps
+from cmbjax.models.losses import AnyArray, joints_to_heatmaps
 from cmbjax.models.network import Network, Outputs
-from cmbjax.skeletons import Skeleton
 from cmbjax.train.statistics import Statistics
 
 FLOOR_IN_CROP = "floor: mean pose in the crop"
 ORDERS = ("shuffled", "sorted", "reversed")
 Variables = dict[str, Any]
-AnyArray = jax.Array | np.ndarray
 
 
 class Result(NamedTuple):
@@ -51,25 +49,6 @@ class Result(NamedTuple):
     is_found: np.ndarray
     names: list[str]
     others: dict[str, metrics.Poses]
-
-    def is_right(self, skeleton: Skeleton) -> np.ndarray | None:
-        """Returns [frames, joints]: within the skeleton's `right_m` (10 cm; hands 2).
-
-        Without metres within half a head.
-
-        None where there is neither.
-        """
-        poses = self.poses
-        if poses.predictions_m is not None and poses.targets_m is not None:
-            distances = np.linalg.norm(poses.predictions_m - poses.targets_m, axis=-1)
-            return distances < skeleton.right_m
-        if skeleton.head is None:
-            return None
-        targets = np.asarray(poses.targets_px)
-        start, end = (targets[:, list(ends)].mean(axis=1) for ends in skeleton.head)
-        head = np.linalg.norm(end - start, axis=-1, keepdims=True)
-        distances = np.linalg.norm(poses.predictions_px - targets, axis=-1)
-        return distances <= 0.5 * head
 
 
 class Predictions(NamedTuple):

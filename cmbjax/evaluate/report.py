@@ -61,12 +61,15 @@ def confidence(
         error, and area under ROC; None where right and wrong have no measure, or
         nobody was found.
     """
-    is_right = result.is_right(skeleton)
-    counted = np.asarray(result.poses.visible) & result.is_found[:, None]
-    if is_right is None or not counted.any():
+    measured = metrics.are_right(result.poses, skeleton)
+    if measured is None:
+        return None
+    are_right, counted = measured
+    counted = counted & result.is_found[:, None]
+    if not counted.any():
         return None
     sure = calibration.probabilities(result.scores, coefficients)[counted]
-    right = is_right[counted]
+    right = are_right[counted]
     return {
         "mean": float(sure.mean()),
         "right": float(right.mean()),
@@ -146,7 +149,8 @@ def write_joints(path: Path, result: Result, skeleton: Skeleton) -> None:
                     result.scores[i, j],
                     errors[i, j],
                 ]
-                x, y, px, py, score, error = (f"{number:.4g}" for number in numbers)
+                # As exact as float32: who reads this draws the same lines.
+                x, y, px, py, score, error = (f"{number:.7g}" for number in numbers)
                 visible, is_found = int(poses.visible[i, j]), int(result.is_found[i])
                 row = [name, joint, visible, x, y, px, py, score, error, is_found]
                 writer.writerow(row)

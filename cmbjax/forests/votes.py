@@ -199,7 +199,7 @@ def grow(
                 points[:, 2],
                 turned_pixels(offsets, angle) if is_upright else offsets,
             )
-            rows.append(np.minimum(features, trees.FAR_M).astype(np.float32))
+            rows.append(features.astype(np.float32))
             if is_upright:
                 away = turned_offsets(joints_m[None] - points[:, None], -angle)
                 goals.append(away.reshape(count, -1))

@@ -27,29 +27,29 @@ class WalkingTrees:
         grown: A tree a joint; values are [nodes, CLUSTERS, 4]: unit directions, and how
             often each was met.
         skeleton: The order of the walks: from parents to children.
+        seed: Of the walks, which draw their direction in each step.
     """
 
     grown: list[trees.Tree]
     skeleton: Skeleton
+    seed: int = 0
 
     @property
     def arrays(self) -> dict[str, Any]:
         """What is to be saved."""
-        return trees.stored(self.grown, "walks")
+        return trees.stored(self.grown, "walks") | {"seed": np.array(self.seed)}
 
     @classmethod
     def of(cls, arrays: dict[str, Any], skeleton: Skeleton) -> "WalkingTrees":
         """Returns the trees of what was saved."""
-        return cls(trees.loaded(arrays, "walks"), skeleton)
+        return cls(trees.loaded(arrays, "walks"), skeleton, int(arrays.get("seed", 0)))
 
-    def predict(self, body: Body, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    def predict(self, body: Body) -> tuple[np.ndarray, np.ndarray]:
         """Returns joints [joints, 3] metres, and how steady each walk was: [joints].
 
-        Args:
-            body: The person.
-            seed: Of the walks, which draw their direction in each step.
+        Each body has draws of its own, the same whenever it is seen.
         """
-        rng = np.random.default_rng(seed)
+        rng = np.random.default_rng([self.seed, len(body.pixels)])
         joints = np.empty((self.skeleton.num_joints, 3))
         steady = np.empty(self.skeleton.num_joints)
         for joint, parent in in_order(self.skeleton):
@@ -156,7 +156,7 @@ def grow(
         for members in np.split(order, edges[1:]):
             values[ends[members[0]]] = clusters(rng, directions[members])
         grown.append(trees.as_arrays(tree.tree_, offsets, values))
-    return WalkingTrees(grown, skeleton)
+    return WalkingTrees(grown, skeleton, seed)
 
 
 def clusters(rng: np.random.Generator, directions: np.ndarray) -> np.ndarray:

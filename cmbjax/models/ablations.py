@@ -19,15 +19,7 @@ class HalfMemory(ConvolutionalMemoryBlock, kw_only=True):
     @property
     def memory_channels(self) -> int:
         """Channels c_m of the memory."""
-        return round(self.features * self.capacity)
-
-    def project(self, x: Array, channels: int) -> Array:
-        """Returns x with as many channels as the memory has, nowhere negative.
-
-        M_t is a sum of ReLUs: where a linear projection is negative, Eq. 2 would bound
-        it by a memory that never is.
-        """
-        return nn.relu(super().project(x, channels))
+        return max(1, round(self.features * self.capacity))
 
 
 class DoubleMemory(HalfMemory, kw_only=True):
@@ -43,6 +35,7 @@ class InputForMemory(ConvolutionalMemoryBlock, kw_only=True):
     """
 
     without_memory: ClassVar[tuple[str, ...]] = ("input", "memory")
+    remembers = False
 
     def phi(
         self, name: str, features: int, x: Array, maps: Array, *, train: bool
@@ -77,6 +70,8 @@ class ConstantMemory(ConvolutionalMemoryBlock, kw_only=True):
         params/constant: [height, width, c_m].
     """
 
+    remembers = False
+
     def read(self, shape: tuple[int, ...]) -> Array:
         """Returns the parameter."""
         return self.param("constant", nn.initializers.uniform(1.0), shape[1:])[None]
@@ -96,6 +91,8 @@ class RunningMean(ConvolutionalMemoryBlock, kw_only=True):
 
     def write(self, M_t: Float[Array, "batch height width c_m"]) -> None:
         """Stores the mean of what is there and M_t."""
+        if not self.writes():
+            return
         before: Array = self.get_variable("memory", "value")
         if not memory.is_per_sample(before):
             before = before[None]
@@ -133,6 +130,11 @@ class OptimizedMemory(ConvolutionalMemoryBlock, kw_only=True):
 
 class WithoutBlocks(PoseNet, kw_only=True):
     """No memory blocks at all (Table 6, Ours w/o CMB)."""
+
+    @property
+    def remembers(self) -> bool:
+        """Whether there is a memory."""
+        return False
 
     def enhance(
         self, name: str, x: Array, *, train: bool, r: float | Float[Array, ""]

@@ -1,7 +1,7 @@
 """The convolutional memory block (Wang et al., IJCAI 2018, Sec. 3)."""
 
 import functools
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -53,17 +53,19 @@ class ConvolutionalMemoryBlock(nn.Module, kw_only=True):
         output = x (+) C_O
 
     Where the memory has another number of channels than x, Eq. 2 takes a 1x1
-    convolution of x in place of the two x around the clip. No gradient flows into
-    M_{t-1}. What studies change of the block is in `ablations.py`.
+    convolution of x and a ReLU in place of the two x around the clip. No gradient flows
+    into M_{t-1}. What studies change of the block is in `ablations.py`.
 
     Attributes:
         features: Channels of C_O; the output has those of x besides.
-        memory_features: Channels c_m of the memory; `features` by default.
         memory_mode: "shared": every sample reads one M, and the batch mean of M_t is
             written. "per_sample": slot b holds what the b-th sample of the last batch
             left; a reader that does not write gets the mean over the slots.
         dtype: Of the computation; parameters, memory and statistics are float32.
         form: How the layers are computed.
+
+    Class attributes:
+        remembers: Whether there is a memory that is written.
 
     Variables:
         memory/value: [height, width, c_m], or [batch, height, width, c_m] per sample.
@@ -71,10 +73,11 @@ class ConvolutionalMemoryBlock(nn.Module, kw_only=True):
     """
 
     features: int
-    memory_features: int | None = None
     memory_mode: MemoryMode = "shared"
     dtype: Any = jnp.float32
     form: Form = FAST
+
+    remembers: ClassVar[bool] = True
 
     @nn.compact
     def __call__(
@@ -93,8 +96,14 @@ class ConvolutionalMemoryBlock(nn.Module, kw_only=True):
                 and costs less where it is a number.
 
         Raises:
-            ValueError: The memory is of another height, width or batch size.
+            ValueError: The memory is of another height, width or batch size; there is
+                no such `memory_mode`; or r is a number below 1.
         """
+        if self.memory_mode not in get_args(MemoryMode):
+            modes = ", ".join(get_args(MemoryMode))
+            raise ValueError(
+                f"memory_mode must be one of {modes}, got {self.memory_mode!r}"
+            )
         c_m = self.memory_channels
         phi = functools.partial(self.phi, train=train)
         x_projected = self.project(x, c_m)
@@ -110,7 +119,7 @@ class ConvolutionalMemoryBlock(nn.Module, kw_only=True):
     @property
     def memory_channels(self) -> int:
         """Channels c_m of the memory."""
-        return self.memory_features or self.features
+        return self.features
 
     def phi(
         self, name: str, features: int, x: Array, maps: Array, *, train: bool
@@ -122,17 +131,22 @@ class ConvolutionalMemoryBlock(nn.Module, kw_only=True):
         return controller(x, maps, train=train)
 
     def project(self, x: Array, channels: int) -> Array:
-        """Returns x with as many channels as the memory has."""
+        """Returns x with as many channels as the memory has, nowhere negative.
+
+        M_t is a sum of ReLUs: where a linear projection is negative, Eq. 2 would bound
+        it by a memory that never is.
+        """
         if channels == x.shape[-1]:
             return x
-        return Conv(
+        conv = Conv(
             features=channels,
             kernel_size=1,
             kernel_init=nn.initializers.lecun_normal(),
             dtype=self.dtype,
             form=self.form,
             name="project",
-        )(x)
+        )
+        return nn.relu(conv(x))
 
     def read(
         self, shape: tuple[int, ...]
@@ -190,9 +204,16 @@ def similar_memory(
     x: Float[Array, "*shape"],
     r: float | Float[Array, ""],
 ) -> Float[Array, "*shape"]:
-    """Returns clip_[1/r, r](M / x) * x of Eq. 2 without a quotient; 0 where x is 0."""
-    if isinstance(r, int | float) and r == 1:
-        return x
+    """Returns clip_[1/r, r](M / x) * x of Eq. 2 without a quotient; 0 where x is 0.
+
+    Raises:
+        ValueError: r is a number below 1.
+    """
+    if isinstance(r, int | float):
+        if not r >= 1:
+            raise ValueError(f"r must be at least 1, got {r}")
+        if r == 1:
+            return x
     low, high = x / r, x * r
     return jnp.clip(
         memory.astype(x.dtype), jnp.minimum(low, high), jnp.maximum(low, high)

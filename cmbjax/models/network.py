@@ -77,6 +77,7 @@ class Network(nn.Module, kw_only=True):
         averages_mirrored: Whether the method averages its predictions with those of
             the mirrored image.
         default_decode: The decode that the method has, a name in `heatmaps.DECODES`.
+        sigma: Deviation of the method's own target heat maps, in cells.
     """
 
     num_joints: int
@@ -90,6 +91,12 @@ class Network(nn.Module, kw_only=True):
     num_frames: ClassVar[int] = 1
     averages_mirrored: ClassVar[bool] = False
     default_decode: ClassVar[str] = "dark"
+    sigma: ClassVar[float] = 1.5
+
+    @property
+    def remembers(self) -> bool:
+        """Whether there is a memory of earlier batches."""
+        return False
 
     @property
     def sequential(self) -> bool:
@@ -132,10 +139,6 @@ class Network(nn.Module, kw_only=True):
         """Returns what the network gives; the arguments are those of a call."""
         raise NotImplementedError
 
-    def sigma(self, side: int) -> float:
-        """Returns the deviation of the method's own target heat maps, in cells."""
-        return 1.5
-
     def drawn(self, maps: np.ndarray) -> np.ndarray:
         """Returns heat maps [batch, cells, cells, joints] as the network can draw them.
 
@@ -167,7 +170,7 @@ class Network(nn.Module, kw_only=True):
 
     def scaled(self, features: int) -> int:
         """Returns a channel count, multiplied by the width."""
-        return max(1, round(features * self.width))
+        return scaled(features, self.width)
 
     def loss(
         self, batch: Batch, *, r: float | Float[Array, ""], sigma: float
@@ -221,6 +224,11 @@ class Network(nn.Module, kw_only=True):
             stride=self.stride,
             decode=decode,
         )
+
+
+def scaled(features: int, width: float) -> int:
+    """Returns a channel count, multiplied by a network's width; at least 1."""
+    return max(1, round(features * width))
 
 
 def _as_numpy(values: Any) -> np.ndarray | None:

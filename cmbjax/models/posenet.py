@@ -39,6 +39,11 @@ class PoseNet(Network, kw_only=True):
 
     heads3d = get_args(Head3d)
 
+    @property
+    def remembers(self) -> bool:
+        """Whether the blocks have a memory."""
+        return self.block.remembers
+
     @nn.compact
     def outputs(
         self,
@@ -54,7 +59,7 @@ class PoseNet(Network, kw_only=True):
         def conv(name: str, features: int, *parts: Part) -> Array:
             return conv_norm_relu(
                 Conv(
-                    features=round(features * self.width),
+                    features=self.scaled(features),
                     dtype=self.dtype,
                     form=self.form,
                     name=name,

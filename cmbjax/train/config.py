@@ -22,12 +22,12 @@ from cmbjax.models.posenet import Head3d, PoseNet
 from cmbjax.models.recurrent import RecurrentPoseNet
 from cmbjax.registry import pick
 
-# Flags that only `PoseNet` has, and what they are by default.
-POSENET_FIELDS = {
+# Flags of a memory, and what they are by default.
+MEMORY_FIELDS = {
     "memory_mode": "shared",
     "memory_gradient": False,
     "memory_lr": 0.0,
-    "trunk_norm": True,
+    "memory_steps": 1,
 }
 
 LEAST_WIDTH, MOST_WIDTH = 1 / 32, 8.0
@@ -156,6 +156,11 @@ class TrainConfig(DataFlags):
                 f"--memory_steps must divide --batch_size={self.batch_size}, got "
                 f"{self.memory_steps}"
             )
+        if self.memory_gradient and self.memory_steps == 1:
+            raise ValueError(
+                "--memory_gradient needs --memory_steps of at least 2: it flows from "
+                "one part of a batch into another"
+            )
         if self.memory_steps > 1 and (self.memory_lr or self.memory_mode != "shared"):
             raise ValueError(
                 f"--memory_steps={self.memory_steps} goes with --memory_mode=shared "
@@ -211,12 +216,15 @@ class TrainConfig(DataFlags):
             "dtype": jnp.dtype(self.dtype),
         }
         model = make(num_joints=num_joints, **options)
+        without = {} if model.remembers else MEMORY_FIELDS
         if not isinstance(model, PoseNet):
-            for name, default in POSENET_FIELDS.items():
-                if getattr(self, name) != default:
-                    raise ValueError(
-                        f"--{name}: --model={self.model} has nothing of the kind"
-                    )
+            without = without | {"trunk_norm": True}
+        for name, default in without.items():
+            if getattr(self, name) != default:
+                raise ValueError(
+                    f"--{name}: --model={self.model} has nothing of the kind"
+                )
+        if not isinstance(model, PoseNet):
             return model
         if isinstance(model, RecurrentPoseNet):
             options["stream_frames"] = self.stream_frames
@@ -249,7 +257,7 @@ class TrainConfig(DataFlags):
 
     def make_sigma(self, model: Network) -> float:
         """Returns the deviation of the target heat maps' Gaussian, in cells."""
-        return model.sigma(self.side) if self.sigma is None else self.sigma
+        return model.sigma if self.sigma is None else self.sigma
 
     def make_optimizer(self) -> optax.GradientTransformation:
         """Returns Adam with the schedule (Sec. 5, Implement Details)."""

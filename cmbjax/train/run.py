@@ -189,6 +189,12 @@ def read_config(folder: Path) -> TrainConfig:
         raise ValueError(f"{path.parent}: {error}") from None
 
 
+def data_dir_of(flags: RunFlags, config: TrainConfig) -> Path | None:
+    """Returns the folder of the data set's own files; the run's of its own data set."""
+    is_its_own = flags.dataset in (None, config.dataset)
+    return flags.data_dir or (config.data_dir if is_its_own else None)
+
+
 def open_run(
     flags: RunFlags, load: Callable[..., DepthFrames]
 ) -> tuple[Run, DepthFrames]:
@@ -205,10 +211,9 @@ def open_run(
     run = Run.newest() if folder is None else Run.open(folder.expanduser())
     config = run.config
     dataset = flags.dataset or config.dataset
-    same = dataset == config.dataset
     frames = load(
         dataset,
-        flags.data_dir or (config.data_dir if same else None),
+        data_dir_of(flags, config),
         flags.tfds_dir or config.tfds_dir,
         split=flags.split,
     )

@@ -102,7 +102,8 @@ def _bytes_of(jaxpr: Any) -> int:
     for equation in jaxpr.eqns:
         inner = [p for p in equation.params.values() if hasattr(p, "jaxpr")]
         if inner:
-            total += sum(_bytes_of(closed.jaxpr) for closed in inner)
+            times = equation.params.get("length", 1)  # of a scan
+            total += times * sum(_bytes_of(closed.jaxpr) for closed in inner)
         else:
             values = [variable.aval for variable in equation.outvars]
             total += sum(

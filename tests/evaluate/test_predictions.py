@@ -20,7 +20,7 @@ from cmbjax.skeletons import BODY15
 from cmbjax.train.config import TrainConfig
 from cmbjax.train.run import Run
 from cmbjax.train.statistics import Statistics, training_statistics
-from tests.data.test_batches import CAMERA, FRAMES, make_example, make_frames
+from tests.data.test_batches import FRAMES, make_example, make_frames
 
 PREPARATION = Preparation(side=64, crop="label_box", depth_range=1000.0)
 
@@ -300,4 +300,3 @@ def test_results_folder_holds_what_the_table_says(tmp_path):
     assert lines[5].startswith("frame 0,right_elbow,0,")
     assert lines[5].endswith(",nan,1")
     assert cv2.imread(str(tmp_path / "frames.png")).std() > 10
-    np.testing.assert_array_equal(CAMERA, FRAMES.source[0]["camera"])

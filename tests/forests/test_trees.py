@@ -1,7 +1,5 @@
 """Features, splits and votes of the forests, by hand."""
 
-from types import SimpleNamespace
-
 import cv2
 import numpy as np
 import pytest
@@ -207,7 +205,6 @@ def test_nobody_is_no_body(monkeypatch):
 
     monkeypatch.setattr(bodies, "found_target", lambda *_, **__: None)
     assert cut_out(example(), BODY15, labelled=False) is None
-    assert SimpleNamespace(**example()).frame == "f+0.00"
 
 
 def test_offsets_turn_clockwise_on_the_screen():

@@ -160,6 +160,24 @@ def test_a_rate_writes_part_of_the_step():
         np.testing.assert_allclose(written, expected, rtol=1e-5)
 
 
+def test_a_running_mean_that_is_not_written_is_read_by_any_batch(x):
+    block = ablations.RunningMean(features=3, memory_mode="per_sample")
+    variables = initialise(block, x)
+    plain = CMB(features=3, memory_mode="per_sample")
+    np.testing.assert_array_equal(
+        block.apply(variables, x[:2], train=False, r=3.0),
+        plain.apply(variables, x[:2], train=False, r=3.0),
+    )
+
+
+def test_an_r_below_one_is_refused(x):
+    block = CMB(features=3)
+    variables = initialise(block, x)
+    for r in (0.5, float("nan")):
+        with pytest.raises(ValueError, match=f"r must be at least 1, got {r}"):
+            block.apply(variables, x, train=False, r=r)
+
+
 def test_a_constant_memory_is_a_parameter_that_nothing_writes(x):
     block = ablations.ConstantMemory(features=3)
     variables = initialise(block, x)
@@ -292,13 +310,13 @@ def test_another_image_side_is_refused(block, x):
 
 
 def test_half_capacity_projects_x_before_the_clip(x):
-    block = CMB(features=3, memory_features=2)
+    block = HalfMemory(features=4)
     variables = initialise(block, x)
     y, new = train(block, variables, x)
     assert variables["params"]["project"]["kernel"].shape == (1, 1, 3, 2)
     assert new["memory"]["value"].shape == (5, 7, 2)
     np.testing.assert_array_equal(y[..., :3], x)  # x passes through unchanged
-    assert y.shape[-1] == 6
+    assert y.shape[-1] == 7
 
 
 @pytest.mark.parametrize("kind", [HalfMemory, DoubleMemory])

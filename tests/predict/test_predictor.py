@@ -179,7 +179,7 @@ def test_poses_tell_people_from_things(small, monkeypatch):
     # A box that is given is somebody's.
     given = predictor()(depth_mm, boxes=boxes)
     assert [pose.score for pose in given] == [1.0, 1.0]
-    assert predictor()(depth_mm, boxes=[]) == []
+    assert predictor()(depth_mm, boxes=np.array([])) == []
 
 
 def test_one_person_is_given_once(small, monkeypatch):

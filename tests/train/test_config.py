@@ -1,6 +1,9 @@
+import functools
 import json
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -8,7 +11,7 @@ import train
 from cmbjax import runtime
 from cmbjax.data.augment import Augmentation
 from cmbjax.train import step
-from cmbjax.train.config import TrainConfig
+from cmbjax.train.config import LEAST_WIDTH, TrainConfig
 from cmbjax.train.run import Run
 from evaluate import EvalConfig
 
@@ -131,6 +134,16 @@ def test_a_config_of_other_types_is_refused(change):
             {"model": "convgru", "memory_steps": 2},
             "--memory_steps=1 for --model=convgru",
         ),
+        (
+            {"model": "cmb_none", "memory_steps": 2},
+            "--memory_steps: --model=cmb_none has nothing",
+        ),
+        ({"model": "sh1", "memory_steps": 2}, "--memory_steps: --model=sh1 has"),
+        (
+            {"model": "memory_constant", "memory_mode": "per_sample"},
+            "--memory_mode: --model=memory_constant has nothing",
+        ),
+        ({"memory_gradient": True}, "--memory_gradient needs --memory_steps of at"),
     ],
 )
 def test_flag_that_a_network_does_not_have_is_refused(flags, message):
@@ -142,22 +155,28 @@ def test_flag_that_a_network_does_not_have_is_refused(flags, message):
     ("flags", "message"),
     [
         (
-            {"memory_lr": 1.0, "model": "cmb_none"},
-            "--memory_lr needs the memory of --model=cmb, got --model=cmb_none",
+            {"memory_lr": 1.0, "model": "memory_ema"},
+            "--memory_lr needs the memory of --model=cmb, got --model=memory_ema",
         ),
         (
-            {"memory_gradient": True, "model": "memory_constant"},
+            {"memory_gradient": True, "memory_steps": 2, "model": "cmb_half"},
             "--memory_gradient needs the memory of --model=cmb, got",
-        ),
-        (
-            {"memory_gradient": True, "memory_lr": 1.0},
-            "expected --memory_gradient or --memory_lr, got both",
         ),
     ],
 )
 def test_readings_of_the_memory_are_those_of_the_papers_block(flags, message):
     with pytest.raises(ValueError, match=message):
         TrainConfig(**flags)
+
+
+def test_the_narrowest_network_has_a_channel_everywhere():
+    config = TrainConfig(model="cmb_half", width=LEAST_WIDTH, side=16)
+    model = config.make_model(3)
+    depth = jnp.zeros((1, 16, 16, 1))
+    variables = jax.eval_shape(
+        functools.partial(model.init, train=True, r=3.0), jax.random.key(0), depth
+    )
+    assert min(leaf.size for leaf in jax.tree.leaves(variables)) == 1
 
 
 def test_sigma_is_the_networks_own_unless_given():

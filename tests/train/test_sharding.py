@@ -36,7 +36,6 @@ from tests.train.test_checkpoints import steps_on_disk, wait_for
 
 ROOT = Path(__file__).parents[2]
 MODES = ("shared", "per_sample")
-# Not yet within 1e-5 over 20 steps: see docs/scale.md.
 pytestmark = pytest.mark.slow
 BATCH, STEPS, SAVED = 8, 20, 10
 OPTIMIZER = optax.adam(2.5e-4)
@@ -171,7 +170,7 @@ def test_curve_and_checkpoints_do_not_depend_on_the_devices(
     before, expected = on_one_device
     address = free_address()
     commands = [
-        ("-m", "tests.test_scale", tmp_path, before, address, number, index)
+        ("-m", "tests.train.test_sharding", tmp_path, before, address, number, index)
         for index in range(number)
     ]
     outputs = finish(start(commands, devices, JAX_ENABLE_X64="1"))

@@ -14,8 +14,8 @@ from cmbjax.train import step as training
 from tests import fabricate
 
 SIDE, JOINTS, BATCH = 32, 3, 4
-# Whose steps take long to compile: their parts are in others, and tests/test_overfit.py
-# has them.
+# Whose steps take long to compile: their parts are in others, and test_overfit.py has
+# them.
 HEAVY = {"sh2", "sh4", "sh8", "cpm_vgg", "phr", "ief", "vi"}
 OPTIMIZER = optax.adam(3e-3)
 
@@ -165,36 +165,42 @@ def test_parts_of_a_batch_pass_through_the_memory_one_after_the_other():
 
 
 def test_gradient_reaches_the_part_before_where_it_may():
-    # The second half alone has labels. Through the memory, and through nothing else,
-    # can the first half's images have to do with its gradient.
+    """The second half alone has labels: through the memory, and through nothing else,
+    can the first half's pass have to do with the parameters' gradient."""
     batch = make_batch()
     batch["visible"][0::2], batch["visible"][1::2] = False, True
-    batch = jax.tree.map(jnp.array, batch)
+    other = {name: value.copy() for name, value in batch.items()}
+    other["depth"][0::2] = make_batch(7)["depth"][0::2]
+    after = {}
+    for block in (ablations.ConvolutionalMemoryBlock, ablations.AttachedMemory):
+        model, state, _ = make(block=block)
+        sgd = optax.sgd(1.0)
+        state = state._replace(opt_state=sgd.init(state.params))
+        step = bound(training.train_step_of_study, model)
+        step = functools.partial(step, optimizer=sgd, r=3.0, memory_steps=2)
+        after[block], loss = step(jax.tree.map(jnp.copy, state), batch)
+        changed, other_loss = step(jax.tree.map(jnp.copy, state), other)
+        assert loss != other_loss  # the first half is seen in the memory
+    detached, attached = after.values()
+    for a, b in zip(
+        *(jax.tree.leaves(s.memory) for s in (detached, attached)), strict=True
+    ):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)  # the same forward pass
+    gaps = jax.tree.map(
+        lambda a, b: float(jnp.abs(a - b).max()), detached.params, attached.params
+    )
+    assert max(jax.tree.leaves(gaps)) > 1e-4
 
-    def gradient_of_depth(**options):
-        model, state, _ = make(**options)
 
-        def loss(depth):
-            memory = state.memory
-            losses = []
-            for part in (0, 1):
-                half = {k: v[part::2] for k, v in {**batch, "depth": depth}.items()}
-                one, new = model.apply(
-                    {**state.variables, "memory": memory},
-                    half,
-                    r=3.0,
-                    sigma=1.0,
-                    method="loss",
-                    mutable=["memory", "batch_stats"],
-                )
-                memory = new["memory"]
-                losses.append(one)
-            return sum(losses)
+def test_a_scan_takes_the_memory_of_all_its_rounds():
+    def bytes_of(length):
+        def rounds(x):
+            return jax.lax.scan(lambda c, _: (jnp.sin(c), c), x, None, length=length)
 
-        return np.abs(jax.grad(loss)(batch["depth"]))
+        return training._bytes_of(jax.make_jaxpr(rounds)(jnp.zeros(10)).jaxpr)
 
-    assert gradient_of_depth()[0::2].max() == 0
-    assert gradient_of_depth(block=ablations.AttachedMemory)[0::2].max() > 0
+    # Of each round the sine of ten numbers.
+    assert bytes_of(6) - bytes_of(3) == 3 * 40
 
 
 def test_streams_of_a_recurrence_go_on_until_their_sequence_ends():

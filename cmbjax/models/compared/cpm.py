@@ -85,10 +85,7 @@ class ConvolutionalPoseMachine(Network, kw_only=True):
 
     stride = 8
     default_decode = "upsampled"
-
-    def sigma(self, side: int) -> float:
-        """Returns the deviation of the method's own target heat maps, in cells."""
-        return 7 / 8
+    sigma = 7 / 8
 
     def outputs(
         self,

@@ -68,10 +68,7 @@ class StackedHourglass(Network, kw_only=True):
     divisor = 64
     averages_mirrored = True
     default_decode = "quarter"
-
-    def sigma(self, side: int) -> float:
-        """Returns the deviation of the method's own target heat maps, in cells."""
-        return 1.75
+    sigma = 1.75
 
     def outputs(
         self,

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 from cmbjax.models.compared.norm import norm_relu
 from cmbjax.models.compared.regression import MeanPose
 from cmbjax.models.losses import AnyArray, Batch, batch_targets
-from cmbjax.models.network import Network, Outputs
+from cmbjax.models.network import Network, Outputs, scaled
 
 STEPS = 4
 # Of one step, in units of a pose: fractions of the crop (20 pixels of 224) and
@@ -73,7 +73,7 @@ class GoogLeNet(nn.Module, kw_only=True):
 
         def conv(x: Array, features: int, size: int, stride: int = 1) -> Array:
             x = nn.Conv(
-                max(1, round(features * self.width)),
+                scaled(features, self.width),
                 (size, size),
                 strides=stride,
                 dtype=self.dtype,

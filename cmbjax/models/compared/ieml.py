@@ -21,7 +21,7 @@ from cmbjax.heatmaps import Decoded, heatmaps_to_joints
 from cmbjax.models.compared.norm import BatchNorm
 from cmbjax.models.fast.pool import max_pool_3x3
 from cmbjax.models.losses import AnyArray, Batch, heatmap_loss
-from cmbjax.models.network import Network, Outputs
+from cmbjax.models.network import Network, Outputs, scaled
 from cmbjax.skeletons import SKELETONS
 
 Parents = tuple[int, ...]
@@ -140,8 +140,7 @@ class MatchNet(nn.Module, kw_only=True):
         """Returns log p(match), and log p(no match)."""
         init = nn.initializers.he_normal()
 
-        def wide(features: int) -> int:
-            return max(1, round(features * self.width))
+        wide = functools.partial(scaled, width=self.width)
 
         def dense(x: Array) -> Array:
             layer = nn.Dense(wide(FEATURES), kernel_init=init, dtype=self.dtype)
@@ -378,6 +377,7 @@ class IEML(Network, kw_only=True):
     temperature: float = 1.0
 
     stride = 4
+    sigma = 1.75
 
     @property
     def tree(self) -> Parents:
@@ -393,10 +393,6 @@ class IEML(Network, kw_only=True):
                 f"got {parents}"
             )
         return parents
-
-    def sigma(self, side: int) -> float:
-        """Returns the deviation of the method's own target heat maps, in cells."""
-        return 1.75
 
     def outputs(
         self,

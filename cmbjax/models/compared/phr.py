@@ -81,10 +81,7 @@ class PartHeatmapRegression(Network, kw_only=True):
     divisor = 64
     averages_mirrored = True
     default_decode = "argmax"
-
-    def sigma(self, side: int) -> float:
-        """Returns the deviation of the method's own target heat maps, in cells."""
-        return GAUSSIAN
+    sigma = GAUSSIAN
 
     def drawn(self, maps: np.ndarray) -> np.ndarray:
         """Returns maps as the last layer can draw them at best.

@@ -12,7 +12,7 @@ from cmbjax.models.compared.norm import norm_relu
 from cmbjax.models.compared.regression import MeanPose
 from cmbjax.models.fast.cpu import eigen_convolution
 from cmbjax.models.losses import AnyArray, Batch, batch_targets
-from cmbjax.models.network import Network, Outputs
+from cmbjax.models.network import Network, Outputs, scaled
 
 VOXELS = 40  # along each side of a volume
 EXTENT = 0.5  # of a glimpse and its volume: fractions of the crop, and depth ranges
@@ -148,7 +148,7 @@ class Refinement(nn.Module, kw_only=True):
         return (pose + UNIT * moves * offsets, memory), (pose, offsets, visible)
 
     def _scaled(self, features: int) -> int:
-        return max(1, round(features * self.width))
+        return scaled(features, self.width)
 
 
 class ViewpointInvariant(Network, kw_only=True):
