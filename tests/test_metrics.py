@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from cmbjax import metrics
 from cmbjax.evaluate.predictions import quantise
-from cmbjax.skeletons import BODY15, BODY19, HAND20, Skeleton
+from cmbjax.skeletons import BODY15, BODY19, HAND20, HAND21, Skeleton
 from tests import fabricate
 
 K2HPD = fabricate.real("k2hpd_labels.npz")

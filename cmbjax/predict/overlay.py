@@ -8,7 +8,7 @@ import numpy as np
 
 from cmbjax.skeletons import Skeleton, joint_colours
 
-LEAST_SIDE = 640  # pixels of a picture's longer side: smaller frames are enlarged
+ENLARGED = 640  # pixels of a picture's longer side, at most, where it is enlarged
 HOLE = (74, 52, 35)  # blue, green, red
 EDGE = (0, 0, 0)
 SHIFT = 4  # fractional bits of OpenCV's coordinates
@@ -25,7 +25,7 @@ def draw(
             with its bones.
         skeleton: Whose bones.
     """
-    scale = max(1, LEAST_SIDE // max(depth.shape))
+    scale = max(1, ENLARGED // max(depth.shape))
     picture = _shaded(depth).repeat(scale, axis=0).repeat(scale, axis=1)
     width = max(2, round(min(picture.shape[:2]) / 160))
     colours = [_blue_green_red(colour) for colour in joint_colours(skeleton)]

@@ -487,6 +487,8 @@ def test_overlay_has_the_colours_of_the_skeleton_on_its_bones():
     assert at(40, 60) == [0x00, 0x9F, 0xE6]  # the right side is orange, here as BGR
     assert at(100, 60) < at(70, 60)  # far is dark, near is light
     assert at(20, 5) == list(overlay.HOLE)
+    # A frame of one column is not made one of 640.
+    assert overlay.draw(np.full((1600, 1), 2000, np.uint16), [], BODY15).size == 4800
     # Nothing is drawn of joints that are no numbers, or of bones to them.
     empty = overlay.draw(depth, [np.full((15, 2), np.nan)], BODY15)
     np.testing.assert_array_equal(empty, overlay.draw(depth, [], BODY15))

@@ -1,7 +1,9 @@
 """predict.py: folders of frames, good and bad."""
 
+import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -184,7 +186,32 @@ def test_script_goes_on_after_an_interruption(small, tmp_path, monkeypatch):
     before = (config.out_dir / "poses.jsonl").read_bytes()
     with pytest.raises(ValueError, match=r"other settings \(--roll\); name another"):
         predict.main(other)
+    # Poses depend on the card, too, and not on its files alone.
+    network = tmp_path / "network"
+    shutil.copytree(small["maps"], network)
+    card = json.loads((network / "card.json").read_text())
+    card["presence"] = [0.0, 1.0, 1.0]
+    (network / "card.json").write_text(json.dumps(card))
+    other = dataclasses.replace(config, network=network)
+    with pytest.raises(ValueError, match=r"other settings \(weights, --least_score\)"):
+        predict.main(other)
     assert (config.out_dir / "poses.jsonl").read_bytes() == before
+
+
+def test_frames_of_one_name_in_two_folders_are_two(small, tmp_path, monkeypatch):
+    out_dir = tmp_path / "out"
+    for number, folder in enumerate((tmp_path / "a", tmp_path / "b")):
+        folder.mkdir()
+        monkeypatch.chdir(folder)
+        np.save("frame.npy", person(number).depth_mm)
+        config = predict.PredictConfig(
+            frames=(Path("frame.npy"),), out_dir=out_dir, network=small["maps"]
+        )
+        assert list(predict.main(config)) == ["frame.npy"]
+    coco = json.loads((out_dir / "annotations.json").read_text())
+    for image, folder in zip(coco["images"], "ab", strict=True):
+        file = (out_dir / image["file_name"]).resolve()
+        assert file == tmp_path.resolve() / folder / "frame.npy"
 
 
 def test_a_terminated_script_leaves_whole_files(small, tmp_path):
