@@ -16,7 +16,7 @@ $(VENV)/installed: $(wildcard requirements*.txt)
 
 install: $(VENV)/installed
 
-# A small network for two cores; the paper's own setting is train.py without flags.
+# A small network for two cores; the paper's sizes and schedule are train.py's without flags.
 demo: install
 	$(BIN)/python train.py --run_dir=$(DEMO) --side=64 --width=0.5 --num_steps=1500 \
 		--learning_rate=2e-3 --schedule=cosine --r_switch_step=500 --validate_every=500

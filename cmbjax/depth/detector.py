@@ -20,6 +20,9 @@ SIDE = 160  # pixels of the square that the network sees; a frame is thinned out
 STRIDE = 4  # pixels of that square a cell
 UNIT = 8.0  # pixels: distances are predicted as logarithms of multiples of it
 LEAST_SCORE = 0.33
+LEAST_SCORE_RAW = (
+    0.25  # without a unit, where the surest is taken and poses tell nobody
+)
 STATURE_MM = 1800.0
 COVER_MM = 200.0  # in front of a person: what is so far, and no floor before the feet
 BAND = 0.05  # of a box: below it that much is looked at
@@ -181,6 +184,20 @@ def decode(
     return people
 
 
+def mirrored(maps: np.ndarray) -> np.ndarray:
+    """Returns what the network gave for a mirrored image, told of the image itself.
+
+    Args:
+        maps: [cells, cells, CHANNELS].
+    """
+    told = maps[:, ::-1].copy()
+    for sides in (SIDES, BODY):
+        left, right = sides.start, sides.start + 2
+        told[..., [left, right]] = told[..., [right, left]]
+    told[..., UP.start] *= -1
+    return told
+
+
 def _box(
     at: np.ndarray, sides: np.ndarray, thinning: int, shape: tuple[int, ...]
 ) -> np.ndarray:
@@ -334,9 +351,11 @@ class Detector:
         *,
         metric: bool = True,
         focal_px: float | None = None,
-        least_score: float = LEAST_SCORE,
+        least_score: float | None = None,
     ) -> list[Person]:
-        """Returns the people in a frame, nearest first (raw: largest first).
+        """Returns the people in a frame, nearest first (raw: surest first).
+
+        Without a unit the network is less sure: it sees the mirrored frame as well.
 
         Args:
             depth: uint16 [height, width], millimetres, 0 = no reading. Not metric:
@@ -344,14 +363,18 @@ class Detector:
             metric: Whether `depth` is in millimetres.
             focal_px: Focal length, where it is known: body boxes then reach as far
                 behind what covers somebody's legs as these are long.
-            least_score: Of a person.
+            least_score: Of a person; by default `LEAST_SCORE`, or `LEAST_SCORE_RAW`.
 
         Raises:
             ValueError: `depth` has another shape or type.
         """
+        if least_score is None:
+            least_score = LEAST_SCORE if metric else LEAST_SCORE_RAW
         depth = checked_depth(depth, "depth", metric=metric)
         sight = look(depth, metric=metric)
         maps = self._run(sight.image)
+        if not metric:
+            maps = (maps + mirrored(self._run(sight.image[:, ::-1]))) / 2
         people = decode(maps, sight, depth.shape, least_score)
         if self.what != "people":  # hands point anywhere, and are known as well there
             return _in_order(people, metric=metric)
@@ -375,7 +398,7 @@ class Detector:
 
 
 def _in_order(people: list[Person], *, metric: bool) -> list[Person]:
-    """Returns people nearest first; without a unit, largest first."""
+    """Returns people nearest first; without a unit, surest first."""
     if metric:
         return sorted(people, key=lambda person: person.depth)
-    return sorted(people, key=lambda person: -area(person.box))
+    return sorted(people, key=lambda person: -person.score)

@@ -95,6 +95,15 @@ def test_the_nearest_is_the_first_of_those_who_are_nearly_as_sure_as_the_surest(
     assert detector.nearest([]) == []
 
 
+def test_what_is_said_of_a_mirrored_image_is_told_of_the_image():
+    """Cell (10, 20) becomes (10, 19) of 40; left and right change places."""
+    maps = maps_of((10, 20, 2.0, (4, 8, 16, 32), 0.5, (0.3, -0.9)))
+    told = detector.mirrored(maps)
+    expected = maps_of((10, 19, 2.0, (16, 8, 4, 32), 0.5, (-0.3, -0.9)))
+    np.testing.assert_allclose(told[10, 19], expected[10, 19], atol=1e-6)
+    np.testing.assert_array_equal(detector.mirrored(told), maps)
+
+
 @pytest.mark.parametrize(
     ("up", "degrees"),
     [((0.1, -1), 0), ((1, 0.1), 270), ((0, 1), 180), ((-0.9, 0), 90), ((0, 0.2), 0)],
