@@ -143,7 +143,11 @@ def people_ms(config: ScaleConfig, scale: int) -> dict[float, float]:
     predictor = Predictor(camera=ITOP_CAMERA * scale, people="all")
     frames = [make_frame(0, "test", i).depth_mm for i in range(10)]
     found = [(f.repeat(scale, 0).repeat(scale, 1), predictor.find(f)) for f in frames]
-    usable = [(frame, people[0].box * scale) for frame, people in found if people]
+    usable = [
+        (frame, max(people, key=lambda person: person.score).box * scale)
+        for frame, people in found
+        if people
+    ]
     means: dict[float, float] = {}
     for number in NUM_PEOPLE:
         times = []
