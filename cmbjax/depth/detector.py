@@ -20,9 +20,7 @@ SIDE = 160  # pixels of the square that the network sees; a frame is thinned out
 STRIDE = 4  # pixels of that square a cell
 UNIT = 8.0  # pixels: distances are predicted as logarithms of multiples of it
 LEAST_SCORE = 0.33
-LEAST_SCORE_RAW = (
-    0.25  # without a unit, where the surest is taken and poses tell nobody
-)
+LEAST_SCORE_RAW = 0.25  # without a unit: of the people found the surest is taken
 STATURE_MM = 1800.0
 COVER_MM = 200.0  # in front of a person: what is so far, and no floor before the feet
 BAND = 0.05  # of a box: below it that much is looked at
