@@ -192,7 +192,7 @@ def test_prepared_copy_of_other_files_is_refused(tmp_path):
         ({"head3d": "dense"}, "--head3d: .* has no 3-D joints"),
         (
             {"model": "cmb_none", "memory_lr": 0.1},
-            "--memory_lr needs the memory of --model=cmb, got --model=cmb_none",
+            "--memory_lr: --model=cmb_none has nothing of the kind",
         ),
     ],
 )
