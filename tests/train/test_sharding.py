@@ -36,6 +36,7 @@ from tests.train.test_checkpoints import steps_on_disk, wait_for
 
 ROOT = Path(__file__).parents[2]
 MODES = ("shared", "per_sample")
+# Not within 1e-5 over all 20 steps on every processor: see docs/scale.md.
 pytestmark = pytest.mark.slow
 BATCH, STEPS, SAVED = 8, 20, 10
 OPTIMIZER = optax.adam(2.5e-4)
