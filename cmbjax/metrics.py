@@ -90,9 +90,7 @@ def pdj(
         raise ValueError(f"PDJ needs a torso; skeleton {skeleton.name!r} has none")
     segment = pick(skeleton.torsos, "torso", torso or next(iter(skeleton.torsos)))
     _check(predictions_px, targets_px, visible, 2, skeleton)
-    length = _segment_length(targets_px, visible, segment)
-    distance, counted = _distance(predictions_px, targets_px, visible)
-    return _hits(distance <= fraction * length, counted & jnp.isfinite(length))
+    return _hits(*_within(predictions_px, targets_px, visible, segment, fraction))
 
 
 def pckh(
@@ -117,9 +115,8 @@ def pckh(
     if skeleton.head is None:
         raise ValueError(f"PCKh needs a head; skeleton {skeleton.name!r} has none")
     _check(predictions_px, targets_px, visible, 2, skeleton)
-    length = _segment_length(targets_px, visible, skeleton.head)
-    distance, counted = _distance(predictions_px, targets_px, visible)
-    return _hits(distance <= threshold * length, counted & jnp.isfinite(length))
+    within = _within(predictions_px, targets_px, visible, skeleton.head, threshold)
+    return _hits(*within)
 
 
 def map_10cm(
@@ -178,13 +175,12 @@ def are_right(poses: Poses, skeleton: Skeleton) -> tuple[np.ndarray, np.ndarray]
         distance, counted = _distance(
             poses.predictions_m, poses.targets_m, poses.visible
         )
-        return np.asarray(distance < skeleton.right_m), np.asarray(counted)
-    if skeleton.head is None:
+        right = distance < skeleton.right_m
+    elif skeleton.head is not None:
+        right, counted = _within(*poses[:3], skeleton.head, 0.5)
+    else:
         return None
-    length = _segment_length(poses.targets_px, poses.visible, skeleton.head)
-    distance, counted = _distance(*poses[:3])
-    right = distance <= 0.5 * length
-    return np.asarray(right), np.asarray(counted & jnp.isfinite(length))
+    return np.asarray(right), np.asarray(counted)
 
 
 def rows(tally: Tally, skeleton: Skeleton) -> Column:
@@ -344,6 +340,13 @@ def _distance(predictions, targets, visible):
     distance = jnp.linalg.norm(predictions - targets, axis=-1)
     counted = jnp.asarray(visible) & jnp.isfinite(targets).all(axis=-1)
     return jnp.where(jnp.isnan(distance), jnp.inf, distance), counted
+
+
+def _within(predictions, targets, visible, segment: Segment, share):
+    """Which joints [batch, joints] are within a share of a segment, and which count."""
+    length = _segment_length(targets, visible, segment)
+    distance, counted = _distance(predictions, targets, visible)
+    return distance <= share * length, counted & jnp.isfinite(length)
 
 
 def _segment_length(targets, visible, segment: Segment):

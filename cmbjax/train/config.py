@@ -242,12 +242,10 @@ class TrainConfig(DataFlags):
             "memory_gradient": (self.memory_gradient, AttachedMemory),
             "memory_lr": (self.memory_lr, OptimizedMemory),
         }
+        # Never both: a gradient asks for steps, which go with no rate.
         blocks = {name: block for name, (value, block) in asked.items() if value}
         if not blocks:
             return {}
-        if len(blocks) > 1:
-            flags = " or ".join(f"--{name}" for name in blocks)
-            raise ValueError(f"expected {flags}, got both")
         if type(model) is not PoseNet or model.block is not ConvolutionalMemoryBlock:
             (flag,) = blocks
             raise ValueError(

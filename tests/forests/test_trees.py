@@ -196,6 +196,12 @@ def test_forests_learn_where_joints_are(forest):
         assert joints_m.shape == (15, 3) and np.isfinite(scores).all()
         errors.append(np.linalg.norm(joints_m - frame["joints_m"], axis=1))
     assert np.median(errors) < 0.05
+    if forest is walks:  # drawn alike whenever the body is seen, but by the seed
+        body = cut_out(frame, BODY15, labelled=True)
+        again = walks.WalkingTrees.of(grown.arrays, BODY15)
+        other = walks.WalkingTrees(grown.grown, BODY15, seed=1)
+        np.testing.assert_array_equal(again.predict(body)[0], joints_m)
+        assert (other.predict(body)[0] != joints_m).any()
     with pytest.raises(ValueError, match="no frame shows people"):
         forest.grow([example() | {"visible": np.zeros(15, bool)}], BODY15, seed=0)
 

@@ -144,6 +144,14 @@ def test_a_config_of_other_types_is_refused(change):
             "--memory_mode: --model=memory_constant has nothing",
         ),
         ({"memory_gradient": True}, "--memory_gradient needs --memory_steps of at"),
+        (
+            {"memory_gradient": True, "memory_lr": 1.0},
+            "--memory_gradient needs --memory_steps of at",
+        ),
+        (
+            {"memory_gradient": True, "memory_steps": 2, "memory_lr": 1.0},
+            "goes with .* --memory_lr=0, got shared and 1.0",
+        ),
     ],
 )
 def test_flag_that_a_network_does_not_have_is_refused(flags, message):

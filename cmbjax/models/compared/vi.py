@@ -101,7 +101,7 @@ class Refinement(nn.Module, kw_only=True):
 
         def conv(x: Array, features: int) -> Array:
             x = nn.Conv(
-                self._scaled(features),
+                scaled(features, self.width),
                 (3, 3),
                 dtype=self.dtype,
                 conv_general_dilated_cls=eigen_convolution,
@@ -134,8 +134,8 @@ class Refinement(nn.Module, kw_only=True):
             x = pool(x)
         x = x.reshape(len(x), -1)
         for _ in range(2):
-            x = nn.relu(nn.Dense(self._scaled(2048), dtype=self.dtype)(x))
-        cell = nn.OptimizedLSTMCell(self._scaled(2048))
+            x = nn.relu(nn.Dense(scaled(2048, self.width), dtype=self.dtype)(x))
+        cell = nn.OptimizedLSTMCell(scaled(2048, self.width))
         memory, x = cell(memory, x.astype(jnp.float32))
         outputs = nn.Dense(
             4 * self.num_joints,
@@ -146,9 +146,6 @@ class Refinement(nn.Module, kw_only=True):
         visible = outputs[:, : self.num_joints]
         moves = jnp.array([1.0, 1.0, float(self.deep)]).reshape(1, 1, 3)
         return (pose + UNIT * moves * offsets, memory), (pose, offsets, visible)
-
-    def _scaled(self, features: int) -> int:
-        return scaled(features, self.width)
 
 
 class ViewpointInvariant(Network, kw_only=True):
