@@ -23,7 +23,7 @@ from cmbjax.data.flags import Flags
 from cmbjax.depth.detector import Person, overlap
 from cmbjax.files import read_json, write_json
 from cmbjax.predict.card import CARD_FILE
-from cmbjax.predict.predictor import Predictor, mean_in_picture
+from cmbjax.predict.predictor import Predictor, mean_of_surest
 from cmbjax.registry import pick
 from datasets import DATASETS
 from datasets.crowd.crowd import Crowd
@@ -184,7 +184,7 @@ def fit(config: WholeFramesConfig) -> Result:
                 continue  # half of somebody
             pose = predictor.pose(depth_mm, person)
             scores.append(person.score)
-            confidence.append(mean_in_picture(pose, depth_mm.shape))
+            confidence.append(mean_of_surest(pose, depth_mm.shape))
             is_there.append(max(overlaps, default=0.0) >= SAME)
     truth = np.array(is_there)
     if truth.all() or not truth.any():

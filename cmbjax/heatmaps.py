@@ -14,6 +14,8 @@ import numpy as np
 from cmbjax.registry import pick
 
 Array = Any  # of NumPy or JAX
+UNSURE_PEAK = 0.6  # lower: `smoothed` smooths it
+SMOOTHING = 1 / 12  # of a map's side: standard deviation
 
 
 class Decoded(NamedTuple):
@@ -50,6 +52,8 @@ def decode_maps(
         stride: Input pixels per cell.
         decode: A name in `DECODES`.
     """
+    if decode == "smoothed":
+        heatmaps, decode = smoothed(heatmaps), "dark"
     joints_px, scores = heatmaps_to_joints(heatmaps, stride=stride, decode=decode)
     if depth_maps is not None:
         depths = read_maps(depth_maps, heatmaps)
@@ -78,6 +82,8 @@ def heatmaps_to_joints(
     place = pick(DECODES, "decode", decode)
     if decode == "upsampled":
         heatmaps, stride = upsample(heatmaps, stride), 1
+    if decode == "smoothed":
+        heatmaps = smoothed(heatmaps)
     _, height, width, _ = heatmaps.shape
     xp = heatmaps.__array_namespace__()
     row, column = _peaks(heatmaps)
@@ -117,6 +123,32 @@ def upsample(heatmaps: Array, stride: int) -> Array:
     xp = heatmaps.__array_namespace__()
     maps = xp.einsum("ih,bhwj->biwj", rows, heatmaps)
     return xp.einsum("kw,biwj->bikj", columns, maps)
+
+
+def smoothed(heatmaps: Array) -> Array:
+    """Returns the maps; those with a low peak are smoothed, and keep its height.
+
+    A joint that is hidden or cut off may be in many places, and its map is low and
+    wide: the cell in which most of it lies nearby is a better guess than the highest.
+
+    Args:
+        heatmaps: [batch, height, width, joints].
+    """
+    _, height, width, _ = heatmaps.shape
+    xp = heatmaps.__array_namespace__()
+    above = xp.maximum(xp.moveaxis(heatmaps, 3, 1), 0)
+    smooth = xp.moveaxis(_gaussian(height) @ above @ _gaussian(width), 1, 3)
+    peaks = heatmaps.max((1, 2), keepdims=True)
+    highest = xp.maximum(smooth.max((1, 2), keepdims=True), 1e-9)
+    is_low = (peaks < UNSURE_PEAK) & (peaks > 0)
+    return xp.where(is_low, smooth * (peaks / highest), heatmaps)
+
+
+def _gaussian(size: int) -> np.ndarray:
+    """Returns [size, size] weights of a Gaussian around each cell; 0 lies outside."""
+    cells = np.arange(size)
+    squares = ((cells[:, None] - cells) / (SMOOTHING * size)) ** 2
+    return np.exp(-squares / 2).astype(np.float32)
 
 
 def _cubic(size: int, stride: int) -> np.ndarray:
@@ -191,9 +223,11 @@ def _dark(patch: Array) -> Array:
 
 
 # Upsampled: the peak of the map at the input's size (Wei et al., CVPR 2016).
+# Smoothed: dark, see `smoothed`.
 DECODES = {
     "argmax": _argmax,
     "quarter": _quarter,
     "dark": _dark,
+    "smoothed": _dark,
     "upsampled": _argmax,
 }

@@ -120,6 +120,33 @@ def test_dark_moves_at_most_one_cell():
     np.testing.assert_array_equal(joints_px, [[[2.5, 2.5]]])
 
 
+def test_smoothed_takes_where_most_of_a_low_map_lies_and_dark_its_highest_cell():
+    """A single cell on the left, a square of six by six cells on the right."""
+    low = np.zeros((24, 24), np.float32)
+    low[4, 4] = 0.3
+    low[11:17, 15:21] = 0.2  # middle: (18, 14)
+    maps = np.stack([low, 3 * low, np.zeros_like(low)], axis=-1)[None]
+    for decode, first in (("dark", [4.5, 4.5]), ("smoothed", [18, 14])):
+        joints_px, scores = heatmaps.heatmaps_to_joints(maps, stride=1, decode=decode)
+        # The second map is high: that is where the joint is. The third is empty.
+        np.testing.assert_allclose(
+            joints_px[0], [first, [4.5, 4.5], [0.5, 0.5]], atol=0.02
+        )
+        np.testing.assert_allclose(scores, [[0.3, 0.9, 0]], rtol=1e-6)
+    depth_maps = np.broadcast_to(np.arange(24, dtype=np.float32), (3, 24, 24))
+    decoded = heatmaps.decode_maps(
+        maps,
+        depth_maps=np.moveaxis(depth_maps, 0, 2)[None],
+        side=24,
+        stride=1,
+        decode="smoothed",
+    )
+    # Depth grows by 1 a column, and is that of the place.
+    np.testing.assert_allclose(decoded.joints[0, :2, 2], [17.5, 4], atol=0.51)
+    # Smoothed twice would be flatter: nothing else changes.
+    np.testing.assert_allclose(decoded.joints_px[0, 0], [18, 14], atol=0.02)
+
+
 @pytest.mark.parametrize("decode", heatmaps.DECODES)
 def test_decoding_under_jit_ignores_the_maps_scale(decode):
     maps = jax.random.uniform(jax.random.key(0), (2, 6, 9, 3))

@@ -50,6 +50,7 @@ class Person(NamedTuple):
         score: From 0 to 1.
         up: float32 [2] from the hips to the neck in the image, shorter than 1 where
             the person is seen from above; of a hand from the wrist to the fingers.
+        is_covered: Whether the legs are behind something; see `reaching_down`.
     """
 
     box: np.ndarray
@@ -57,6 +58,7 @@ class Person(NamedTuple):
     depth: float
     score: float
     up: np.ndarray
+    is_covered: bool = False
 
     @property
     def roll_deg(self) -> int:
@@ -78,7 +80,7 @@ def reaching_down(person: Person, depth: np.ndarray, focal_px: float) -> Person:
         depth: [height, width] millimetres, 0 = no reading.
         focal_px: Focal length, pixels.
     """
-    if np.linalg.norm(person.up) < UNSURE_UP:
+    if np.linalg.norm(person.up) < STEEP_UP:
         return person
     # The feet's side of the box; on the screen those who are to be turned clockwise
     # by 90 degrees have their feet at the right.
@@ -104,7 +106,7 @@ def reaching_down(person: Person, depth: np.ndarray, focal_px: float) -> Person:
     body_box = person.body_box.copy()
     outermost = max if sign > 0 else min
     body_box[feet] = np.clip(outermost(body_box[feet], end), 0, limits[axis])
-    return person._replace(body_box=body_box)
+    return person._replace(body_box=body_box, is_covered=True)
 
 
 class Sight(NamedTuple):

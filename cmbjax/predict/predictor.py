@@ -28,7 +28,7 @@ from cmbjax.predict.runtimes import (
     open_runtime,
 )
 from cmbjax.registry import pick
-from cmbjax.skeletons import SKELETONS, Skeleton
+from cmbjax.skeletons import SKELETONS, Segment, Skeleton
 
 OUTSIDE, HIDDEN, SEEN = 0, 1, 2  # values of `Pose.visibility`
 SHORT = 0.5  # of a trunk's length in the image
@@ -41,6 +41,10 @@ MOST_POSED = {"nearest": 6, "all": 10}  # the surest
 AT_ONCE = 3  # of these, where the nearest is asked for; the others if none is somebody
 NEARLY_THE_SURER = 0.6  # of the highest of the detector's scores: those at once
 NEARLY_AS_SURE = 0.85  # as the surest: the nearest of these is the nearest
+# Less of a trunk's length in the image, and a pose less sure than that on the average:
+# which way is up is tried.
+SURE_UP, SURE_POSE = 0.75, 0.6
+LEGS = 2.0  # trunks from the hips to the feet: adults have 1.9 to 2.1
 TWIN = 1.5  # times what a joint may be off to be right: nearer poses are one person's
 
 People = Literal["nearest", "all"]
@@ -97,6 +101,7 @@ class View(NamedTuple):
         frame_from_crop: [2, 3] transform.
         reference_mm: The person's depth.
         card: Of the network.
+        roll_deg: By how many degrees it was turned, clockwise.
         score: Of the detector; None of a box that was given.
     """
 
@@ -105,6 +110,7 @@ class View(NamedTuple):
     frame_from_crop: np.ndarray
     reference_mm: float
     card: Card
+    roll_deg: int
     score: float | None = None
 
 
@@ -132,7 +138,7 @@ class Predictor:
         memory: str = "frozen",
         backend: str = "onnxruntime",
         precision: str = "f32",
-        decode: str = "dark",
+        decode: str = "smoothed",
         least_score: float | None = None,
         max_pixels: int = MAX_PIXELS,
     ) -> None:
@@ -248,7 +254,7 @@ class Predictor:
             ValueError: The memory is rolling and another thread's.
         """
         if self.memory == "frozen":
-            return self._poses(depth_mm, boxes, self.run)
+            return self._poses(depth_mm, boxes, self.ask)
         thread = threading.get_ident()
         with self._opening:
             owner, stream = self._own_stream or (thread, Stream(self))
@@ -264,19 +270,19 @@ class Predictor:
         self,
         depth_mm: np.ndarray,
         boxes: np.ndarray | None,
-        run: Callable[[View], Outputs],
+        ask: Callable[[View, np.ndarray], Pose],
     ) -> list[Pose]:
         if boxes is not None:
             views = [self.crop(depth_mm, box) for box in _checked_boxes(boxes)]
-            return [self.decode(view, run(view), depth_mm) for view in views]
+            return [ask(view, depth_mm) for view in views]
         people = self.find(depth_mm)
         if self.people == "all" or not self._poses_tell:
-            return self._given([self.pose(depth_mm, person, run) for person in people])
+            return self._given([self.pose(depth_mm, person, ask) for person in people])
         people = sorted(people, key=lambda person: -person.score)
         at_once = [p for p in people if p.score >= NEARLY_THE_SURER * people[0].score]
         number = len(at_once[:AT_ONCE])
         for group in (people[:number], people[number:]):
-            poses = [self.pose(depth_mm, person, run) for person in group]
+            poses = [self.pose(depth_mm, person, ask) for person in group]
             if given := self._given(poses):
                 return given
         return []
@@ -302,20 +308,43 @@ class Predictor:
         self,
         depth_mm: np.ndarray,
         person: detector.Person,
-        run: Callable[[View], Outputs] | None = None,
+        ask: Callable[[View, np.ndarray], Pose] | None = None,
     ) -> Pose:
         """Returns the pose of a person who was found.
+
+        Where the detector is not sure which way is up, and the pose is not sure, each
+        quarter turn is tried. Whose legs are behind something is looked at once more,
+        as far down as legs reach that go with the trunk.
 
         Args:
             depth_mm: Of `read`.
             person: Of `find`.
-            run: Asks the network; by default with the memory that training left.
+            ask: Returns the pose in a view of a frame; by default `ask`.
         """
-        poses = [
-            self.decode(view, (run or self.run)(view), depth_mm)
-            for view in self.views(depth_mm, person)
-        ]
-        return max(poses, key=lambda pose: float(pose.confidence.mean()))
+        ask = ask or self.ask
+        tried = [(view, ask(view, depth_mm)) for view in self.views(depth_mm, person)]
+        view, pose = max(tried, key=_how_sure)
+        if self._may_be_turned(person) and _how_sure((view, pose)) < SURE_POSE:
+            box, first = person.body_box, tried[0][0].roll_deg
+            for roll_deg in {0, 90, 180, 270} - {first}:
+                other = self._view(depth_mm, person, box, roll_deg, self.card)
+                tried.append((other, ask(other, depth_mm)))
+            view, pose = max(tried, key=_how_sure)
+        if person.is_covered and self.skeleton.up is not None:
+            box = standing_box(pose.joints_px, self.skeleton.up, depth_mm.shape)
+            if (box[2:] - box[:2]).min() > 1:
+                again = self._view(depth_mm, person, box, view.roll_deg, view.card)
+                pose = ask(again, depth_mm)
+        return pose
+
+    def _may_be_turned(self, person: detector.Person) -> bool:
+        """Tells whether the detector is not sure which way is up."""
+        is_known = self.roll is not None or self.skeleton.found_as != "people"
+        return not is_known and bool(np.linalg.norm(person.up) < SURE_UP)
+
+    def ask(self, view: View, depth_mm: np.ndarray) -> Pose:
+        """Returns the pose in a view of a frame, by the memory that training left."""
+        return self.decode(view, self.run(view), depth_mm)
 
     def stream(
         self,
@@ -394,17 +423,21 @@ class Predictor:
         cards = [self.card]
         if self._above is not None and np.linalg.norm(person.up) < SHORT:
             cards.append(self._above)
-        views = [
-            self.crop(
-                depth_mm,
-                person.body_box,
-                distance_mm=person.depth,
-                roll_deg=roll_deg,
-                card=card,
-            )
-            for card in cards
-        ]
-        return [view._replace(box=person.box, score=person.score) for view in views]
+        box = person.body_box
+        return [self._view(depth_mm, person, box, roll_deg, card) for card in cards]
+
+    def _view(
+        self,
+        depth_mm: np.ndarray,
+        person: detector.Person,
+        body_box: np.ndarray,
+        roll_deg: int,
+        card: Card,
+    ) -> View:
+        view = self.crop(
+            depth_mm, body_box, distance_mm=person.depth, roll_deg=roll_deg, card=card
+        )
+        return view._replace(box=person.box, score=person.score)
 
     def crop(
         self,
@@ -418,17 +451,20 @@ class Predictor:
         """Returns what is in a box as the network sees it; see `crops.look`."""
         box = np.asarray(box, np.float32)
         card = card or self.card
+        roll_deg = (self.roll or 0) if roll_deg is None else roll_deg
         crop = crops.look(
             depth_mm,
             box,
             side=card.side,
             depth_range=card.depth_range,
             distance=distance_mm,
-            roll_deg=(self.roll or 0) if roll_deg is None else roll_deg,
+            roll_deg=roll_deg,
         )
         if not crop.reference > 0:
             raise ValueError(f"the box {box.tolist()} holds no reading of the frame")
-        return View(box, crop.depth[None], crop.frame_from_crop, crop.reference, card)
+        return View(
+            box, crop.depth[None], crop.frame_from_crop, crop.reference, card, roll_deg
+        )
 
     def run(self, view: View) -> Outputs:
         """Returns what the network gives with the memory that training left."""
@@ -489,7 +525,7 @@ class Predictor:
         )
         if view.score is None or self.card.presence is None:
             return pose
-        sure = mean_in_picture(pose, depth_mm.shape)
+        sure = mean_of_surest(pose, depth_mm.shape)
         score = presence(view.score, sure, np.array(self.card.presence))
         return dataclasses.replace(pose, score=float(score))
 
@@ -516,7 +552,7 @@ class Stream:
             raise ValueError("a stream needs Predictor(memory='rolling')")
         self._predictor = predictor
         self._memories: dict[Path, Memory] = {}
-        self._written: dict[bytes, dict[Path, Memory]] = {}  # by a person's box
+        self._written: dict[Pose, tuple[Path, Memory]] = {}  # of this frame
 
     def __call__(
         self, frame: np.ndarray | Path | str, *, boxes: np.ndarray | None = None
@@ -532,19 +568,42 @@ class Stream:
         What is looked at and is nobody leaves no trace in the memory.
         """
         self._written = {}
-        poses = self._predictor._poses(depth_mm, boxes, self._run)
-        for pose in poses:
-            self._memories |= self._written[pose.box.tobytes()]
+        poses = self._predictor._poses(depth_mm, boxes, self._ask)
+        self._memories |= dict(self._written[pose] for pose in poses)
         return poses
 
-    def _run(self, view: View) -> Outputs:
+    def _ask(self, view: View, depth_mm: np.ndarray) -> Pose:
         runtime = self._predictor.runtime(view.card)
         folder = view.card.folder
         outputs, written = runtime.run(
             view.depth, self._memories.get(folder, runtime.memory)
         )
-        self._written.setdefault(view.box.tobytes(), {})[folder] = written
-        return outputs
+        pose = self._predictor.decode(view, outputs, depth_mm)
+        self._written[pose] = folder, written
+        return pose
+
+
+def _how_sure(tried: tuple[View, Pose]) -> float:
+    return float(tried[1].confidence.mean())
+
+
+def standing_box(
+    joints_px: np.ndarray, up: Segment, shape: tuple[int, ...]
+) -> np.ndarray:
+    """Returns the box [4] of somebody whose legs are not seen, if they are straight.
+
+    Args:
+        joints_px: [joints, 2] pixels; those below the hips do not count.
+        up: The trunk, see `Skeleton`.
+        shape: [height, width] of the picture, pixels, beyond which it does not reach.
+    """
+    hips, neck = (joints_px[list(joints)].mean(axis=0) for joints in up)
+    trunk = neck - hips
+    is_above = (joints_px - hips) @ trunk >= -1e-6 * float(trunk @ trunk)
+    is_above[list(up[0])] = True
+    outline = np.concatenate([joints_px[is_above], [hips - LEGS * trunk]])
+    box = crops.body_box(outline, np.ones(len(outline), bool))
+    return np.clip(box, 0, np.tile(shape[1::-1], 2)).astype(np.float32)
 
 
 def _distances(first: Pose, second: Pose) -> np.ndarray:
@@ -557,10 +616,13 @@ def in_picture(joints_px: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return np.asarray(((joints_px >= 0) & (joints_px < shape[::-1])).all(axis=1))
 
 
-def mean_in_picture(pose: Pose, shape: tuple[int, ...]) -> float:
-    """Returns the mean confidence of the joints that are in the picture; 0 of none."""
-    there = pose.confidence[in_picture(pose.joints_px, shape)]
-    return float(there.mean()) if there.size else 0.0
+def mean_of_surest(pose: Pose, shape: tuple[int, ...]) -> float:
+    """Returns the mean confidence of a third of the joints: the surest in the picture.
+
+    Of somebody of whom a part is seen these are plain; a thing has one or two.
+    """
+    there = np.where(in_picture(pose.joints_px, shape), pose.confidence, 0)
+    return float(np.sort(there)[-(there.size // 3) :].mean())
 
 
 def side_of(joints_m: np.ndarray, skeleton: Skeleton) -> Side:

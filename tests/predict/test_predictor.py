@@ -22,7 +22,13 @@ from cmbjax.depth import crops, detector
 from cmbjax.evaluate import predictions
 from cmbjax.predict import overlay, records
 from cmbjax.predict.card import WEIGHTS, read_card
-from cmbjax.predict.predictor import Predictor, Stream
+from cmbjax.predict.predictor import (
+    Pose,
+    Predictor,
+    Stream,
+    mean_of_surest,
+    standing_box,
+)
 from cmbjax.predict.runtimes import load_weights
 from cmbjax.skeletons import BODY15
 from cmbjax.train.run import Run
@@ -626,3 +632,118 @@ def test_who_may_be_seen_from_above_is_posed_by_the_network_that_is_surer(monkey
     (pose,) = predictor(depth)
     np.testing.assert_array_equal(pose.joints_m, surer.joints_m)
     assert surer is expected[0]  # of somebody who stands before the camera
+
+
+def test_where_it_is_not_sure_which_way_is_up_each_quarter_turn_is_tried(monkeypatch):
+    """Nobody is told upside down what the detector does not know."""
+    scene = person(0)
+    depth, truth = scene.depth_mm[::-1, ::-1].copy(), scene.joints_px.copy()
+    truth = np.array(depth.shape[::-1]) - truth
+    predictor = Predictor(camera=ITOP_CAMERA)
+    found = max(predictor.find(depth), key=lambda p: p.score)
+    assert found.roll_deg == 180
+    misled = found._replace(up=np.array([0.1, -0.6], np.float32))  # upright, perhaps
+    expected = predictor.pose(depth, found)
+    assert np.median(np.linalg.norm(expected.joints_px - truth, axis=1)) < 4
+    np.testing.assert_array_equal(
+        predictor.pose(depth, misled).joints_px, expected.joints_px
+    )
+    sure = found._replace(up=np.array([0.1, -0.9], np.float32))
+    views = []
+    monkeypatch.setattr(
+        predictor,
+        "ask",
+        lambda view, depth_mm: (
+            views.append(view.roll_deg)
+            or predictor.decode(view, predictor.run(view), depth_mm)
+        ),
+    )
+    predictor.pose(depth, sure)
+    assert views == [0]  # it is believed
+    views.clear()
+    Predictor.pose(predictor, depth, found)
+    assert views == [180]
+    views.clear()
+    predictor.roll = 0  # the user knows
+    predictor.pose(depth, misled)
+    assert views == [0]
+
+
+def test_whose_legs_are_covered_is_looked_at_as_far_as_legs_reach():
+    depth, joints_px = person(0).depth_mm.copy(), person(0).joints_px
+    hips = int(joints_px[9:11, 1].mean())
+    near = int(1000 * person(0).joints_m[8, 2]) - 500
+    depth[hips + 3 :, 10:-10] = near
+    predictor = Predictor(camera=ITOP_CAMERA)
+    found = max(predictor.find(depth), key=lambda p: p.score)
+    assert found.is_covered and not predictor.find(person(0).depth_mm)[0].is_covered
+    head = np.linalg.norm(joints_px[0] - joints_px[1])
+    once = predictor.pose(depth, found._replace(is_covered=False))
+    twice = predictor.pose(depth, found)
+    legs = slice(11, 15)
+    off = [
+        np.linalg.norm(pose.joints_px - joints_px, axis=1)[legs].mean() / head
+        for pose in (once, twice)
+    ]
+    assert off[1] < 1 and off[1] <= off[0]
+    assert (twice.visibility[legs] != 2).all()
+    np.testing.assert_array_equal(twice.box, found.box)
+
+
+def test_a_standing_box_by_hand():
+    """A trunk of 20 pixels: legs reach 40 below the hips, and an outline around all."""
+    joints_px = np.zeros((15, 2), np.float32)
+    joints_px[:] = [50, 40]
+    joints_px[0], joints_px[1] = [50, 22], [50, 30]  # head, neck
+    joints_px[9], joints_px[10] = [46, 50], [54, 50]  # hips
+    joints_px[11:] = [90, 95]  # legs, as nobody knows
+    box = standing_box(joints_px, BODY15.up, (200, 100))
+    outline = 0.08 * (90 - 22)
+    expected = [46 - outline, 22 - outline, 54 + outline, 90 + outline]
+    np.testing.assert_allclose(box, expected, atol=1e-4)
+    assert standing_box(joints_px, BODY15.up, (80, 100))[3] == 80  # the picture ends
+    turned = standing_box(joints_px[:, ::-1], BODY15.up, (100, 200))
+    np.testing.assert_allclose(turned, np.array(expected)[[1, 0, 3, 2]], atol=1e-4)
+
+
+def test_somebody_is_told_by_the_surest_third_of_the_joints_in_the_picture():
+    confidence = np.zeros(15, np.float32)
+    confidence[:6] = [0.9, 0.8, 0.7, 0.6, 0.5, 0.4]
+    joints_px = np.full((15, 2), 5.0)
+    pose = Pose(
+        joints_px, np.zeros((15, 3)), confidence, np.full(15, 2), np.zeros(4), 2.0
+    )
+    assert mean_of_surest(pose, (10, 10)) == pytest.approx(0.7)
+    joints_px[0] = -1  # not in the picture: does not count
+    assert mean_of_surest(pose, (10, 10)) == pytest.approx(0.6)
+    assert mean_of_surest(pose, (4, 4)) == 0
+
+
+def test_a_rolling_memory_is_that_of_the_look_that_answered(small, monkeypatch):
+    """Two looks at one person: what the other one wrote is lost."""
+    predictor = Predictor(small["rolling"], memory="rolling")
+    depth = person(0).depth_mm
+    (found,) = predictor.find(depth)
+    covered = found._replace(is_covered=True)
+    monkeypatch.setattr(predictor, "find", lambda _: [covered])
+    stream, by_hand = Stream(predictor), Stream(predictor)
+    (pose,) = stream(depth)
+    again = by_hand._ask(
+        predictor._view(
+            depth,
+            covered,
+            standing_box(
+                predictor.ask(predictor.view(depth, found), depth).joints_px,
+                BODY15.up,
+                depth.shape,
+            ),
+            found.roll_deg,
+            predictor.card,
+        ),
+        depth,
+    )
+    np.testing.assert_array_equal(pose.joints_px, again.joints_px)
+    ((_, expected),) = by_hand._written.values()
+    (memory,) = stream._memories.values()
+    for name, value in expected.items():
+        np.testing.assert_array_equal(memory[name], value)
