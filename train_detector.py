@@ -355,21 +355,12 @@ def score(
     alarms: list[int] = []
     for frame in frames:
         guesses = [person.box for person in network(frame.depth)]
-        free = list(range(len(guesses)))
-        for person in np.flatnonzero(frame.clear):
-            box = frame.boxes[person]
-            overlaps = [(detector.overlap(guesses[i], box), i) for i in free]
-            best = max(overlaps, default=(0.0, -1))
-            if best[0] >= 0.5:
-                free.remove(best[1])
-            for kind in kinds_of(frame, int(person), what):
-                kinds.setdefault(kind, []).append(best[0] >= 0.5)
-        alarms.append(
-            sum(
-                all(detector.overlap(guess, box) < 0.3 for box in frame.boxes)
-                for guess in guesses
-            )
-        )
+        people = np.flatnonzero(frame.clear)
+        found, false = detection.matched(guesses, frame.boxes, people)
+        for person, guess in zip(people.tolist(), found, strict=True):
+            for kind in kinds_of(frame, person, what):
+                kinds.setdefault(kind, []).append(guess is not None)
+        alarms.append(false)
     empty = [n for n, frame in zip(alarms, frames, strict=True) if not len(frame.boxes)]
     return {
         "frames": len(frames),

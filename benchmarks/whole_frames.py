@@ -29,7 +29,6 @@ from datasets import DATASETS
 from datasets.crowd.crowd import Crowd
 
 LEAST_SEEN = {"people": 4, "hands": 8}  # joints of whom is to be found
-SAME, OTHER = 0.5, 0.3  # intersection over union: the person, and nobody of a frame's
 Result = dict[str, float | list[float]]
 
 
@@ -122,24 +121,23 @@ def measure(config: WholeFramesConfig) -> Result:
         first = nearest(depth_mm)
         seconds.append(time.perf_counter() - start)
         if len(boxes) and first:
-            firsts.append(max(overlap(first[0].box, box) for box in boxes) >= OTHER)
+            firsts.append(
+                max(overlap(first[0].box, box) for box in boxes) >= detection.OTHER
+            )
         poses = every(depth_mm)
-        free = list(poses)
-        for number in np.flatnonzero(seen >= LEAST_SEEN[skeleton.found_as]):
-            box = boxes[number]
-            best = max(free, key=lambda p: overlap(p.box, box), default=None)
-            found.append(best is not None and overlap(best.box, box) >= SAME)
-            if best is None or not found[-1]:
+        people = np.flatnonzero(seen >= LEAST_SEEN[skeleton.found_as])
+        matches, false = detection.matched([p.box for p in poses], boxes, people)
+        alarms.append(false)
+        for number, match in zip(people.tolist(), matches, strict=True):
+            found.append(match is not None)
+            if match is None:
                 continue
-            free.remove(best)
+            pose = poses[match]
             if "left" in example:
-                sides.append((best.side == "left") == bool(example["left"][number]))
-            off = np.linalg.norm(best.joints_m - example["joints_m"][number], axis=1)
+                sides.append((pose.side == "left") == bool(example["left"][number]))
+            off = np.linalg.norm(pose.joints_m - example["joints_m"][number], axis=1)
             errors.append(off[example["inside"][number]])
             seen_errors.append(off[~example["hidden"][number]])
-        alarms.append(
-            sum(all(overlap(p.box, box) < OTHER for box in boxes) for p in poses)
-        )
         if not len(boxes):
             in_empty_frames.append(alarms[-1])
     if not found:
@@ -180,12 +178,12 @@ def fit(config: WholeFramesConfig) -> Result:
         people: list[Person] = predictor.detect(depth_mm)
         for person in people:
             overlaps = [overlap(person.box, box) for box in example["boxes"]]
-            if OTHER <= max(overlaps, default=0.0) < SAME:
+            if detection.OTHER <= max(overlaps, default=0.0) < detection.SAME:
                 continue  # half of somebody
             pose = predictor.pose(depth_mm, person)
             scores.append(person.score)
             confidence.append(mean_of_surest(pose, depth_mm.shape))
-            is_there.append(max(overlaps, default=0.0) >= SAME)
+            is_there.append(max(overlaps, default=0.0) >= detection.SAME)
     truth = np.array(is_there)
     if truth.all() or not truth.any():
         raise ValueError(f"{config.dataset}: {config.split} tells nobody from nothing")

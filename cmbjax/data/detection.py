@@ -17,6 +17,7 @@ EMPTY = 0.5  # how often a frame without people is drawn, one with people once
 LEAST_SIDE = 3.0  # pixels of the network's input: a smaller person is not there
 LEAST_SEEN = 2  # joints: of whom fewer are seen may be found or not
 LEFT_OVER = 0.25  # of a box: likewise of whom less is left in the picture
+SAME, OTHER = 0.5, 0.3  # intersection over union: the person, and nobody of a frame's
 
 
 class Frame(NamedTuple):
@@ -45,6 +46,38 @@ class Frame(NamedTuple):
     def only(self, kept: np.ndarray) -> "Frame":
         """Returns the frame with some of its people: a bool for each."""
         return Frame(self.depth, *(values[kept] for values in self[1:]))
+
+
+def matched(
+    guesses: Sequence[np.ndarray], boxes: np.ndarray, people: np.ndarray
+) -> tuple[list[int | None], int]:
+    """Returns which guess finds each person, and how many are false alarms.
+
+    A person is found by the guess that overlaps it most of those that have found nobody
+    before, if that is by half; a false alarm overlaps nobody by 0.3.
+
+    Args:
+        guesses: Boxes [4].
+        boxes: [all, 4] of everybody in the frame.
+        people: Indices of those who are to be found.
+
+    Returns:
+        For each of `people` the guess' index, or None; and the number of alarms.
+    """
+    shared = np.array(
+        [[detector.overlap(guess, box) for box in boxes] for guess in guesses]
+    ).reshape(len(guesses), len(boxes))
+    free = np.ones(len(guesses), bool)
+    found: list[int | None] = []
+    for person in people:
+        candidates = np.where(free, shared[:, person], 0)
+        best = int(candidates.argmax()) if len(guesses) else None
+        if best is not None and candidates[best] >= SAME:
+            free[best] = False
+            found.append(best)
+        else:
+            found.append(None)
+    return found, int((shared < OTHER).all(axis=1).sum())
 
 
 def read_frame(example: Any, skeleton: Skeleton) -> Frame:

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from cmbjax.models import memory
 from cmbjax.models.fast.forms import FAST
-from cmbjax.models.layers import Conv, Form, Part, conv_norm_relu
+from cmbjax.models.layers import Conv, Form, Part, conv_norm_relu, widened
 
 MemoryMode = Literal["shared", "per_sample"]
 
@@ -185,7 +185,7 @@ class ConvolutionalMemoryBlock(nn.Module, kw_only=True):
     def write(self, M_t: Float[Array, "batch height width c_m"]) -> None:
         """Stores M_t, of a shared memory its mean over the batch."""
         if self.writes():
-            value = M_t.astype(jnp.float32)
+            value = widened(M_t)
             shared = self.memory_mode == "shared"
             self.put_variable(
                 "memory", "value", memory.batch_mean(value) if shared else value

@@ -135,6 +135,11 @@ def channels_of(part: Part) -> int:
     return (part.x if isinstance(part, Upsampled) else part).shape[-1]
 
 
+def widened(x: Array) -> Array:
+    """Returns x in float32; in double precision where it is that already."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
 def along_channels(values: Float[Array, " features"]) -> Float[Array, "1 1 1 features"]:
     """Returns values that stand for one channel each."""
     return values.reshape(1, 1, 1, -1)

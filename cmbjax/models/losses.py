@@ -62,7 +62,11 @@ def heatmap_loss(
         sigma: Of the target's Gaussian, in cells. An empty map costs pi sigma^2.
     """
     targets = joints_to_heatmaps(
-        joints_px, visible, side=heatmaps.shape[1], stride=stride, sigma=sigma
+        joints_px.astype(heatmaps.dtype),
+        visible,
+        side=heatmaps.shape[1],
+        stride=stride,
+        sigma=sigma,
     )
     squares = jnp.sum((heatmaps - targets) ** 2, axis=(1, 2))
     return jnp.sum(squares * visible) / jnp.maximum(jnp.sum(visible), 1)

@@ -2,13 +2,12 @@
 
 from typing import Literal, get_args
 
-import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
 from cmbjax.models.cmb import ConvolutionalMemoryBlock, MemoryMode
 from cmbjax.models.fast.forms import FAST
-from cmbjax.models.layers import Conv, Form, Part, Upsampled, conv_norm_relu
+from cmbjax.models.layers import Conv, Form, Part, Upsampled, conv_norm_relu, widened
 from cmbjax.models.losses import AnyArray
 from cmbjax.models.network import Network, Outputs
 
@@ -117,7 +116,7 @@ class PoseNet(Network, kw_only=True):
             form=self.form,
             name=name,
         )
-        return conv(x).astype(jnp.float32)
+        return widened(conv(x))
 
     def regress(self, heatmaps: Array) -> Float[Array, "batch joints xyz=3"]:
         """Returns joints in units of regression, by two layers of 1024."""

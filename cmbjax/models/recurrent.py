@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from cmbjax.models.layers import widened
 from cmbjax.models.posenet import PoseNet
 
 
@@ -51,7 +52,7 @@ class _Recurrence(nn.Module, kw_only=True):
 
     def _write(self, state: nn.Variable, value: Array) -> None:
         if self._writes():
-            state.value = value.astype(jnp.float32)
+            state.value = widened(value)
 
     def _writes(self) -> bool:
         return self.is_mutable_collection("memory") and not self.is_initializing()

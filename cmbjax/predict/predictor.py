@@ -138,7 +138,7 @@ class Predictor:
         memory: str = "frozen",
         backend: str = "onnxruntime",
         precision: str = "f32",
-        decode: str = "smoothed",
+        decode: str | None = None,
         least_score: float | None = None,
         max_pixels: int = MAX_PIXELS,
     ) -> None:
@@ -163,7 +163,8 @@ class Predictor:
             precision: f32; bf16 of openvino, faster with AVX-512 or AMX; or int8 of
                 onnxruntime and openvino, a quarter faster and a little less exact,
                 where the folder has network-int8.onnx.
-            decode: A name in `heatmaps.DECODES`.
+            decode: A name in `heatmaps.DECODES`. By default smoothed; of hands dark,
+                as fingers lie side by side.
             least_score: Of a pose that is given, see `Pose`: higher, and there are
                 fewer false alarms and fewer people. By default a half, or what the
                 detector says is somebody where the score is its own.
@@ -184,7 +185,8 @@ class Predictor:
                 raise ValueError(f"{name} must be one of {names}, got {value!r}")
         if memory == "rolling" and people == "all":
             raise ValueError("memory='rolling' follows one person: people='nearest'")
-        pick(DECODES, "decode", decode)
+        if decode is not None:
+            pick(DECODES, "decode", decode)
         if roll not in (None, 0, 90, 180, 270):
             raise ValueError(f"roll must be 0, 90, 180 or 270 degrees, got {roll}")
         if not 0 < depth_scale < np.inf:
@@ -199,7 +201,9 @@ class Predictor:
         self.skeleton: Skeleton = SKELETONS[self.card.skeleton]
         self.camera = None if camera is None else _checked_camera(camera)
         self.depth_scale = depth_scale
-        self.people, self.roll, self.decode_name = people, roll, decode
+        self.people, self.roll = people, roll
+        by_default = "smoothed" if self.skeleton.found_as == "people" else "dark"
+        self.decode_name = decode or by_default
         self.memory, self.max_pixels = memory, max_pixels
         self._detector = detector.shipped(self.skeleton.found_as)
         self._poses_tell = self.card.presence is not None

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from cmbjax.models.layers import EPSILON, MOMENTUM, along_channels
+from cmbjax.models.layers import EPSILON, MOMENTUM, along_channels, widened
 
 
 class NormRelu(nn.Module, kw_only=True):
@@ -65,10 +65,6 @@ class NormRelu(nn.Module, kw_only=True):
         return factor, (conv_bias - mean.value) * factor + bias
 
 
-def _widen(x: Array) -> Array:
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
-
-
 def _scale_relu(x: Array, factor: Array, shift: Array) -> Array:
     y = x * along_channels(factor) + along_channels(shift)
     return nn.relu(y).astype(x.dtype)
@@ -96,7 +92,7 @@ def norm_relu(
 
 
 def _forward(x: Array, scale: Array, shift: Array) -> tuple[Normed, tuple[Array, ...]]:
-    wide = _widen(x)
+    wide = widened(x)
     mean = jnp.mean(wide, axis=(0, 1, 2))
     var = jnp.mean((wide - along_channels(mean)) ** 2, axis=(0, 1, 2))
     inverse = jax.lax.rsqrt(var + EPSILON)
@@ -108,7 +104,7 @@ def _backward(
     saved: tuple[Array, ...], gradients: Normed
 ) -> tuple[Array, Array, Array]:
     x, y, mean, inverse, scale = saved
-    gradient, wide = _widen(jnp.where(y > 0, gradients[0], 0)), _widen(x)
+    gradient, wide = widened(jnp.where(y > 0, gradients[0], 0)), widened(x)
     cells = x.size // x.shape[-1]
     of_shift = jnp.sum(gradient, axis=(0, 1, 2))
     of_scale = inverse * (jnp.sum(gradient * wide, axis=(0, 1, 2)) - mean * of_shift)
