@@ -37,8 +37,8 @@ class EvalConfig(RunFlags):
     order_seed: int = 0
     """Of the shuffled order."""
     decode: str | None = None
-    """How a heat map's peak becomes a joint: argmax, quarter, dark or upsampled; by
-    default dark, or what the compared method has."""
+    """How a heat map's peak becomes a joint: argmax, quarter, dark, smoothed (which
+    predict.py has) or upsampled; by default dark, or what the compared method has."""
     flip: bool | None = None
     """Whether to average with what is seen in the mirrored image; by default where the
     compared method does."""
@@ -46,6 +46,9 @@ class EvalConfig(RunFlags):
     """What the network sees of a frame; by default as in training."""
     torso: str | None = None
     """PDJ's unit: neck_to_hips or shoulder_to_hip."""
+    fit_confidence: bool = False
+    """Whether to measure on these frames, of --split=validation, how probably a joint
+    is right whose heat map is so high; export.py writes that into the card."""
     batch_size: int = 16
     """Frames a batch."""
     network: Path | None = None
@@ -62,6 +65,11 @@ class EvalConfig(RunFlags):
             pick(DECODES, "decode", self.decode)
         if self.metric != "all":
             pick(metrics.METRICS, "metric", self.metric)
+        if self.fit_confidence and self.split != "validation":
+            raise ValueError(
+                "--fit_confidence is measured on validation frames: expected "
+                f"--split=validation, got {self.split}"
+            )
         if self.network is not None and self.memory == "rolling":
             raise ValueError(f"--network is frozen, got --memory={self.memory}")
         if self.network is not None and self.flip:
@@ -134,6 +142,13 @@ def main(config: EvalConfig) -> metrics.Columns:
         "torso": torso or next(iter(skeleton.torsos), None),
         "train_config": run.config.to_json(),
     }
+    if config.fit_confidence:
+        coefficients = report.fitted_confidence(result, skeleton)
+        if coefficients is None:
+            raise ValueError(
+                f"--fit_confidence: in {frames.name} nothing tells right from wrong"
+            )
+        run.save_calibration(coefficients, frames.name)
     of_confidence = None
     if run.calibration is not None:
         of_confidence = report.confidence(result, run.calibration, skeleton)

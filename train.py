@@ -10,7 +10,7 @@ import tyro
 
 import cmbjax
 import datasets
-from cmbjax import calibration, metrics, plots, runtime
+from cmbjax import plots, runtime
 from cmbjax.data.batches import training_batches
 from cmbjax.evaluate import predictions, report
 from cmbjax.models.network import Network
@@ -125,11 +125,8 @@ def main(
         titles = [result.names[i] for i in indices]
         path = run.figures / f"validation_{int(state.step):06d}.png"
         report.write_overlays(path, result, validation, indices, titles)
-        measured = metrics.are_right(result.poses, validation.skeleton)
-        if measured is not None:
-            right, counted = measured
-            counted = counted & result.is_found[:, None]
-            coefficients = calibration.fit(result.scores, right, counted)
+        coefficients = report.fitted_confidence(result, validation.skeleton)
+        if coefficients is not None:
             run.save_calibration(coefficients, validation.name)
         summary = report.summary(result, validation.skeleton)
         return {f"validation/{title}": value for title, value in summary.items()}

@@ -16,11 +16,11 @@ import numpy as np
 import onnx
 import optax
 import orbax.checkpoint as ocp
-import tensorflow_datasets as tfds
 import tyro
 from flax import traverse_util
 from tqdm import tqdm
 
+import datasets
 from cmbjax import runtime
 from cmbjax.data import detection
 from cmbjax.data.flags import Flags
@@ -29,9 +29,8 @@ from cmbjax.export.card import save_weights
 from cmbjax.files import check_same, checksum, write_json
 from cmbjax.models.detector import HEAD, LAYERS, Detector, folded, loss
 from datasets.crowd.crowd import Crowd
-from datasets.hands.hands import Hands
 
-DATASETS = {"people": (Crowd, "crowd+above"), "hands": (Hands, "hands")}
+DATASETS = {"people": ("crowd", "crowd+above"), "hands": ("hands", "hands")}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -198,20 +197,17 @@ def train_step(
 def load(config: DetectorConfig, split: str) -> list[detection.Frame]:
     """Returns the frames of a split, prepared if that is still to be done."""
     frames = []
-    kind, _ = DATASETS[config.what]
+    of, _ = DATASETS[config.what]
     for name in config.configs.split("+"):
-        builder = kind(
-            config=name, data_dir=config.tfds_dir, file_format="array_record"
-        )
-        manual = tfds.download.DownloadConfig(manual_dir=config.data_dir)
-        builder.download_and_prepare(download_config=manual)
-        source = builder.as_data_source(
-            split, decoders={"depth": tfds.decode.SkipDecoding()}
-        )
+        builder = datasets.prepared(f"{of}/{name}", config.data_dir, config.tfds_dir)
+        assert isinstance(builder, Crowd), "hands are of this kind, too"
         frames += [
             detection.read_frame(example, builder.skeleton)
             for example in tqdm(
-                source, desc=f"{name} {split}", unit="frame", mininterval=5
+                builder.whole_frames(split),
+                desc=f"{name} {split}",
+                unit="frame",
+                mininterval=5,
             )
         ]
     return frames

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tensorflow_datasets as tfds
 import tyro
 from tqdm import tqdm
 
+import datasets
 from cmbjax import calibration
 from cmbjax.data import detection
 from cmbjax.data.examples import decode_depth
@@ -25,7 +25,6 @@ from cmbjax.files import read_json, write_json
 from cmbjax.predict.card import CARD_FILE
 from cmbjax.predict.predictor import Predictor, mean_of_surest
 from cmbjax.registry import pick
-from datasets import DATASETS
 from datasets.crowd.crowd import Crowd
 
 LEAST_SEEN = {"people": 4, "hands": 8}  # joints of whom is to be found
@@ -57,7 +56,9 @@ class WholeFramesConfig(Flags):
         if self.step < 1:
             raise ValueError(f"--step must be at least 1, got {self.step}")
         for name in self.dataset.split("+"):
-            if not issubclass(pick(DATASETS, "dataset", name.split("/")[0]), Crowd):
+            if not issubclass(
+                pick(datasets.DATASETS, "dataset", name.split("/")[0]), Crowd
+            ):
                 raise ValueError(
                     f"--dataset={self.dataset}: expected crowd or hands, whose frames "
                     "say who is in them"
@@ -77,18 +78,9 @@ def main(config: WholeFramesConfig) -> Result:
 def frames_of(config: WholeFramesConfig) -> Iterator[tuple[Any, np.ndarray]]:
     """Yields examples of the data sets with something in them, and their depth."""
     for name in config.dataset.split("+"):
-        name, _, config_name = name.partition("/")
-        builder = DATASETS[name].make(
-            config_name,
-            config.data_dir,
-            data_dir=config.tfds_dir,
-            file_format="array_record",
-        )
-        manual = tfds.download.DownloadConfig(manual_dir=config.data_dir)
-        builder.download_and_prepare(download_config=manual)
-        source = builder.as_data_source(
-            config.split, decoders={"depth": tfds.decode.SkipDecoding()}
-        )
+        builder = datasets.prepared(name, config.data_dir, config.tfds_dir)
+        assert isinstance(builder, Crowd), "the flag was checked"
+        source = builder.whole_frames(config.split)
         for number in tqdm(range(0, len(source), config.step), unit="frame"):
             example: Any = source[number]
             depth_mm = decode_depth(example)

@@ -64,14 +64,10 @@ def load(
             load(part, data_dir, tfds_dir, split=split) for part in name.split("+")
         ]
         return _thin(_mix(parts), limit)
-    name, _, config = name.partition("/")
-    kind = pick(DATASETS, "dataset", name)
-    builder = kind.make(config, data_dir, data_dir=tfds_dir, file_format="array_record")
-    manual = tfds.download.DownloadConfig(manual_dir=data_dir)
-    builder.download_and_prepare(download_config=manual)
+    builder = prepared(name, data_dir, tfds_dir)
     if split not in builder.info.splits:
         there = ", ".join(builder.info.splits)
-        raise ValueError(f"{name} has no {split} split; it has: {there}")
+        raise ValueError(f"{builder.name} has no {split} split; it has: {there}")
     record = Path(builder.data_dir) / SOURCE_FILE
     made_of = f" of {record.read_text()}" if record.exists() else ""
     skeleton = SKELETONS[builder.info.metadata["skeleton"]]
@@ -86,6 +82,24 @@ def load(
         recorded=builder.recorded,
     )
     return _thin(frames, limit)
+
+
+def prepared(
+    name: str, data_dir: Path | None = None, tfds_dir: Path | None = None
+) -> DescribedFrames:
+    """Returns the builder of one data set, which is prepared if it is not; see `load`.
+
+    Raises:
+        ValueError: An unknown data set or config, or a file that is not as it should
+            be.
+        FileNotFoundError: Files are missing; says which belong where.
+    """
+    name, _, config = name.partition("/")
+    kind = pick(DATASETS, "dataset", name)
+    builder = kind.make(config, data_dir, data_dir=tfds_dir, file_format="array_record")
+    manual = tfds.download.DownloadConfig(manual_dir=data_dir)
+    builder.download_and_prepare(download_config=manual)
+    return builder
 
 
 def _mix(parts: Sequence[DepthFrames]) -> DepthFrames:

@@ -103,6 +103,16 @@ def test_own_frames_train_and_memory_may_roll(tmp_path):
         EvalConfig(run_dir=run_dir, memory="rolling", decode="quarter")
     )
     assert rolled["mean error mm"] != columns["mean error mm"]
+    # How sure it is: as training left it, and measured again.
+    path = run_dir / "calibration.json"
+    expected = json.loads(path.read_text())
+    path.unlink()
+    evaluate.main(EvalConfig(run_dir=run_dir, split="validation", fit_confidence=True))
+    fitted = json.loads(path.read_text())
+    assert fitted["frames"] == expected["frames"]
+    np.testing.assert_allclose(
+        fitted["coefficients"], expected["coefficients"], atol=1e-3
+    )
 
 
 def test_missing_data_says_which_files_belong_where(tmp_path):

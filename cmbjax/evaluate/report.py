@@ -46,6 +46,23 @@ def summary(result: Result, skeleton: Skeleton) -> dict[str, float]:
     return {title: column[overall] for title, column in columns.items()}
 
 
+def fitted_confidence(result: Result, skeleton: Skeleton) -> np.ndarray | None:
+    """Returns `calibration.fit` of the joints that were found; None as `confidence`."""
+    measured = _right_of_found(result, skeleton)
+    return None if measured is None else calibration.fit(result.scores, *measured)
+
+
+def _right_of_found(
+    result: Result, skeleton: Skeleton
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Returns which joints are right, and which count: those of people found."""
+    measured = metrics.are_right(result.poses, skeleton)
+    if measured is None:
+        return None
+    are_right, counted = measured
+    return are_right, counted & result.is_found[:, None]
+
+
 def confidence(
     result: Result, coefficients: np.ndarray, skeleton: Skeleton
 ) -> dict[str, float] | None:
@@ -61,13 +78,10 @@ def confidence(
         error, and area under ROC; None where right and wrong have no measure, or
         nobody was found.
     """
-    measured = metrics.are_right(result.poses, skeleton)
-    if measured is None:
+    measured = _right_of_found(result, skeleton)
+    if measured is None or not measured[1].any():
         return None
     are_right, counted = measured
-    counted = counted & result.is_found[:, None]
-    if not counted.any():
-        return None
     sure = calibration.probabilities(result.scores, coefficients)[counted]
     right = are_right[counted]
     return {

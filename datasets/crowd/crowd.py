@@ -101,9 +101,13 @@ class Crowd(People):
             ),
         )
 
+    def whole_frames(self, split: str) -> Sequence[Any]:
+        """Returns the frames of a split with everybody in them; images stay PNGs."""
+        return super().examples_of(split)
+
     def examples_of(self, split: str) -> Sequence[Example]:
         """Returns the people of a split as examples of their own; see `EachPerson`."""
-        return EachPerson(super().examples_of(split))
+        return EachPerson(self.whole_frames(split))
 
 
 class EachPerson(Sequence[Example]):

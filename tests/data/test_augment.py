@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -32,6 +34,28 @@ def test_views_stay_within_their_bounds():
     assert 18 < np.abs(angles).max() <= 20.001
     assert 0.85 <= min(scales) < 0.87 and 1.13 < max(scales) <= 1.15001
     assert np.linalg.norm(shifts, axis=1).max() <= 0.06 * np.sqrt(2) + 1e-4
+
+
+def test_some_views_are_cropped_as_wrongly_as_the_detector_finds():
+    plain = crops.crop_transform(BOX, 64)
+    augmentation = dataclasses.replace(STILL, misses=0.25)
+    rng = np.random.default_rng(2)
+    views = [random_transform(rng, BOX, 64, augmentation)[0] for _ in range(2000)]
+    wrong = [view for view in views if (view != plain).any()]
+    assert 0.22 < len(wrong) / len(views) < 0.28
+    growth = np.array([plain[0, 0] / view[0, 0] for view in wrong])
+    # A Laplace distribution's middle, and its quarters at ln 2 scales from there.
+    quarters = np.exp(0.05 + 0.15 * np.log(2) * np.array([-1, 0, 1]))
+    np.testing.assert_allclose(np.percentile(growth, [25, 50, 75]), quarters, atol=0.03)
+    assert growth.min() > np.exp(-0.41) and growth.max() < np.exp(0.71)
+    corner = np.array([[32.0, 32]])
+    middles = np.concatenate(
+        [crops.transform_points(crops.invert(view), corner) for view in wrong]
+    )
+    # In sides of the plain crop.
+    shift = (middles - [40, 50]) / (crops.MARGIN * 80) / growth[:, None]
+    assert np.abs(shift).max() < 0.301
+    np.testing.assert_allclose(np.abs(shift).mean(), 0.08, atol=0.01)
 
 
 def test_noise_keeps_holes_and_has_the_deviation_that_is_asked_for():

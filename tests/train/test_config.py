@@ -211,6 +211,7 @@ def test_config_of_an_earlier_version_is_read_as_it_was(tmp_path):
         ("decode", "max", "unknown decode 'max'; choose from: argmax, dark, quarter"),
         ("split", "dev", "--split must be train, validation or test, got 'dev'"),
         ("batch_size", 0, "--batch_size must be at least 1, got 0"),
+        ("fit_confidence", True, "expected --split=validation, got test"),
     ],
 )
 def test_bad_evaluation_flag_is_refused(field, value, message):
