@@ -37,8 +37,8 @@ class EvalConfig(RunFlags):
     order_seed: int = 0
     """Of the shuffled order."""
     decode: str | None = None
-    """How a heat map's peak becomes a joint: argmax, quarter, dark, smoothed (which
-    predict.py has) or upsampled; by default dark, or what the compared method has."""
+    """How a heat map's peak becomes a joint: argmax, quarter, dark, smoothed or
+    upsampled; by default dark, or what the compared method has."""
     flip: bool | None = None
     """Whether to average with what is seen in the mirrored image; by default where the
     compared method does."""
@@ -48,7 +48,8 @@ class EvalConfig(RunFlags):
     """PDJ's unit: neck_to_hips or shoulder_to_hip."""
     fit_confidence: bool = False
     """Whether to measure on these frames, of --split=validation, how probably a joint
-    is right whose heat map is so high; export.py writes that into the card."""
+    is right whose heat map is so high; export.py writes that into the card. Of people
+    with --decode=smoothed, which predict.py has for them."""
     batch_size: int = 16
     """Frames a batch."""
     network: Path | None = None
@@ -69,6 +70,11 @@ class EvalConfig(RunFlags):
             raise ValueError(
                 "--fit_confidence is measured on validation frames: expected "
                 f"--split=validation, got {self.split}"
+            )
+        if self.fit_confidence and (self.network or self.memory == "rolling"):
+            raise ValueError(
+                "--fit_confidence is of the run's own network with a frozen memory; "
+                "expected neither --network nor --memory=rolling"
             )
         if self.network is not None and self.memory == "rolling":
             raise ValueError(f"--network is frozen, got --memory={self.memory}")

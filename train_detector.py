@@ -30,7 +30,8 @@ from cmbjax.files import check_same, checksum, write_json
 from cmbjax.models.detector import HEAD, LAYERS, Detector, folded, loss
 from datasets.crowd.crowd import Crowd
 
-DATASETS = {"people": ("crowd", "crowd+above"), "hands": ("hands", "hands")}
+# Of what is found the data set, and its configs.
+TRAINED_ON = {"people": ("crowd", "crowd+above"), "hands": ("hands", "hands")}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,7 +66,7 @@ class DetectorConfig(Flags):
     @property
     def configs(self) -> str:
         """Configs of the data set, joined by +."""
-        return self.config or DATASETS[self.what][1]
+        return self.config or TRAINED_ON[self.what][1]
 
     @property
     def folder(self) -> Path:
@@ -197,9 +198,11 @@ def train_step(
 def load(config: DetectorConfig, split: str) -> list[detection.Frame]:
     """Returns the frames of a split, prepared if that is still to be done."""
     frames = []
-    of, _ = DATASETS[config.what]
+    dataset, _ = TRAINED_ON[config.what]
     for name in config.configs.split("+"):
-        builder = datasets.prepared(f"{of}/{name}", config.data_dir, config.tfds_dir)
+        builder = datasets.prepared(
+            f"{dataset}/{name}", config.data_dir, config.tfds_dir
+        )
         assert isinstance(builder, Crowd), "hands are of this kind, too"
         frames += [
             detection.read_frame(example, builder.skeleton)

@@ -114,7 +114,8 @@ def measure(config: WholeFramesConfig) -> Result:
         seconds.append(time.perf_counter() - start)
         if len(boxes) and first:
             firsts.append(
-                max(overlap(first[0].box, box) for box in boxes) >= detection.OTHER
+                max(overlap(first[0].box, box) for box in boxes)
+                >= detection.ALARM_OVERLAP
             )
         poses = every(depth_mm)
         people = np.flatnonzero(seen >= LEAST_SEEN[skeleton.found_as])
@@ -170,12 +171,16 @@ def fit(config: WholeFramesConfig) -> Result:
         people: list[Person] = predictor.detect(depth_mm)
         for person in people:
             overlaps = [overlap(person.box, box) for box in example["boxes"]]
-            if detection.OTHER <= max(overlaps, default=0.0) < detection.SAME:
+            if (
+                detection.ALARM_OVERLAP
+                <= max(overlaps, default=0.0)
+                < detection.FOUND_OVERLAP
+            ):
                 continue  # half of somebody
             pose = predictor.pose(depth_mm, person)
             scores.append(person.score)
             confidence.append(mean_of_surest(pose, depth_mm.shape))
-            is_there.append(max(overlaps, default=0.0) >= detection.SAME)
+            is_there.append(max(overlaps, default=0.0) >= detection.FOUND_OVERLAP)
     truth = np.array(is_there)
     if truth.all() or not truth.any():
         raise ValueError(f"{config.dataset}: {config.split} tells nobody from nothing")

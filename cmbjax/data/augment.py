@@ -9,9 +9,11 @@ from jaxtyping import Float, UInt16
 
 from cmbjax.depth import crops
 
-# Boxes of people of the data set crowd, validation, against their labels', in sides of
-# these: one in ten is moved by 0.1 along an axis, or a quarter too large.
+# Scales of Laplace distributions, by the worst boxes of the data set crowd, validation:
+# how far a crop is moved along an axis, in its sides; the logarithm of how much too
+# large it is, and that distribution's median. Farther than the last ones none is wrong.
 MISS_SHIFT, MISS_SCALE, MISS_GROWTH = 0.08, 0.15, 0.05
+MOST_SHIFT, MOST_SHRUNK, MOST_GROWN = 0.3, -0.4, 0.7
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,8 +29,8 @@ class Augmentation:
         noise: Deviation of each reading, in parts of the depth range.
         holes: Largest number of holes.
         damage: Share of the frames that each kind of `views.damaged` befalls.
-        misses: Share of the frames that are cropped around a box as wrong as those of
-            the worst fifth that the detector finds.
+        misses: Share of the frames of which a box is seen that are cropped around one
+            as wrong as the worst that the detector finds.
     """
 
     flip: bool = True
@@ -71,8 +73,9 @@ def random_transform(
     shift = rng.uniform(-1, 1, 2) * augmentation.shift
     margin = crops.MARGIN * (1 + rng.uniform(-1, 1) * augmentation.scale)
     if augmentation.misses and rng.random() < augmentation.misses:
-        shift += np.clip(rng.laplace(0, MISS_SHIFT, 2), -0.3, 0.3)
-        margin *= np.exp(np.clip(rng.laplace(MISS_GROWTH, MISS_SCALE), -0.4, 0.7))
+        shift += np.clip(rng.laplace(0, MISS_SHIFT, 2), -MOST_SHIFT, MOST_SHIFT)
+        growth = rng.laplace(MISS_GROWTH, MISS_SCALE)
+        margin *= np.exp(np.clip(growth, MOST_SHRUNK, MOST_GROWN))
     transform = crops.crop_transform(
         box, side, margin=margin, shift=tuple(shift), angle_deg=angle, flip=flip
     )

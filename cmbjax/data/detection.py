@@ -17,7 +17,8 @@ EMPTY = 0.5  # how often a frame without people is drawn, one with people once
 LEAST_SIDE = 3.0  # pixels of the network's input: a smaller person is not there
 LEAST_SEEN = 2  # joints: of whom fewer are seen may be found or not
 LEFT_OVER = 0.25  # of a box: likewise of whom less is left in the picture
-SAME, OTHER = 0.5, 0.3  # intersection over union: the person, and nobody of a frame's
+# Intersection over union: enough to find somebody, and too much for a false alarm.
+FOUND_OVERLAP, ALARM_OVERLAP = 0.5, 0.3
 
 
 class Frame(NamedTuple):
@@ -70,14 +71,12 @@ def matched(
     free = np.ones(len(guesses), bool)
     found: list[int | None] = []
     for person in people:
-        candidates = np.where(free, shared[:, person], 0)
-        best = int(candidates.argmax()) if len(guesses) else None
-        if best is not None and candidates[best] >= SAME:
-            free[best] = False
-            found.append(best)
-        else:
-            found.append(None)
-    return found, int((shared < OTHER).all(axis=1).sum())
+        candidates = shared[:, person] * free
+        is_found = candidates.max(initial=0) >= FOUND_OVERLAP
+        found.append(int(candidates.argmax()) if is_found else None)
+        if is_found:
+            free[found[-1]] = False
+    return found, int((shared < ALARM_OVERLAP).all(axis=1).sum())
 
 
 def read_frame(example: Any, skeleton: Skeleton) -> Frame:

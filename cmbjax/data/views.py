@@ -210,6 +210,8 @@ def training_view(
             cos, sin = np.cos(turn), np.sin(turn)
             up = np.array([[cos, -sin], [sin, cos]]) @ target.up
             roll_deg = crops.quarter_turns_deg(up)
+    if is_whole:  # nobody was looked for
+        augmentation = dataclasses.replace(augmentation, misses=0.0)
     transform, flip = random_transform(
         view_rng, box, preparation.side, augmentation, roll_deg=roll_deg
     )

@@ -47,7 +47,7 @@ def summary(result: Result, skeleton: Skeleton) -> dict[str, float]:
 
 
 def fitted_confidence(result: Result, skeleton: Skeleton) -> np.ndarray | None:
-    """Returns `calibration.fit` of the joints that were found; None as `confidence`."""
+    """Returns `calibration.fit` of people who were found; None as of `confidence`."""
     measured = _right_of_found(result, skeleton)
     return None if measured is None else calibration.fit(result.scores, *measured)
 
@@ -60,7 +60,8 @@ def _right_of_found(
     if measured is None:
         return None
     are_right, counted = measured
-    return are_right, counted & result.is_found[:, None]
+    counted = counted & result.is_found[:, None]
+    return (are_right, counted) if counted.any() else None
 
 
 def confidence(
@@ -79,7 +80,7 @@ def confidence(
         nobody was found.
     """
     measured = _right_of_found(result, skeleton)
-    if measured is None or not measured[1].any():
+    if measured is None:
         return None
     are_right, counted = measured
     sure = calibration.probabilities(result.scores, coefficients)[counted]

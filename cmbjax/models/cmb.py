@@ -61,7 +61,8 @@ class ConvolutionalMemoryBlock(nn.Module, kw_only=True):
         memory_mode: "shared": every sample reads one M, and the batch mean of M_t is
             written. "per_sample": slot b holds what the b-th sample of the last batch
             left; a reader that does not write gets the mean over the slots.
-        dtype: Of the computation; parameters, memory and statistics are float32.
+        dtype: Of the computation; parameters, memory and statistics are float32,
+            or wider if that is.
         form: How the layers are computed.
 
     Class attributes:

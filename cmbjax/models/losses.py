@@ -139,7 +139,7 @@ def depth_maps_loss(
     joints_z = batch["joints_z"]
     counted = batch["visible"] & jnp.isfinite(joints_z)
     weights = joints_to_heatmaps(
-        batch["joints_px"],
+        batch["joints_px"].astype(depth_maps.dtype),
         counted,
         side=depth_maps.shape[1],
         stride=stride,

@@ -22,7 +22,7 @@ class _Recurrence(nn.Module, kw_only=True):
 
     Attributes:
         features: Channels c of the state.
-        dtype: Of the computation; parameters and state are float32.
+        dtype: Of the computation; parameters and state are float32, or wider.
     """
 
     features: int

@@ -327,14 +327,17 @@ class Predictor:
         """
         ask = ask or self.ask
         tried = [(view, ask(view, depth_mm)) for view in self.views(depth_mm, person)]
+        if self._may_be_turned(person) and max(map(_how_sure, tried)) < SURE_POSE:
+            first = tried[0][0].roll_deg
+            for roll_deg in (0, 90, 180, 270):
+                if roll_deg != first:
+                    box, card = person.body_box, self.card
+                    view = self._view(depth_mm, person, box, roll_deg, card)
+                    tried.append((view, ask(view, depth_mm)))
         view, pose = max(tried, key=_how_sure)
-        if self._may_be_turned(person) and _how_sure((view, pose)) < SURE_POSE:
-            box, first = person.body_box, tried[0][0].roll_deg
-            for roll_deg in {0, 90, 180, 270} - {first}:
-                other = self._view(depth_mm, person, box, roll_deg, self.card)
-                tried.append((other, ask(other, depth_mm)))
-            view, pose = max(tried, key=_how_sure)
-        if person.is_covered and self.skeleton.up is not None:
+        # Below is where the detector took it to be.
+        if person.is_covered and view.roll_deg == person.roll_deg:
+            assert self.skeleton.up is not None, "only people are said to be covered"
             box = standing_box(pose.joints_px, self.skeleton.up, depth_mm.shape)
             if (box[2:] - box[:2]).min() > 1:
                 again = self._view(depth_mm, person, box, view.roll_deg, view.card)
@@ -343,8 +346,9 @@ class Predictor:
 
     def _may_be_turned(self, person: detector.Person) -> bool:
         """Tells whether the detector is not sure which way is up."""
-        is_known = self.roll is not None or self.skeleton.found_as != "people"
-        return not is_known and bool(np.linalg.norm(person.up) < SURE_UP)
+        if self.roll is not None or self.skeleton.found_as != "people":
+            return False
+        return bool(np.linalg.norm(person.up) < SURE_UP)
 
     def ask(self, view: View, depth_mm: np.ndarray) -> Pose:
         """Returns the pose in a view of a frame, by the memory that training left."""

@@ -40,7 +40,7 @@ ADDED_FIELDS = {
     "init_from": None,
     "stream_frames": 1,
 }
-ADDED_AUGMENTATION = {"damage": 0.0}
+ADDED_AUGMENTATION = {"damage": 0.0, "misses": 0.0}
 
 # A run may be continued with other values of these: no step depends on them.
 FREE_FIELDS = {

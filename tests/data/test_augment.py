@@ -48,11 +48,11 @@ def test_some_views_are_cropped_as_wrongly_as_the_detector_finds():
     quarters = np.exp(0.05 + 0.15 * np.log(2) * np.array([-1, 0, 1]))
     np.testing.assert_allclose(np.percentile(growth, [25, 50, 75]), quarters, atol=0.03)
     assert growth.min() > np.exp(-0.41) and growth.max() < np.exp(0.71)
-    corner = np.array([[32.0, 32]])
+    middle = np.array([[32.0, 32]])
     middles = np.concatenate(
-        [crops.transform_points(crops.invert(view), corner) for view in wrong]
+        [crops.transform_points(crops.invert(view), middle) for view in wrong]
     )
-    # In sides of the plain crop.
+    # In sides of the crop, as large as it is.
     shift = (middles - [40, 50]) / (crops.MARGIN * 80) / growth[:, None]
     assert np.abs(shift).max() < 0.301
     np.testing.assert_allclose(np.abs(shift).mean(), 0.08, atol=0.01)

@@ -98,3 +98,20 @@ def test_nothing_is_put_before_hands():
         assert targets["centre"].shape == (detection.CELLS, detection.CELLS)
         if metres.max() > 0:  # in metres, 4 of which are 1
             assert metres.min() > 0.44
+
+
+def test_each_guess_finds_one_person_and_who_overlaps_nobody_is_a_false_alarm():
+    boxes = np.array([[0.0, 0, 10, 10], [20, 0, 30, 10], [40, 0, 50, 10]])
+    people = np.array([0, 1])  # of the third hardly anything is seen
+
+    def matched(*guesses):
+        return detection.matched([np.array(g, float) for g in guesses], boxes, people)
+
+    assert matched() == ([None, None], 0)
+    # Of two guesses at the first person the better one; the other is no alarm.
+    assert matched((0, 0, 10, 9), (0, 0, 10, 10)) == ([1, None], 0)
+    # 4 of 10 are too little to find, and too much for an alarm; 2 of 10 are one.
+    assert matched((0, 0, 10, 4), (20, 0, 30, 2)) == ([None, None], 1)
+    assert matched((40, 0, 50, 10)) == ([None, None], 0)  # it may be found
+    nobody = detection.matched([boxes[0]], np.zeros((0, 4)), np.zeros(0, int))
+    assert nobody == ([], 1)

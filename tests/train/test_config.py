@@ -11,7 +11,12 @@ import train
 from cmbjax import runtime
 from cmbjax.data.augment import Augmentation
 from cmbjax.train import step
-from cmbjax.train.config import LEAST_WIDTH, TrainConfig
+from cmbjax.train.config import (
+    ADDED_AUGMENTATION,
+    ADDED_FIELDS,
+    LEAST_WIDTH,
+    TrainConfig,
+)
 from cmbjax.train.run import Run
 from evaluate import EvalConfig
 
@@ -200,7 +205,10 @@ def test_sigma_is_the_networks_own_unless_given():
 def test_config_of_an_earlier_version_is_read_as_it_was(tmp_path):
     config = TrainConfig(run_dir=tmp_path / "run", sigma=1.5)
     fields = config.to_json()
-    del fields["memory_steps"], fields["memory_gradient"], fields["init_from"]
+    for name in ADDED_FIELDS:
+        del fields[name]
+    for name in ADDED_AUGMENTATION:
+        del fields["augmentation"][name]
     assert TrainConfig.from_json(fields) == config
 
 
