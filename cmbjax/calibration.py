@@ -40,7 +40,7 @@ def fit_presence(
 
     Args:
         scores: [people] of the detector.
-        confidence: [people] means over joints.
+        confidence: [people] of the surest joints, see `predictor.mean_of_surest`.
         is_there: bool [people].
     """
     inputs = _presence_inputs(scores, confidence)
@@ -50,11 +50,11 @@ def fit_presence(
 def presence(
     scores: np.ndarray | float, confidence: np.ndarray | float, coefficients: np.ndarray
 ) -> np.ndarray:
-    """Returns how probably somebody is there: [...], of a score and a mean confidence.
+    """Returns how probably somebody is there: [...], of a score and a confidence.
 
     Args:
         scores: Of the detector.
-        confidence: Mean over joints.
+        confidence: Of the surest joints.
         coefficients: [3] of `fit_presence`.
     """
     log_odds = _presence_inputs(scores, confidence) @ coefficients

@@ -50,7 +50,8 @@ class Person(NamedTuple):
         score: From 0 to 1.
         up: float32 [2] from the hips to the neck in the image, shorter than 1 where
             the person is seen from above; of a hand from the wrist to the fingers.
-        is_covered: Whether the legs are behind something; see `reaching_down`.
+        is_covered: Whether something nearer is where the legs would be; see
+            `reaching_down`.
     """
 
     box: np.ndarray
@@ -76,7 +77,8 @@ def reaching_down(person: Person, depth: np.ndarray, focal_px: float) -> Person:
     """Returns a person whose legs are behind something with them in the body's box.
 
     Args:
-        person: Is returned unchanged where nothing nearer lies below what is seen.
+        person: Is returned unchanged where nothing nearer lies below what is seen, or
+            the person is seen from above.
         depth: [height, width] millimetres, 0 = no reading.
         focal_px: Focal length, pixels.
     """
