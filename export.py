@@ -29,7 +29,10 @@ from cmbjax.predict.card import (
     ONNX_FILE,
     STABLEHLO_FILE,
     WEIGHTS_FILE,
+    find_folder,
+    read_card,
 )
+from cmbjax.predict.runtimes import load_weights
 from cmbjax.train import step
 from cmbjax.train.run import open_run
 
@@ -55,6 +58,11 @@ class ExportConfig(RunFlags):
     """train, validation or test, whose frames are used to check."""
     num_frames: int = 16
     """Frames to check with, at least; two batches at least."""
+    mean_with: str | None = None
+    """Another network of the same kind, by its name or the folder that export.py wrote:
+    what is written is the mean of its weights and this run's."""
+    mean_share: float = 0.5
+    """Of the other network in that mean."""
     out_dir: Path | None = None
     """Replaced; by default export/<memory>_<batch_size> in the run's folder."""
 
@@ -64,6 +72,10 @@ class ExportConfig(RunFlags):
             raise ValueError("--format: int8 is made of onnx: add that")
         if "int8" in self.formats and self.memory == "rolling":
             raise ValueError("--format: int8 is for a frozen memory")
+        if not 0 < self.mean_share < 1:
+            raise ValueError(
+                f"--mean_share must be between 0 and 1, got {self.mean_share}"
+            )
         if unknown := set(self.formats) - set(EXPORTS):
             raise ValueError(
                 f"--format must be all, or of {', '.join(EXPORTS)} joined by +, got "
@@ -102,6 +114,9 @@ def main(config: ExportConfig) -> Path:
             f"slot of this run's per_sample memory, got {config.batch_size}"
         )
     _, state = run.restore(frames.skeleton.num_joints)
+    variables = state.variables
+    if config.mean_with is not None:
+        variables = mean_with(model, variables, config.mean_with, config.mean_share)
     r = float(step.r_for_prediction(state, flags.r_switch_step))
     preparation = flags.make_preparation(frames)
     number = max(2, -(-config.num_frames // config.batch_size))
@@ -116,6 +131,8 @@ def main(config: ExportConfig) -> Path:
         "parameters": sum(value.size for value in jax.tree.leaves(state.params)),
         "config": card.of_run(flags),
         "trained_on": run.statistics.frames,
+        "mean_with": config.mean_with,
+        "mean_share": None if config.mean_with is None else config.mean_share,
         "command": card.command(flags),
         "evaluations": card.of_evaluations(run.folder, int(state.step)),
         "skeleton": frames.skeleton.name,
@@ -134,19 +151,48 @@ def main(config: ExportConfig) -> Path:
         },
         "versions": card.versions(onnx="onnx" in config.formats),
     }
-    networks = formats.forms(
-        model, state.variables, side=flags.side, r=r, rolling=rolling
-    )
+    networks = formats.forms(model, variables, side=flags.side, r=r, rolling=rolling)
     default = run.exports / f"{config.memory}_{config.batch_size}"
     out_dir = config.out_dir or default
     with card.whole_folder(out_dir) as folder:
         if "weights" in config.formats:
-            card.save_weights(folder / WEIGHTS_FILE, state.variables)
+            card.save_weights(folder / WEIGHTS_FILE, variables)
         write(folder, networks, batches, about, config.formats)
     for name, value in about["differences"].items():
         print(f"{name}: {value:.1e} of the outputs' range")
     print(f"Files and how to call them: {out_dir / card.TEXT_FILE}")
     return out_dir
+
+
+def mean_with(model: PoseNet, variables: Any, other: str, share: float) -> Any:
+    """Returns the mean of a network's variables and another's.
+
+    Where one was trained from the other, their mean keeps what either knows of frames
+    unlike its own (Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR
+    2022).
+
+    Args:
+        model: The network.
+        variables: Parameters, memory and statistics.
+        other: A name, or a folder that `main` wrote.
+        share: Of the other's in the mean.
+
+    Raises:
+        ValueError: The other is another network.
+    """
+    made, others = load_weights(read_card(find_folder(other)))
+    shapes = [jax.tree.map(np.shape, dict(x)) for x in (variables, others)]
+    if (
+        card.of_network("", made) != card.of_network("", model)
+        or shapes[0] != shapes[1]
+    ):
+        raise ValueError(
+            f"--mean_with={other} is another network: expected the arguments, the side "
+            "and the memory of this run"
+        )
+    return jax.tree.map(
+        lambda mine, theirs: (1 - share) * mine + share * theirs, variables, others
+    )
 
 
 def depth_batches(

@@ -456,3 +456,36 @@ def test_script_says_what_is_wrong_in_one_line(tmp_path):
     )
     assert done.returncode != 0
     assert done.stderr.startswith("export.py: no run in runs/")
+
+
+def test_the_mean_with_another_network_by_hand(run_dir, trained, tmp_path):
+    model, variables, _ = trained
+    folder = export.main(
+        export.ExportConfig(run_dir=run_dir, out_dir=tmp_path / "a", format="weights")
+    )
+    nothing = jax.tree.map(np.zeros_like, variables)
+    mean = export.mean_with(model, nothing, str(folder), 0.25)
+    for value, expected in zip(
+        jax.tree.leaves(mean), jax.tree.leaves(variables), strict=True
+    ):
+        np.testing.assert_allclose(value, 0.25 * np.asarray(expected), rtol=1e-6)
+    # With itself it is what it was, in the file too, and the card says so.
+    same = export.main(
+        export.ExportConfig(
+            run_dir=run_dir,
+            out_dir=tmp_path / "b",
+            format="weights",
+            mean_with=str(folder),
+            mean_share=0.3,
+        )
+    )
+    with np.load(folder / "weights.npz") as a, np.load(same / "weights.npz") as b:
+        assert set(a.files) == set(b.files)
+        for name in a.files:
+            np.testing.assert_allclose(b[name], a[name], rtol=1e-6)
+    stored = json.loads((same / "card.json").read_text())
+    assert stored["mean_with"] == str(folder) and stored["mean_share"] == 0.3
+    with pytest.raises(ValueError, match="people-96 is another network"):
+        export.mean_with(model, variables, "people-96", 0.5)
+    with pytest.raises(ValueError, match="between 0 and 1, got 1"):
+        export.ExportConfig(run_dir=run_dir, mean_share=1.0)
