@@ -19,7 +19,7 @@ from cmbjax.data.flags import RunFlags
 from cmbjax.data.views import Preparation
 from cmbjax.export import card, formats
 from cmbjax.files import write_json, write_text
-from cmbjax.models import PoseNet
+from cmbjax.models import Network, PoseNet
 from cmbjax.predict import runtimes
 from cmbjax.predict.card import (
     CARD_FILE,
@@ -164,7 +164,7 @@ def main(config: ExportConfig) -> Path:
     return out_dir
 
 
-def mean_with(model: PoseNet, variables: Any, other: str, share: float) -> Any:
+def mean_with(model: Network, variables: Any, other: str, share: float) -> Any:
     """Returns the mean of a network's variables and another's.
 
     Where one was trained from the other, their mean keeps what either knows of frames
