@@ -170,17 +170,14 @@ def fit(config: WholeFramesConfig) -> Result:
         predictor.camera = np.asarray(example["camera"], np.float32)
         people: list[Person] = predictor.detect(depth_mm)
         for person in people:
-            overlaps = [overlap(person.box, box) for box in example["boxes"]]
-            if (
-                detection.ALARM_OVERLAP
-                <= max(overlaps, default=0.0)
-                < detection.FOUND_OVERLAP
-            ):
+            boxes = example["boxes"]
+            most = max((overlap(person.box, box) for box in boxes), default=0.0)
+            if detection.ALARM_OVERLAP <= most < detection.FOUND_OVERLAP:
                 continue  # half of somebody
             pose = predictor.pose(depth_mm, person)
             scores.append(person.score)
             confidence.append(mean_of_surest(pose, depth_mm.shape))
-            is_there.append(max(overlaps, default=0.0) >= detection.FOUND_OVERLAP)
+            is_there.append(most >= detection.FOUND_OVERLAP)
     truth = np.array(is_there)
     if truth.all() or not truth.any():
         raise ValueError(f"{config.dataset}: {config.split} tells nobody from nothing")
