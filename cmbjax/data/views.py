@@ -105,24 +105,29 @@ def damaged(
     rng: np.random.Generator,
     depth: np.ndarray,
     target: Target,
-    head_px: np.ndarray,
+    joints_px: np.ndarray,
+    skeleton: Skeleton,
     share: float,
 ) -> tuple[np.ndarray, Target]:
     """Returns a frame as worse cameras and fuller rooms give it, and whom it shows.
 
     Of each kind a share: cut off by the picture's edge, its lower part covered,
     background cut out, as stereo sees it, readings missing one by one, in regions, at
-    edges, in patches, on the head.
+    edges, in patches, on the head. The box is what is known without the labels: it ends
+    where the picture does, and where the legs are covered as far down as legs reach
+    that go with the trunk.
 
     Args:
         rng: Draws what befalls it.
         depth: [height, width].
         target: The person.
-        head_px: [2] pixels.
+        joints_px: [joints, 2] pixels.
+        skeleton: Of the joints.
         share: Of the frames, for each kind.
     """
     box, distance = target.box, target.distance
     size = box[2:] - box[:2]
+    picture = np.array([0, 0, *depth.shape[::-1]], np.float32)
     if distance is not None and rng.random() < share:
         depth = damage.as_stereo_sees_it(rng, depth)
     if rng.random() < share:
@@ -134,12 +139,17 @@ def damaged(
         lost = slice(None, max(0, at)) if edge < 2 else slice(max(0, at), None)
         depth, box = depth.copy(), box.copy()
         depth[(slice(None), lost) if side == 0 else lost] = 0
-        box[edge] = at
+        box[edge] = picture[edge] = at
     if distance is not None:
         is_from_the_side = np.linalg.norm(target.up) >= crops.LEAST_UP
         is_upright = is_from_the_side and crops.quarter_turns_deg(target.up) == 0
         if is_upright and rng.random() < share:
             depth, _ = damage.covered_below(rng, depth, box, distance)
+            if skeleton.up is not None and np.isfinite(joints_px).all():
+                guess = crops.standing_box(joints_px, skeleton.up, depth.shape)
+                guess = np.clip(guess, np.tile(picture[:2], 2), np.tile(picture[2:], 2))
+                if (guess[2:] - guess[:2]).min() > 1:
+                    box = guess
         if rng.random() < share / 2:
             around = np.clip(box + 0.1 * np.tile(size, 2) * (-1, -1, 1, 1), 0, None)
             reach = rng.uniform(500, 900)
@@ -155,8 +165,9 @@ def damaged(
         depth = damage.without_edges(rng, depth)
     if rng.random() < share:
         depth = damage.without_patches(rng, depth, int(rng.integers(1, 6)))
-    if rng.random() < share:
-        depth = damage.without_hair(rng, depth, head_px, float(max(size)))
+    if skeleton.head is not None and rng.random() < share:
+        (head, *_), _ = skeleton.head
+        depth = damage.without_hair(rng, depth, joints_px[head], float(max(size)))
     return depth.astype(np.uint16), dataclasses.replace(target, box=box)
 
 
@@ -192,11 +203,8 @@ def training_view(
     view_rng = rng if view_rng is None else view_rng
     target = labelled_target(example, depth, skeleton)
     if target is not None and augmentation.damage and not clip:
-        head_px = np.full(2, np.nan)
-        if skeleton.head is not None:
-            (joint,), _ = skeleton.head
-            head_px = example["joints_px"][joint]
-        depth, target = damaged(rng, depth, target, head_px, augmentation.damage)
+        joints_px, share = example["joints_px"], augmentation.damage
+        depth, target = damaged(rng, depth, target, joints_px, skeleton, share)
     is_whole = target is None or preparation.crop == "full"
     box = frame_box(depth) if target is None or is_whole else target.box
     depth_range = preparation.depth_range

@@ -9,12 +9,15 @@ from typing import Literal, NamedTuple
 import cv2
 import numpy as np
 
+from cmbjax.skeletons import Segment
+
 CropMode = Literal["full", "person", "label_box"]
 
 # Joints lie inside the body: the outline is this much of the joints' box further out.
 OUTLINE = 0.08
 # A crop's side as a multiple of the longer side of the body's box.
 MARGIN = 1.15
+LEGS = 2.0  # trunks from the hips to the feet: adults have 1.9 to 2.1
 LEAST_AROUND = 5  # readings next to a missing one, for it to be filled
 FARTHEST = np.uint16(2**16 - 1)
 LEAST_UP = 0.28  # of a trunk's length in the image: shorter, it is seen from an end
@@ -36,6 +39,25 @@ def body_box(joints_px: np.ndarray, visible: np.ndarray) -> np.ndarray:
     low, high = joints_px[visible].min(axis=0), joints_px[visible].max(axis=0)
     pad = OUTLINE * max(*(high - low), 1.0)
     return np.concatenate([low - pad, high + pad]).astype(np.float32)
+
+
+def standing_box(
+    joints_px: np.ndarray, up: Segment, shape: tuple[int, ...]
+) -> np.ndarray:
+    """Returns the box [4] of somebody whose legs are not seen, if they are straight.
+
+    Args:
+        joints_px: [joints, 2] pixels; those below the hips do not count.
+        up: The trunk, see `Skeleton`.
+        shape: [height, width] of the picture, pixels, beyond which it does not reach.
+    """
+    hips, neck = (joints_px[list(joints)].mean(axis=0) for joints in up)
+    trunk = neck - hips
+    is_above = (joints_px - hips) @ trunk >= -1e-6 * float(trunk @ trunk)
+    is_above[list(up[0])] = True
+    outline = np.concatenate([joints_px[is_above], [hips - LEGS * trunk]])
+    box = body_box(outline, np.ones(len(outline), bool))
+    return np.clip(box, 0, np.tile(shape[1::-1], 2)).astype(np.float32)
 
 
 def crop_transform(

@@ -21,6 +21,7 @@ STRIDE = 4  # pixels of that square a cell
 UNIT = 8.0  # pixels: distances are predicted as logarithms of multiples of it
 LEAST_SCORE = 0.33
 LEAST_SCORE_RAW = 0.25  # without a unit: of the people found the surest is taken
+FLECK = 1.5  # times as far as a fleck is all that is around it
 STATURE_MM = 1800.0
 COVER_MM = 200.0  # in front of a person: what is so far, and no floor before the feet
 BAND = 0.05  # of a box: below it that much is looked at
@@ -153,6 +154,21 @@ def look(depth: np.ndarray, *, metric: bool) -> Sight:
     if metric:
         image[:rows, :columns, 2] = np.where(valid, np.minimum(small / 4000, 2), 0)
     return Sight(image, thinning, float(nearest), span)
+
+
+def without_flecks(depth: np.ndarray) -> np.ndarray:
+    """Returns a frame without readings thinner than three pixels, far before all else.
+
+    Frames that were scaled down have such at edges, where a surface was mixed with
+    pixels without a reading. Holes are no surface: what stands before them alone stays.
+
+    Args:
+        depth: uint16 [height, width], 0 = no reading.
+    """
+    three = np.ones((3, 3), np.uint8)
+    behind = cv2.dilate(depth, three)
+    behind = cv2.erode(np.where(behind > 0, behind, np.uint16(2**16 - 1)), three)
+    return np.where(behind > FLECK * depth.astype(np.float32), 0, depth)
 
 
 def decode(
@@ -357,7 +373,8 @@ class Detector:
     ) -> list[Person]:
         """Returns the people in a frame, nearest first (raw: surest first).
 
-        Without a unit the network is less sure: it sees the mirrored frame as well.
+        Without a unit the network is less sure: it sees the mirrored frame as well, and
+        no flecks.
 
         Args:
             depth: uint16 [height, width], millimetres, 0 = no reading. Not metric:
@@ -373,6 +390,8 @@ class Detector:
         if least_score is None:
             least_score = LEAST_SCORE if metric else LEAST_SCORE_RAW
         depth = checked_depth(depth, "depth", metric=metric)
+        if not metric:
+            depth = without_flecks(depth)
         sight = look(depth, metric=metric)
         maps = self._run(sight.image)
         if not metric:

@@ -28,7 +28,7 @@ from cmbjax.predict.runtimes import (
     open_runtime,
 )
 from cmbjax.registry import pick
-from cmbjax.skeletons import SKELETONS, Segment, Skeleton
+from cmbjax.skeletons import SKELETONS, Skeleton
 
 OUTSIDE, HIDDEN, SEEN = 0, 1, 2  # values of `Pose.visibility`
 SHORT = 0.5  # of a trunk's length in the image
@@ -44,7 +44,6 @@ NEARLY_AS_SURE = 0.85  # as the surest: the nearest of these is the nearest
 # Less of a trunk's length in the image, and a pose less sure than that on the average:
 # which way is up is tried.
 SURE_UP, SURE_POSE = 0.75, 0.6
-LEGS = 2.0  # trunks from the hips to the feet: adults have 1.9 to 2.1
 TWIN = 1.5  # times what a joint may be off to be right: nearer poses are one person's
 
 People = Literal["nearest", "all"]
@@ -338,7 +337,8 @@ class Predictor:
         # Below is where the detector took it to be.
         if person.is_covered and view.roll_deg == person.roll_deg:
             assert self.skeleton.up is not None, "only people are said to be covered"
-            box = standing_box(pose.joints_px, self.skeleton.up, depth_mm.shape)
+            up, shape = self.skeleton.up, depth_mm.shape
+            box = crops.standing_box(pose.joints_px, up, shape)
             if (box[2:] - box[:2]).min() > 1:
                 again = self._view(depth_mm, person, box, view.roll_deg, view.card)
                 pose = ask(again, depth_mm)
@@ -593,25 +593,6 @@ class Stream:
 
 def _how_sure(tried: tuple[View, Pose]) -> float:
     return float(tried[1].confidence.mean())
-
-
-def standing_box(
-    joints_px: np.ndarray, up: Segment, shape: tuple[int, ...]
-) -> np.ndarray:
-    """Returns the box [4] of somebody whose legs are not seen, if they are straight.
-
-    Args:
-        joints_px: [joints, 2] pixels; those below the hips do not count.
-        up: The trunk, see `Skeleton`.
-        shape: [height, width] of the picture, pixels, beyond which it does not reach.
-    """
-    hips, neck = (joints_px[list(joints)].mean(axis=0) for joints in up)
-    trunk = neck - hips
-    is_above = (joints_px - hips) @ trunk >= -1e-6 * float(trunk @ trunk)
-    is_above[list(up[0])] = True
-    outline = np.concatenate([joints_px[is_above], [hips - LEGS * trunk]])
-    box = crops.body_box(outline, np.ones(len(outline), bool))
-    return np.clip(box, 0, np.tile(shape[1::-1], 2)).astype(np.float32)
 
 
 def _distances(first: Pose, second: Pose) -> np.ndarray:

@@ -3,10 +3,13 @@
 import numpy as np
 
 from cmbjax.data import damage, views
+from cmbjax.depth import crops
+from cmbjax.skeletons import BODY15
 
 DEPTH = np.full((80, 100), 3000, np.uint16)
 DEPTH[20:60, 40:60] = 2000
 BOX = np.array([40.0, 20, 60, 60], np.float32)
+UNKNOWN = np.full((15, 2), np.nan, np.float32)
 
 
 def test_single_readings_are_missing_at_the_rate_that_is_asked_for():
@@ -85,7 +88,7 @@ def test_a_view_that_is_cut_off_shows_a_box_up_to_the_cut():
     lost = set()
     for seed in range(60):
         rng = np.random.default_rng(seed)
-        depth, seen = views.damaged(rng, DEPTH, target, np.full(2, np.nan), 1.0)
+        depth, seen = views.damaged(rng, DEPTH, target, UNKNOWN, BODY15, 1.0)
         assert np.abs(seen.box - BOX).astype(bool).sum() == 1
         (edge,) = np.flatnonzero(seen.box != BOX)
         lost.add(int(edge))
@@ -98,9 +101,27 @@ def test_a_view_that_is_cut_off_shows_a_box_up_to_the_cut():
     assert lost == {0, 1, 2, 3}
 
 
+def test_whose_legs_are_covered_is_seen_as_far_down_as_the_trunk_tells():
+    """A trunk of 10 pixels: legs reach to 60, where feet are at 54 (bent knees)."""
+    joints_px = np.full((15, 2), [50.0, 30], np.float32)
+    joints_px[0], joints_px[1] = [50, 24], [50, 30]  # head, neck
+    joints_px[9], joints_px[10] = [46, 40], [54, 40]  # hips
+    joints_px[11:] = [50, 54]
+    target = views.Target(box=BOX, distance=2000.0)
+    standing = crops.standing_box(joints_px, BODY15.up, DEPTH.shape)
+    assert standing[3] == np.float32(60 + 0.08 * (60 - 24))
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        _, seen = views.damaged(rng, DEPTH, target, joints_px, BODY15, 1.0)
+        # Cut off at one side, and nothing else is known of the labels' box.
+        assert (seen.box != standing).sum() <= 1
+        assert (seen.box[:2] >= standing[:2]).all()
+        assert (seen.box[2:] <= standing[2:]).all()
+
+
 def test_nothing_befalls_a_frame_unless_it_is_asked_for():
     target = views.Target(box=BOX, distance=2000.0)
     rng = np.random.default_rng(0)
-    depth, seen = views.damaged(rng, DEPTH, target, np.array([50.0, 25.0]), 0.0)
+    depth, seen = views.damaged(rng, DEPTH, target, UNKNOWN, BODY15, 0.0)
     np.testing.assert_array_equal(depth, DEPTH)
     assert seen == target

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from cmbjax.depth import crops
+from cmbjax.skeletons import BODY15
 
 BOX = np.array([30, 10, 50, 90], np.float32)  # 20 wide, 80 high, around (40, 50)
 
@@ -141,3 +142,21 @@ def test_quarter_turns_set_people_upright(up, degrees):
         ends = np.stack([[40.0, 50], np.add([40, 50], np.multiply(up, 10))])
         hips, neck = crops.transform_points(transform, ends)
         assert hips[1] - neck[1] > abs(hips[0] - neck[0])
+
+
+def test_a_standing_box_by_hand():
+    """A trunk of 20 pixels: legs reach 40 below the hips, and an outline around all."""
+    joints_px = np.zeros((15, 2), np.float32)
+    joints_px[:] = [50, 40]
+    joints_px[0], joints_px[1] = [50, 22], [50, 30]  # head, neck
+    joints_px[9], joints_px[10] = [46, 50], [54, 50]  # hips
+    joints_px[11:] = [90, 95]  # legs, as nobody knows
+    box = crops.standing_box(joints_px, BODY15.up, (200, 100))
+    outline = 0.08 * (90 - 22)
+    expected = [46 - outline, 22 - outline, 54 + outline, 90 + outline]
+    np.testing.assert_allclose(box, expected, atol=1e-4)
+    assert (
+        crops.standing_box(joints_px, BODY15.up, (80, 100))[3] == 80
+    )  # the picture ends
+    turned = crops.standing_box(joints_px[:, ::-1], BODY15.up, (100, 200))
+    np.testing.assert_allclose(turned, np.array(expected)[[1, 0, 3, 2]], atol=1e-4)

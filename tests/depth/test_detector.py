@@ -56,6 +56,19 @@ def test_far_values_are_no_readings_and_a_frame_without_any_is_empty():
     assert not detector.look(np.zeros((50, 60), np.uint16), metric=True).image.any()
 
 
+def test_flecks_go_and_thin_things_before_a_wall_or_nothing_stay():
+    depth = np.full((12, 20), 90, np.uint16)
+    depth[:, 12:] = 0  # nothing is seen there
+    depth[2:10, 2:5] = 50  # three pixels wide: an arm
+    depth[2:10, 14:15] = 50  # one wide, before nothing
+    depth[6, 6:9], depth[3, 10] = 8, 59
+    depth[3, 8] = 61  # not far before the wall
+    cleaned = detector.without_flecks(depth)
+    expected = depth.copy()
+    expected[6, 6:9] = expected[3, 10] = 0
+    np.testing.assert_array_equal(cleaned, expected)
+
+
 def test_maps_are_read_by_hand():
     # Cell (10, 20) is around the input's pixel (82, 42): of the frame (164, 84).
     maps = maps_of((10, 20, 2.0, (4, 8, 16, 32), 0.0, (0.0, -0.9)))

@@ -27,7 +27,6 @@ from cmbjax.predict.predictor import (
     Predictor,
     Stream,
     mean_of_surest,
-    standing_box,
 )
 from cmbjax.predict.runtimes import load_weights
 from cmbjax.skeletons import BODY15
@@ -685,7 +684,9 @@ def test_whose_legs_are_covered_is_looked_at_as_far_as_legs_reach():
 
     pose = predictor.pose(depth, found, ask)
     first, second = looks
-    box = standing_box(predictor.ask(first, depth).joints_px, BODY15.up, depth.shape)
+    box = crops.standing_box(
+        predictor.ask(first, depth).joints_px, BODY15.up, depth.shape
+    )
     expected = crops.crop_transform(box, predictor.card.side)
     np.testing.assert_allclose(
         second.frame_from_crop, crops.invert(expected), atol=1e-4
@@ -701,22 +702,6 @@ def test_whose_legs_are_covered_is_looked_at_as_far_as_legs_reach():
     predictor.roll = 180
     predictor.pose(depth, found, ask)
     assert [view.roll_deg for view in looks] == [180]
-
-
-def test_a_standing_box_by_hand():
-    """A trunk of 20 pixels: legs reach 40 below the hips, and an outline around all."""
-    joints_px = np.zeros((15, 2), np.float32)
-    joints_px[:] = [50, 40]
-    joints_px[0], joints_px[1] = [50, 22], [50, 30]  # head, neck
-    joints_px[9], joints_px[10] = [46, 50], [54, 50]  # hips
-    joints_px[11:] = [90, 95]  # legs, as nobody knows
-    box = standing_box(joints_px, BODY15.up, (200, 100))
-    outline = 0.08 * (90 - 22)
-    expected = [46 - outline, 22 - outline, 54 + outline, 90 + outline]
-    np.testing.assert_allclose(box, expected, atol=1e-4)
-    assert standing_box(joints_px, BODY15.up, (80, 100))[3] == 80  # the picture ends
-    turned = standing_box(joints_px[:, ::-1], BODY15.up, (100, 200))
-    np.testing.assert_allclose(turned, np.array(expected)[[1, 0, 3, 2]], atol=1e-4)
 
 
 def test_somebody_is_told_by_the_surest_third_of_the_joints_in_the_picture():
@@ -745,7 +730,7 @@ def test_a_rolling_memory_is_that_of_the_look_that_answered(small, monkeypatch):
         predictor._view(
             depth,
             covered,
-            standing_box(
+            crops.standing_box(
                 predictor.ask(predictor.view(depth, found), depth).joints_px,
                 BODY15.up,
                 depth.shape,
