@@ -28,6 +28,7 @@ import tyro
 from tqdm import tqdm
 
 import datasets
+from benchmarks import paper
 from benchmarks.paper import Column
 from cmbjax import metrics, plots
 from cmbjax.data.examples import DepthFrames
@@ -47,6 +48,7 @@ TUNING_SHARE = 0.1  # of the training data
 OVER_ALL = {"pdj": "PDJ mean", "pckh": "PCKh@0.5", "map_10cm": "mAP@10cm"}
 # A step of theirs takes as long as ten of ours, or longer.
 COSTLY = ("phr", "cpm", "cpm_vgg", "ieml", "cnn3d", "vi")
+LEAST_PEOPLE = 6  # to be drawn anew
 FORESTS = ("rf", "rtw", "xu_cheng")  # of train_forest.py
 
 Flags = Mapping[str, Any]
@@ -145,11 +147,13 @@ class Sweep(DataFlags):
 
     @property
     def departures(self) -> str:
-        """Returns how runs of ours differ from the paper's setting."""
+        """Returns how the preset differs from the paper's setting, for its network."""
         mine = self.full({})
         mine |= {"decode": self.decode_of({}) or "the network's own"}
-        paper = dataclasses.replace(self, preset="paper", num_steps=None, decode=None)
-        theirs = paper.full({}) | {"decode": "argmax"}
+        as_paper = dataclasses.replace(
+            self, preset="paper", num_steps=None, decode=None
+        )
+        theirs = as_paper.full({}) | {"decode": "argmax"}
         names = sorted(mine.keys() | theirs.keys())
         different = [
             f"{name} {mine.get(name, 'as by default')} (the paper: "
@@ -552,8 +556,8 @@ def compare(
         for method in methods:
             line[method] = str(columns[method].get(row, ""))
             if method in published:
-                paper = published[method].get(row)
-                line[f"{method}, paper"] = "" if paper is None else f"{paper:.1f}"
+                theirs = published[method].get(row)
+                line[f"{method}, paper"] = "" if theirs is None else f"{theirs:.1f}"
         lines.append(line)
     note = about_runs(sweep, tuned, evaluations)
     of_runs = {
@@ -585,6 +589,7 @@ def compare(
             for m, column in columns.items()
         },
         {m: published.get(m, {}) for m in columns},
+        f"the paper, on {paper.DATA[metric]}",
         "%",
         sweep.results / f"{name}.png",
     )
@@ -604,13 +609,23 @@ def about_runs(
     """
     networks = {m: f for m, f in tuned.items() if f.get("model") not in FORESTS}
     frames = next(iter(evaluations.values()))[0]["frames"]
-    about = {
+    about: dict[str, dict[str, Any]] = {
         "steps": {m: sweep.full(f)["num_steps"] for m, f in networks.items()},
         "seeds": {m: len(results) for m, results in evaluations.items()},
         "learning rates": {m: f"{f['learning_rate']:g}" for m, f in networks.items()},
+        "3-D heads": {m: f["head3d"] for m, f in networks.items() if "head3d" in f},
+        "frames that forests grow on": {
+            m: f.get("num_frames", "train_forest.py's number")
+            for m, f in tuned.items()
+            if m not in networks
+        },
     }
-    words = "; ".join(f"{name}: {grouped(of)}" for name, of in about.items())
-    return f"Test split of {frames}; {words}. {sweep.departures}"
+    words = "; ".join(f"{name}: {grouped(of)}" for name, of in about.items() if of)
+    return (
+        f"Test split of {frames}; {words}. Trained on {len(sweep.frames):,} frames, "
+        "which are not what the data set's builder holds out for validation. "
+        f"{sweep.departures}"
+    )
 
 
 def grouped(of: Mapping[str, Any]) -> str:
@@ -697,12 +712,15 @@ def frame_scores(path: Path, skeleton: Skeleton, metric: str) -> np.ndarray:
 def told_apart_by_people(
     scores: Mapping[str, np.ndarray], people: Sequence[str]
 ) -> str:
-    """Returns the same as `told_apart` of single runs, from people drawn anew.
+    """Returns the same as `told_apart` of single runs, from the people in the frames.
 
     Args:
         scores: Of each method hits and what they are of, [2, frames].
         people: Who is in each frame.
     """
+    number = len(set(people))
+    if number < 2:
+        return "The frames do not say who is in them, and tell single runs not apart."
     ratios = {method: hits.sum() / of.sum() for method, (hits, of) in scores.items()}
     ranked = sorted(ratios, key=lambda method: -ratios[method])
     sentences = []
@@ -711,10 +729,10 @@ def told_apart_by_people(
         low, high = of_people(100 * (hits - others), people, of=of)
         said = "" if low > 0 else "not told apart, "
         sentences.append(f"{better} - {worse}: {said}{low:+.1f} to {high:+.1f}")
-    return (
-        f"Over {len(set(people))} people, drawn anew with all of their frames (95 % "
-        "interval, which knows nothing of other seeds): " + "; ".join(sentences) + "."
-    )
+    how = f"Over {number} people, drawn anew with all of their frames (95 % interval; "
+    if number < LEAST_PEOPLE:
+        how = f"Of each of {number} people alone (too few for an interval; "
+    return how + "other seeds are not in it): " + "; ".join(sentences) + "."
 
 
 def of_people(
@@ -728,7 +746,8 @@ def of_people(
     """Returns the 95 % interval of a ratio over frames, for other people than these.
 
     A cluster bootstrap: people are drawn anew, each with all of its frames, as frames
-    of one person are alike.
+    of one person are alike. Of fewer people than `LEAST_PEOPLE` the lowest and the
+    highest: a bootstrap of three can say no more, and covers too little.
 
     Args:
         values: Of each frame, what is summed.
@@ -745,6 +764,10 @@ def of_people(
         raise ValueError(f"expected frames of at least two people, got {len(names)}")
     sums = np.bincount(of_frame, np.asarray(values, float))
     counts = np.bincount(of_frame, of)
+    if len(names) < LEAST_PEOPLE:
+        known = counts > 0
+        of_each = sums[known] / counts[known]
+        return float(of_each.min()), float(of_each.max())
     rng = np.random.default_rng(seed)
     drawn = rng.integers(len(names), size=(draws, len(names)))
     means = sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1)

@@ -1,6 +1,8 @@
 """The numbers in the tables of the paper (Wang et al., IJCAI 2018)."""
 
 Column = dict[str, float]  # row of the table -> value
+# What they were measured on.
+DATA = {"pdj": "K2HPD", "pckh": "K2HPD", "map_10cm": "ITOP"}
 
 
 def _columns(methods: str, table: str) -> dict[str, Column]:

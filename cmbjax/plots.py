@@ -182,15 +182,17 @@ def bars(
     values: Mapping[str, Mapping[str, float]],
     deviations: Mapping[str, Mapping[str, float]],
     published: Mapping[str, Mapping[str, float]],
+    whose: str,
     unit: str,
     path: Path,
 ) -> None:
-    """Saves a group of bars a row of a table, one a method; the paper's are lines.
+    """Saves a group of bars a row of a table, one a method; published ones are lines.
 
     Args:
         values: Of each method, of each row that it has.
         deviations: Likewise; NaN for none.
         published: Likewise; may lack methods and rows.
+        whose: Who published these, and of which data.
         unit: Of the values.
         path: A PNG.
     """
@@ -210,7 +212,7 @@ def bars(
         ax.bar(x, height, width, yerr=error, label=method, color=colour, capsize=1)
         reported = published.get(method, {})
         marks = [reported.get(row, np.nan) for row in rows]
-        label = "the paper" if i == 0 else None
+        label = whose if i == 0 else None
         ax.scatter(x, marks, marker="_", color="black", zorder=3, label=label)
     ax.set_xticks(np.arange(len(rows)), rows, rotation=30, ha="right", fontsize=8)
     ax.set_ylabel(unit)

@@ -201,6 +201,15 @@ def test_an_interval_over_people_is_wider_than_one_over_frames():
         harness.of_people(values, ["a"] * 200)
 
 
+def test_an_interval_over_many_people_is_that_of_their_mean():
+    """Twelve people, of whom six have 0 and six 1: 1.96 * 0.5 / sqrt(12) = 0.28."""
+    low, high = harness.of_people([0.0, 1.0] * 6, [str(i) for i in range(12)])
+    assert 0.15 < low < 0.3 and 0.7 < high < 0.85
+    # Of five a bootstrap would say little: the lowest and the highest.
+    few = harness.of_people([0.1, 0.2, 0.3, 0.4, 0.9], list("abcde"))
+    assert few == (0.1, 0.9)
+
+
 def test_single_runs_are_told_apart_by_people_who_agree():
     people = ["a"] * 50 + ["b"] * 50
     rng = np.random.default_rng(0)
@@ -214,6 +223,10 @@ def test_single_runs_are_told_apart_by_people_who_agree():
     said = harness.told_apart_by_people(scores, people)
     assert "A - B: +1.0 to +9.0" in said
     assert "B - C: not told apart, -3.5 to +4.5" in said
+    assert said.startswith("Of each of 2 people alone")
+    # Of a data set that names nobody a table has no such sentence, and is written.
+    said = harness.told_apart_by_people(scores, [""] * 100)
+    assert "do not say who is in them" in said
 
 
 def test_scores_of_frames_by_hand(tmp_path):
@@ -585,7 +598,7 @@ def test_figure_5_shows_what_the_first_block_computes(tmp_path, monkeypatch):
     figure5.main(sweep)
     ((sheet, _, heads, _),) = drawn
     assert heads[1:4] == ["x", "memory M", "clip(M/x) x, Eq. 2"]
-    assert len(sheet) == figure5.FRAMES * figure5.CHANNELS
+    assert len(sheet) == 2 * figure5.CHANNELS
     for _, x, memory, similar, _ in sheet:
         # Two steps in, r is 1: M / x is clipped to 1, so that Eq. 2 leaves x as it is.
         np.testing.assert_allclose(similar, x, rtol=1e-5)

@@ -128,7 +128,8 @@ def test_sheets_and_curves_are_saved(tmp_path):
     plots.map_sheet(rows, titles[:2], ["depth", "x", "M"], folder / "maps.png")
     values = {"SH": {"Head": 50.0, "Feet": 20.0}, "Ours": {"Head": 60.0, "Feet": 30.0}}
     errors = {"SH": {"Head": 1.0, "Feet": np.nan}, "Ours": {"Head": 2.0, "Feet": 1.0}}
-    plots.bars(values, errors, {"SH": {"Head": 70.0}}, "%", folder / "bars.png")
+    theirs = {"SH": {"Head": 70.0}}
+    plots.bars(values, errors, theirs, "theirs", "%", folder / "bars.png")
     shares = {"Ours": [(1, 50.0, 2.0), (10, 70.0, 1.0)]}
     plots.share_curves(shares, "%", folder / "shares.png")
     plots.cost_picture({"SH": (30.7, 56.0), "Ours": (5.4, 14.0)}, folder / "costs.png")

@@ -20,6 +20,7 @@ GROUND = {
     "plots": {"matplotlib"},
     "registry": set(),
     "runtime": {"jax"},
+    "sessions": set(),
     "skeletons": set(),
 }
 # Rooms that a room may import, beside the ground floor.

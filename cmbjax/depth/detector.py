@@ -5,7 +5,6 @@ Pixels: the centre of the top-left pixel is (0.5, 0.5).
 """
 
 import functools
-import threading
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +14,7 @@ import numpy as np
 from cmbjax.depth import crops
 from cmbjax.depth.images import checked_depth
 from cmbjax.files import checksum, read_json
+from cmbjax.sessions import open_session
 
 SIDE = 160  # pixels of the square that the network sees; a frame is thinned out to it
 STRIDE = 4  # pixels of that square a cell
@@ -310,7 +310,7 @@ def shipped(what: str = "people") -> "Detector":
 
 
 class Detector:
-    """Finds people, or hands, by a network that OpenCV runs; threads take turns."""
+    """Finds people, or hands; threads may share one."""
 
     def __init__(self, weights: Path, what: str = "people") -> None:
         """Loads a network and checks it against its card, a .json beside it.
@@ -321,7 +321,7 @@ class Detector:
 
         Raises:
             FileNotFoundError: A file is missing.
-            ValueError: A file is damaged.
+            ValueError: A file is damaged, or ONNX Runtime is not installed.
         """
         card = weights.with_suffix(".json")
         for path in (weights, card):
@@ -330,16 +330,15 @@ class Detector:
         expected = read_json(card, dict[str, Any]).get("sha256")
         if checksum(weights) != expected:
             raise ValueError(f"{weights} is damaged: not what {card.name} says")
-        content = np.frombuffer(weights.read_bytes(), np.uint8)
-        self._network = cv2.dnn.readNetFromONNX(content)
-        self._lock = threading.Lock()
+        self._session = open_session(weights)
+        self._input = self._session.get_inputs()[0].name
         self.what = what
 
     def _run(self, image: np.ndarray) -> np.ndarray:
         """Returns the maps [cells, cells, CHANNELS] of a `Sight.image`."""
-        with self._lock:
-            self._network.setInput(np.ascontiguousarray(image.transpose(2, 0, 1))[None])
-            return self._network.forward()[0].transpose(1, 2, 0)
+        inputs = {self._input: np.ascontiguousarray(image.transpose(2, 0, 1))[None]}
+        (maps,) = self._session.run(None, inputs)
+        return np.asarray(maps[0].transpose(1, 2, 0))
 
     def _turned(
         self, sight: Sight, shape: tuple[int, ...], roll_deg: int, least_score: float

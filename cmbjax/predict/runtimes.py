@@ -16,6 +16,7 @@ from cmbjax.predict.card import (
     WEIGHTS_FILE,
     Card,
 )
+from cmbjax.sessions import open_session
 
 Backend = Literal["onnxruntime", "openvino", "jax"]
 Precision = Literal["f32", "bf16", "int8"]
@@ -113,17 +114,7 @@ def open_network(
 
 
 def _open_onnxruntime(path: Path) -> Run:
-    try:
-        import onnxruntime
-    except ImportError:
-        raise ValueError(_not_installed("onnxruntime")) from None
-    options = onnxruntime.SessionOptions()
-    # Threads that spin while they wait take the cores from the detector, which runs
-    # between two calls: finding takes half as long again.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    session = onnxruntime.InferenceSession(
-        str(path), options, providers=["CPUExecutionProvider"]
-    )
+    session = open_session(path)
     return lambda inputs: session.run(None, inputs)
 
 
@@ -134,7 +125,9 @@ def _open_openvino(path: Path, precision: str) -> Run:
     try:
         import openvino
     except ImportError:
-        raise ValueError(_not_installed("openvino")) from None
+        raise ValueError(
+            "backend openvino is not installed here: pip install openvino"
+        ) from None
     hint = {"INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32"}
     network = openvino.Core().compile_model(path, "CPU", hint)
     of_thread = threading.local()  # a request serves one call at a time
@@ -154,10 +147,6 @@ def _open_stablehlo(path: Path) -> Run:
 
     call = jax.jit(export.deserialize(bytearray(path.read_bytes())).call)
     return lambda inputs: list(map(np.asarray, call(*inputs.values())))
-
-
-def _not_installed(package: str) -> str:
-    return f"backend {package} is not installed here: pip install {package}"
 
 
 def load_weights(card: Card) -> tuple[Any, dict[str, Any]]:
