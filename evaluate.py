@@ -91,7 +91,7 @@ def main(config: EvalConfig) -> metrics.Columns:
     if torso is not None:
         pick(skeleton.torsos, "torso", torso)
     metrics.require(skeleton, config.metric, has_metres=frames.metric, torso=torso)
-    model, state = run.restore(skeleton.num_joints)
+    model, state = run.restore()
     preparation = run.config.make_preparation(frames, config.crop)
     memory: str = config.memory or ("rolling" if model.sequential else "frozen")
     decode = config.decode or model.default_decode
@@ -116,6 +116,7 @@ def main(config: EvalConfig) -> metrics.Columns:
         order_seed=config.order_seed,
         flip=flip,
         batch_size=batch_size,
+        stream_frames=run.config.stream_frames,
         network=network,
     )
     columns = report.results_table(result, skeleton, ["all"], torso)

@@ -94,7 +94,7 @@ def main(config: ExportConfig) -> Path:
         formats.require_onnx()
     run, frames = open_run(config, datasets.load)
     flags = run.config
-    model = flags.make_model(frames.skeleton.num_joints)
+    model = flags.make_model(frames.skeleton)
     is_ours = isinstance(model, PoseNet) and not model.sequential
     if not is_ours or model.num_frames > 1:
         raise ValueError(
@@ -113,7 +113,7 @@ def main(config: ExportConfig) -> Path:
             f"--memory=rolling needs --batch_size={flags.batch_size}, a frame for each "
             f"slot of this run's per_sample memory, got {config.batch_size}"
         )
-    _, state = run.restore(frames.skeleton.num_joints)
+    _, state = run.restore()
     variables = state.variables
     if config.mean_with is not None:
         variables = mean_with(model, variables, config.mean_with, config.mean_share)

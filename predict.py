@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import itertools
+import os
 import signal
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -95,7 +96,9 @@ def parse(arguments: Sequence[str] | None = None) -> PredictConfig:
         nargs=4,
         type=float,
         metavar=("FX", "FY", "CX", "CY"),
-        help="pixels; by default a focal length of 1.07 times the height",
+        help="pixels of these frames, undistorted; the first pixel's centre is "
+        "(0.5, 0.5): add 0.5 to CX and CY of ROS or OpenCV. By default a focal length "
+        "of 1.07 times the shorter side",
     )
     add("--depth_scale", type=float, default=0.001, help="metres per unit of integers")
     add(
@@ -175,7 +178,9 @@ def main(config: PredictConfig) -> dict[str, list[Pose]]:
         KeyboardInterrupt: After the files were written as far as they go.
     """
     files = [files_of(path.expanduser()) for path in config.frames]
-    paths = list(dict.fromkeys(itertools.chain(*files)))
+    # By what they are, not by how they were spelt, and as they were spelt first.
+    by_place = {place_of(path): path for path in reversed([*itertools.chain(*files)])}
+    paths = [by_place[place] for place in reversed(by_place)]
     network = config.network
     if network is None and config.what != "people":
         network = config.what
@@ -194,7 +199,7 @@ def main(config: PredictConfig) -> dict[str, list[Pose]]:
     out_dir = new_folder(paths[0]) if config.out_dir is None else config.out_dir
     out_dir = out_dir.expanduser()
     done = claim(out_dir, config, predictor)
-    paths = [path for path in paths if printable(path.absolute()) not in done]
+    paths = [path for path in paths if printable(place_of(path)) not in done]
     viewer = Viewer(out_dir / RERUN_FILE) if config.rerun else None
     poses_of: dict[str, list[Pose]] = {}
     errors: list[Exception] = []
@@ -207,7 +212,7 @@ def main(config: PredictConfig) -> dict[str, list[Pose]]:
                     poses = predictor.poses(depth_mm)
                     camera = predictor.intrinsics(depth_mm)
                     record = records.line(
-                        path.absolute(),
+                        place_of(path),
                         poses,
                         camera,
                         predictor.skeleton,
@@ -216,7 +221,10 @@ def main(config: PredictConfig) -> dict[str, list[Pose]]:
                 except (ValueError, OSError) as error:
                     if config.strict:
                         raise
-                    print(f"predict.py: left out: {printable(error)}", file=sys.stderr)
+                    said = printable(error)
+                    if str(path) not in str(error):
+                        said = f"{printable(path)}: {said}"
+                    print(f"predict.py: left out: {said}", file=sys.stderr)
                     errors.append(error)
                     continue
                 if config.overlays:
@@ -262,7 +270,7 @@ def claim(out_dir: Path, config: PredictConfig, predictor: Predictor) -> set[str
         "camera": config.camera and list(config.camera),
         **{
             name: getattr(config, name)
-            for name in ("depth_scale", "people", "roll", "memory")
+            for name in ("depth_scale", "people", "roll", "memory", "precision")
         },
         "least_score": predictor.least_score,
     }
@@ -291,6 +299,11 @@ def claim(out_dir: Path, config: PredictConfig, predictor: Predictor) -> set[str
     if lines.exists():  # without a last line that was cut off
         write_text(lines, "".join(f"{msgspec.json.encode(x).decode()}\n" for x in done))
     return {record.frame for record in done}
+
+
+def place_of(path: Path) -> Path:
+    """Returns the path of a frame without dots in it; links stay."""
+    return Path(os.path.abspath(path))
 
 
 def report(
@@ -415,4 +428,4 @@ if __name__ == "__main__":
     except (ValueError, OSError) as error:
         sys.exit(f"predict.py: {printable(error)}")
     except KeyboardInterrupt:
-        sys.exit("predict.py: interrupted; the same command goes on")
+        sys.exit("predict.py: interrupted; with its --out_dir the same command goes on")

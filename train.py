@@ -45,13 +45,13 @@ def main(
             processes.process_id,
         )
     # A device has whole streams.
-    mesh = sharding.make_mesh(config.batch_size // config.stream_frames)
+    mesh = sharding.make_mesh(config.batch_size, config.stream_frames)
     load = functools.partial(
         datasets.load, config.dataset, config.data_dir, config.tfds_dir
     )
     # Whoever comes first prepares the data set.
     frames = sharding.first_before_others(functools.partial(load, split="train"))
-    model = config.make_model(frames.skeleton.num_joints)
+    model = config.make_model(frames.skeleton)
     check_memory(config, model, config.batch_size // mesh.size)
     needs_recordings = model.sequential or model.num_frames > 1
     limit = None if needs_recordings else VALIDATION_FRAMES
@@ -59,8 +59,10 @@ def main(
         functools.partial(load, split="validation", limit=limit)
     )
     sigma = config.make_sigma(model)
-    if config.head3d != "none" and not frames.metric:
-        raise ValueError(f"--head3d: {frames.name} has no 3-D joints to learn from")
+    if config.head3d != "none" and not frames.have_depths:
+        raise ValueError(
+            f"--head3d={config.head3d}: {frames.name} has no 3-D joints to learn from"
+        )
     optimizer = config.make_optimizer()
     preparation = config.make_preparation(frames)
     make_data = functools.partial(
@@ -85,7 +87,8 @@ def main(
     )
     key = jax.random.key(config.seed)
     state = sharding.create(create_state, key, mesh)
-    if config.init_from is not None:
+    goes_on = Checkpoints.are_in(Run.of(config).folder)
+    if config.init_from is not None and not goes_on:
         _, variables = cmbjax.load(config.init_from)
         state, taken = initial.take_over(state, variables)
         sharding.on_first(print, taken.describe(config.init_from))
@@ -120,6 +123,7 @@ def main(
             model=model,
             r=step.r_for_prediction(state, config.r_switch_step),
             batch_size=config.batch_size // mesh.size,
+            stream_frames=config.stream_frames,
         )
         indices = list(range(min(SHEET_FRAMES, len(result.names))))
         titles = [result.names[i] for i in indices]

@@ -28,7 +28,7 @@ def main(sweep: harness.Sweep) -> None:
     run_dir = sweep.train(flags)
     run = Run.open(run_dir)
     frames = sweep.load("test")
-    model, state = run.restore(frames.skeleton.num_joints)
+    model, state = run.restore()
     number = min(MEASURED, len(frames))
     measured = [i * len(frames) // number for i in range(number)]
     batches = evaluation_batches(

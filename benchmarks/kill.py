@@ -105,7 +105,7 @@ def last_state(run_dir: Path, num_steps: int) -> str | None:
     checkpoints.close()
     if step != num_steps:
         return None
-    _, state = Run.open(run_dir).restore(15)
+    _, state = Run.open(run_dir).restore()
     key = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(state):
         key.update(f"{jax.tree_util.keystr(path)} ".encode())

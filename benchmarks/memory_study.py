@@ -154,8 +154,7 @@ class Trained:
     def __init__(self, run_dir: Path, frames: DepthFrames) -> None:
         self.frames = frames
         self.run = Run.open(run_dir)
-        joints = frames.skeleton.num_joints
-        self.model, self.state = self.run.restore(joints)
+        self.model, self.state = self.run.restore()
 
     def evaluate(self, memory: Memory) -> predictions.Result:
         """Returns the result with a frozen memory."""

@@ -55,6 +55,11 @@ class WholeFramesConfig(Flags):
         super().__post_init__()
         if self.step < 1:
             raise ValueError(f"--step must be at least 1, got {self.step}")
+        if self.fit_presence and (self.network is None or self.split == "test"):
+            raise ValueError(
+                "--fit_presence writes into a card: expected the --network whose card "
+                "that is, and --split=validation"
+            )
         for name in self.dataset.split("+"):
             if not issubclass(
                 pick(datasets.DATASETS, "dataset", name.split("/")[0]), Crowd

@@ -10,14 +10,14 @@ import numpy as np
 # our pixel coordinates are half a pixel larger.
 ITOP_CAMERA = np.array([1 / 0.0035, 1 / 0.0035, 160.5, 120.5], np.float32)
 
-# Of the height, where nothing is known; Kinect v1 has 1.19, v2 0.86.
+# Of the shorter side, where nothing is known; Kinect v1 has 1.19, v2 0.86.
 DEFAULT_FOCAL = 1.07
 
 
 def default_camera(shape: tuple[int, ...]) -> np.ndarray:
     """Returns [fx, fy, cx, cy] to assume of an image of shape [height, width]."""
     height, width = shape
-    focal = DEFAULT_FOCAL * height
+    focal = DEFAULT_FOCAL * min(height, width)
     return np.array([focal, focal, width / 2, height / 2], np.float32)
 
 

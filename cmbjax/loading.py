@@ -9,7 +9,8 @@ def load(network: str | Path) -> tuple[Any, dict[str, Any]]:
 
     ```python
     model, variables = cmbjax.load("people-96")
-    heatmaps = model.apply(variables, depth, train=False, r=3.0)
+    outputs = model.apply(variables, depth, train=False, r=3.0, method="outputs")
+    outputs.heatmaps  # depth is [batch, side, side, 1], see data.views
     ```
 
     Args:
@@ -25,12 +26,10 @@ def load(network: str | Path) -> tuple[Any, dict[str, Any]]:
     """
     folder = Path(network).expanduser()
     if (folder / "checkpoints").is_dir():
-        from cmbjax.skeletons import SKELETONS
         from cmbjax.train.run import Run
 
         run = Run.open(folder)
-        skeleton = SKELETONS[run.statistics.skeleton]
-        model, state = run.restore(skeleton.num_joints)
+        model, state = run.restore()
         return model, state.variables
     from cmbjax.predict.card import find_folder, read_card
     from cmbjax.predict.runtimes import load_weights

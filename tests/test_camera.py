@@ -24,6 +24,12 @@ def test_focal_lengths_and_centres_belong_to_their_own_axis():
     np.testing.assert_array_equal(joints_px, [[[161 + 75, 119 + 35]]])
 
 
+def test_what_is_assumed_is_one_camera_however_it_is_held():
+    landscape, portrait = map(camera.default_camera, ((480, 640), (640, 480)))
+    np.testing.assert_allclose(landscape, [1.07 * 480, 1.07 * 480, 320, 240])
+    np.testing.assert_allclose(portrait, [1.07 * 480, 1.07 * 480, 240, 320])
+
+
 @given(
     x=st.floats(-3, 3, width=32),
     y=st.floats(-2, 2, width=32),

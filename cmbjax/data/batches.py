@@ -72,7 +72,8 @@ def training_batches(
         units = recordings(frames.source)
         asked = round(share * len(frames))
         if max(map(len, units)) > asked:
-            units = pieces(units, max(1, asked // batch_size))
+            whole = asked // batch_size * stream_frames  # of a stream, in whole batches
+            units = pieces(units, max(stream_frames, whole))
     else:
         units = [[i] for i in range(len(frames))]
     number = max(1, round(share * len(units)))

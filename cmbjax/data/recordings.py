@@ -10,12 +10,12 @@ import numpy as np
 
 from cmbjax.data.examples import Example, frame_name
 
-LAST_NUMBER = re.compile(r"\d+\D*$")
+LAST_NUMBER = re.compile(r"(\d+)\D*$")
 EPOCHS = 100_000  # more than any run has
 
 
 def recordings(source: Sequence[Example]) -> list[list[int]]:
-    """Returns the frames of each recording, in order of their names.
+    """Returns the frames of each recording, in order of the last number in their names.
 
     Of one recording are frames of one subject whose names differ in the last number
     alone.
@@ -26,7 +26,9 @@ def recordings(source: Sequence[Example]) -> list[list[int]]:
         subject = example["subject"]
         subject = subject.decode() if isinstance(subject, bytes) else subject
         name = frame_name(example)
-        names.append(((subject, LAST_NUMBER.sub("", name)), name, index))
+        number = LAST_NUMBER.search(name)
+        at = int(number[1]) if number else 0
+        names.append(((subject, LAST_NUMBER.sub("", name)), at, name, index))
     grouped = itertools.groupby(sorted(names), key=lambda name: name[0])
     return [[index for *_, index in group] for _, group in grouped]
 

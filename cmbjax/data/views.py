@@ -111,7 +111,7 @@ def damaged(
 ) -> tuple[np.ndarray, Target]:
     """Returns a frame as worse cameras and fuller rooms give it, and whom it shows.
 
-    Of each kind a share: cut off by the picture's edge, its lower part covered,
+    Of each kind a share: cut off by the picture's edge, a person's legs covered,
     background cut out, as stereo sees it, readings missing one by one, in regions, at
     edges, in patches, on the head. The box is what is known without the labels: it ends
     where the picture does, and where the legs are covered as far down as legs reach
@@ -141,8 +141,11 @@ def damaged(
         depth[(slice(None), lost) if side == 0 else lost] = 0
         box[edge] = picture[edge] = at
     if distance is not None:
-        is_from_the_side = np.linalg.norm(target.up) >= crops.LEAST_UP
-        is_upright = is_from_the_side and crops.quarter_turns_deg(target.up) == 0
+        is_upright = (
+            skeleton.found_as == "people"
+            and np.linalg.norm(target.up) >= crops.LEAST_UP
+            and crops.quarter_turns_deg(target.up) == 0
+        )
         if is_upright and rng.random() < share:
             depth, _ = damage.covered_below(rng, depth, box, distance)
             if skeleton.up is not None and np.isfinite(joints_px).all():
@@ -209,13 +212,15 @@ def training_view(
     box = frame_box(depth) if target is None or is_whole else target.box
     depth_range = preparation.depth_range
     roll_deg, distance = 0.0, None
+    # Drawn of every frame of a recording, or one without a label would be the first of
+    # those that are seen in another view.
+    error, turn = view_rng.normal(0, DISTANCE_ERROR), view_rng.normal(0, ROLL_ERROR_DEG)
     if target is not None:
         distance = target.distance
         if distance is not None:
-            distance += depth_range * view_rng.normal(0, DISTANCE_ERROR)
+            distance += depth_range * error
         if not is_whole:
-            turn = np.radians(view_rng.normal(0, ROLL_ERROR_DEG))
-            cos, sin = np.cos(turn), np.sin(turn)
+            cos, sin = np.cos(np.radians(turn)), np.sin(np.radians(turn))
             up = np.array([[cos, -sin], [sin, cos]]) @ target.up
             roll_deg = crops.quarter_turns_deg(up)
     if is_whole:  # nobody was looked for
@@ -333,4 +338,6 @@ def found_target(
         person = max(people, key=lambda p: detector.overlap(p.body_box, example["box"]))
         if detector.overlap(person.body_box, example["box"]) < LEAST_OVERLAP:
             return None
-    return Target(box=person.body_box, distance=person.depth, up=person.up)
+    # Without a unit how far somebody is, is a guess of another kind than training has.
+    distance = person.depth if metric else None
+    return Target(box=person.body_box, distance=distance, up=person.up)

@@ -134,11 +134,22 @@ def person_depth(crop: np.ndarray, reach: float) -> float:
 
 
 def near_depth(crop: np.ndarray, distance: float, reach: float) -> float:
-    """Returns the median reading of a crop's middle near a distance, or that itself."""
+    """Returns the median reading of a crop's middle near a distance.
+
+    Where there is none near, the distance was wrong: `person_depth`, or of a crop
+    without any reading the distance.
+
+    Args:
+        crop: [side, side], millimetres or raw, 0 = no reading.
+        distance: In the same unit; may be below 0, as a network may say anything.
+        reach: Likewise; what is near.
+    """
     side = len(crop)
     middle = crop[side // 4 : side - side // 4, side // 4 : side - side // 4]
     near = middle[(middle > 0) & (np.abs(middle - distance) <= reach)]
-    return float(np.median(near)) if near.size else float(distance)
+    if near.size:
+        return float(np.median(near))
+    return person_depth(crop, reach) or float(distance)
 
 
 def filled(crop: np.ndarray) -> np.ndarray:

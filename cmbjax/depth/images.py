@@ -71,8 +71,9 @@ def to_millimetres(
     """Returns a frame in millimetres, 0 = no reading; beyond 65.5 m there is none.
 
     Args:
-        frame: [height, width] or [height, width, 1]: integers, 0 = no reading, or
-            floats in metres, where 0, NaN and infinity are none (as in ROS).
+        frame: [height, width] or [height, width, 1]: integers, of which 0 and the
+            largest of their type are no reading, or floats in metres, where 0, NaN and
+            infinity are none (as in ROS).
         depth_scale: Metres per unit of integers.
         name: For errors.
 
@@ -97,13 +98,19 @@ def to_millimetres(
     with np.errstate(over="ignore", invalid="ignore"):
         millimetres = frame.astype(np.float32)
         millimetres *= np.float32(1000 if is_float else 1000 * depth_scale)
+    if not is_float:  # some cameras have the largest number where there is no reading
+        millimetres[frame == np.iinfo(frame.dtype).max] = 0
     millimetres[~np.isfinite(millimetres)] = 0
     if (lowest := float(millimetres.min())) < 0:
         raise ValueError(f"{name}: negative depth, from {lowest / 1000:g} m")
     valid = millimetres[millimetres > 0]
     if not valid.size:
-        holes = "NaN or infinite" if is_float and np.isnan(frame).any() else "0"
-        raise ValueError(f"{name}: no reading in it, every pixel is {holes}")
+        what = "0"
+        if is_float and not np.isfinite(frame).all():
+            what = "0, NaN or infinite"
+        elif frame.any():
+            what = f"0 or {np.iinfo(frame.dtype).max}"
+        raise ValueError(f"{name}: no reading in it, every pixel is {what}")
     median = float(np.median(valid)) / 1000
     if not NEAREST_M <= median <= FARTHEST_M:
         unit = "floats are metres" if is_float else f"a unit is {depth_scale:g} m"

@@ -1,6 +1,7 @@
 """A trained network over a whole split: predictions, floor and ceiling."""
 
 import functools
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -138,6 +139,7 @@ def predict(
     memory: str = "frozen",
     decode: str = "dark",
     batch_size: int = 16,
+    stream_frames: int = 1,
     order: str = "shuffled",
     order_seed: int = 0,
     flip: bool = False,
@@ -158,6 +160,7 @@ def predict(
         memory: "frozen", or "rolling" to write it from batch to batch.
         decode: A name in `heatmaps.DECODES`.
         batch_size: Frames a batch; a rolling per_sample memory sets its own.
+        stream_frames: Of each stream a batch, where the memory is shared by streams.
         order: Of frames with rolling memory: shuffled, sorted by subject and name, or
             reversed, the same backwards.
         order_seed: Of the shuffled order.
@@ -171,9 +174,15 @@ def predict(
     indices = np.arange(len(frames))
     starts_of_recordings: set[int] = set()
     if rolling and model.sequential:
+        # Slots are streams, of a frame each; else a batch is as training has them.
+        steps = stream_frames if slots is None else 1
         batches, starts_of_recordings = in_streams(
-            recordings(frames.source), batch_size
+            recordings(frames.source), batch_size // steps
         )
+        batches = [
+            list(itertools.chain(*batches[i : i + steps]))
+            for i in range(0, len(batches), steps)
+        ]
     else:
         if rolling:
             indices = _ordered(frames, order, order_seed)

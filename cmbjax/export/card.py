@@ -42,8 +42,11 @@ def whole_folder(out_dir: Path) -> Iterator[Path]:
         out_dir: New, empty, or of an earlier export, which goes.
 
     Raises:
-        ValueError: `out_dir` holds something else.
+        ValueError: `out_dir` is a file, or holds something else.
     """
+    out_dir = out_dir.resolve()  # a link stays one
+    if out_dir.exists() and not out_dir.is_dir():
+        raise ValueError(f"--out_dir={out_dir} must be a folder, and is a file")
     there = {path.name for path in out_dir.glob("*")}
     written: set[str] = set()
     if CARD_FILE in there:
@@ -283,10 +286,22 @@ def _unpacked(card: Card, memory: str) -> str:
 
 
 def _weights_code(card: Card) -> list[str]:
+    if card["depth_unit"] != "mm" or card["crop"] != "person":
+        # `Predictor` finds people in millimetres: these see something else.
+        call = f'model.apply(variables, depth, train=False, r={card["r"]:g}, method="'
+        return [
+            "import cmbjax",
+            "",
+            'model, variables = cmbjax.load(".")',
+            f'outputs = {call}outputs")  # outputs.heatmaps',
+        ]
+    options = ', memory="rolling"' * (card["memory"] == "rolling")
+    if ONNX_FILE not in card["files"] or card["batch_size"] != 1:
+        options += ', backend="jax"'
     return [
         "import cmbjax",
         "",
-        'predictor = cmbjax.Predictor("this folder")',
+        f'predictor = cmbjax.Predictor("."{options})',
         'poses = predictor("frame.png")',
     ]
 

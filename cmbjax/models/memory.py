@@ -49,12 +49,13 @@ def reset(memory: Memory, starts: Bool[AnyArray, " batch"]) -> Memory:
 def keep(old: Memory, new: Memory, is_real: Bool[AnyArray, " batch"]) -> Memory:
     """Returns the new memory without what samples that only fill a batch up left.
 
-    A shared memory is new if any sample is real.
+    A shared memory is all new: its batches are not filled up.
     """
 
     def choose(before: Any, after: Any) -> Array:
-        real = _along_slots(is_real) if is_per_sample(before) else jnp.any(is_real)
-        return jnp.where(real, after, before)
+        if not is_per_sample(before):
+            return after
+        return jnp.where(_along_slots(is_real), after, before)
 
     return jax.tree.map(choose, old, new)
 

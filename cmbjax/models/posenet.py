@@ -121,7 +121,13 @@ class PoseNet(Network, kw_only=True):
     def regress(self, heatmaps: Array) -> Float[Array, "batch joints xyz=3"]:
         """Returns joints in units of regression, by two layers of 1024."""
         pool = -(-heatmaps.shape[1] // HEAD_CELLS)
-        x = nn.avg_pool(heatmaps, window_shape=(pool, pool), strides=(pool, pool))
+        x = nn.avg_pool(
+            heatmaps,
+            window_shape=(pool, pool),
+            strides=(pool, pool),
+            padding="SAME",  # no cell is left out where the side is no multiple
+            count_include_pad=False,
+        )
         x = x.reshape(len(x), -1)
         for layer in ("fc1", "fc2"):
             x = nn.relu(nn.Dense(1024, name=layer)(x))

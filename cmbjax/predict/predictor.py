@@ -18,7 +18,14 @@ from cmbjax.depth import crops, detector, lifting
 from cmbjax.depth.images import MAX_PIXELS, files_of, read_frame, to_millimetres
 from cmbjax.files import checksum
 from cmbjax.heatmaps import DECODES, decode_maps
-from cmbjax.predict.card import ABOVE, CARD_FILE, Card, find_folder, read_card
+from cmbjax.predict.card import (
+    ABOVE,
+    CARD_FILE,
+    ONNX_FILE,
+    Card,
+    find_folder,
+    read_card,
+)
 from cmbjax.predict.runtimes import (
     Backend,
     Memory,
@@ -147,9 +154,10 @@ class Predictor:
             network: people, which is people-96, and people-above-96 for those whom the
                 camera sees from above; hands, which is hands-96; another name of the
                 package's own networks, or a folder that export.py wrote.
-            camera: [fx, fy, cx, cy], pixels; by default a focal length of 1.07 times
-                the image's height, with the centre in the middle. Metres are as wrong
-                as the focal length is.
+            camera: [fx, fy, cx, cy], pixels of these frames; the first pixel's centre
+                is (0.5, 0.5), so that ROS and OpenCV have cx and cy smaller by half a
+                pixel. By default a focal length of 1.07 times the shorter side, with
+                the centre in the middle: metres are as wrong as the focal length is.
             depth_scale: Metres per unit of integer frames.
             people: The nearest person, or hand, of each frame, or all.
             roll: By how many degrees frames must be turned clockwise to be upright: 0,
@@ -182,6 +190,10 @@ class Predictor:
             if value not in get_args(choices):
                 names = ", ".join(get_args(choices))
                 raise ValueError(f"{name} must be one of {names}, got {value!r}")
+        if precision == "bf16" and backend != "openvino":
+            raise ValueError(f"precision='bf16' is openvino's, got backend={backend!r}")
+        if precision == "int8" and backend == "jax":
+            raise ValueError("precision='int8' is of ONNX files, got backend='jax'")
         if memory == "rolling" and people == "all":
             raise ValueError("memory='rolling' follows one person: people='nearest'")
         if decode is not None:
@@ -213,6 +225,8 @@ class Predictor:
         self._runtimes: dict[Path, Runtime] = {}
         self._opening = threading.Lock()
         self.runtime(self.card)
+        if self._above is not None and backend != "jax":
+            self._above.file(ONNX_FILE)  # is loaded when it is asked
         self._own_stream: tuple[int, Stream] | None = None  # and the thread's number
 
     def runtime(self, card: Card) -> Runtime:
@@ -468,10 +482,15 @@ class Predictor:
             distance=distance_mm,
             roll_deg=roll_deg,
         )
-        if not crop.reference > 0:
-            raise ValueError(f"the box {box.tolist()} holds no reading of the frame")
+        if distance_mm is None and not crop.reference > 0:
+            raise ValueError(
+                f"the box {box.tolist()} holds no reading of the frame, or is too thin "
+                "for one"
+            )
+        # Of what the detector sees where no reading is: nobody, and no reason to stop.
+        reference = max(crop.reference, 1.0)
         return View(
-            box, crop.depth[None], crop.frame_from_crop, crop.reference, card, roll_deg
+            box, crop.depth[None], crop.frame_from_crop, reference, card, roll_deg
         )
 
     def run(self, view: View) -> Outputs:

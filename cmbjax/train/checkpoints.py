@@ -70,6 +70,11 @@ class Checkpoints:
             sums = dict(_checksums(Path(self._manager.directory, str(int(state.step)))))
             write_json(self._checksums / f"{int(state.step)}.json", sums)
 
+    @staticmethod
+    def are_in(run_dir: Path) -> bool:
+        """Tells whether a run has a checkpoint, without opening any."""
+        return any(path.name.isdigit() for path in run_dir.glob("checkpoints/*"))
+
     @property
     def latest_step(self) -> int | None:
         """Steps done at the latest whole checkpoint; None where there is none."""

@@ -17,10 +17,15 @@ from cmbjax.files import checked
 from cmbjax.models import MODELS
 from cmbjax.models.ablations import AttachedMemory, OptimizedMemory
 from cmbjax.models.cmb import ConvolutionalMemoryBlock, MemoryMode
+from cmbjax.models.compared import ieml
 from cmbjax.models.network import Network
 from cmbjax.models.posenet import Head3d, PoseNet
 from cmbjax.models.recurrent import RecurrentPoseNet
 from cmbjax.registry import pick
+from cmbjax.skeletons import Skeleton
+
+# Of checks that no joint set matters to.
+ONE_JOINT = Skeleton("one_joint", joints=("joint",), parents=(-1,))
 
 # Flags of a memory, and what they are by default.
 MEMORY_FIELDS = {
@@ -172,7 +177,7 @@ class TrainConfig(DataFlags):
             )
         if self.side > MOST_SIDE:
             raise ValueError(f"--side must be at most {MOST_SIDE}, got {self.side}")
-        model = self.make_model(1)
+        model = self.make_model(ONE_JOINT)
         if self.side % model.divisor:
             raise ValueError(
                 f"--side must be a multiple of {model.divisor} for "
@@ -198,13 +203,19 @@ class TrainConfig(DataFlags):
                 "--stream_frames=1 for --memory_mode=per_sample, whose streams have "
                 f"one frame a batch, got {self.stream_frames}"
             )
+        damages = self.augmentation.damage or self.augmentation.misses
+        if damages and (model.sequential or model.num_frames > 1):
+            raise ValueError(
+                "--augmentation.damage and misses befall single frames, and "
+                f"--model={self.model} sees recordings in one view: expected 0"
+            )
         if model.sequential and self.memory_steps > 1:
             raise ValueError(
                 f"--memory_steps=1 for --model={self.model}, got {self.memory_steps}"
             )
 
-    def make_model(self, num_joints: int) -> Network:
-        """Returns the network.
+    def make_model(self, skeleton: Skeleton) -> Network:
+        """Returns the network of a joint set.
 
         Raises:
             ValueError: A flag is one that this network does not have.
@@ -215,8 +226,10 @@ class TrainConfig(DataFlags):
             "head3d": self.head3d,
             "dtype": jnp.dtype(self.dtype),
         }
-        model = make(num_joints=num_joints, **options)
-        without = {} if model.remembers else MEMORY_FIELDS
+        options["num_joints"] = skeleton.num_joints
+        model = make(**options)
+        has_choices = model.remembers and not isinstance(model, RecurrentPoseNet)
+        without = {} if has_choices else MEMORY_FIELDS
         if not isinstance(model, PoseNet):
             without = without | {"trunk_norm": True}
         for name, default in without.items():
@@ -224,12 +237,13 @@ class TrainConfig(DataFlags):
                 raise ValueError(
                     f"--{name}: --model={self.model} has nothing of the kind"
                 )
+        if isinstance(model, ieml.IEML):
+            return model.clone(parents=skeleton.parents)
         if not isinstance(model, PoseNet):
             return model
         if isinstance(model, RecurrentPoseNet):
             options["stream_frames"] = self.stream_frames
         return make(
-            num_joints=num_joints,
             memory_mode=self.memory_mode,
             trunk_norm=self.trunk_norm,
             **options,
@@ -283,7 +297,7 @@ class TrainConfig(DataFlags):
             side=self.side,
             crop=crop or self.crop or default,
             depth_range=depth_range,
-            num_frames=self.make_model(1).num_frames,
+            num_frames=self.make_model(ONE_JOINT).num_frames,
         )
 
     def to_json(self) -> dict[str, Any]:

@@ -155,13 +155,13 @@ class Run:
             raise ValueError(f"{path}: coefficients must be of {len(joints)} joints")
         return np.array(coefficients)
 
-    def restore(self, num_joints: int) -> tuple[Network, step.TrainState]:
+    def restore(self) -> tuple[Network, step.TrainState]:
         """Returns the network and what the latest checkpoint holds.
 
         Raises:
             ValueError: There is none, or it is of another network.
         """
-        model = self.config.make_model(num_joints)
+        model = self.config.make_model(SKELETONS[self.statistics.skeleton])
         like = step.abstract_state(
             model,
             self.config.make_optimizer(),

@@ -61,8 +61,12 @@ def join(
         ) from error
 
 
-def make_mesh(batch_size: int) -> Mesh:
+def make_mesh(batch_size: int, stream_frames: int = 1) -> Mesh:
     """Returns all devices of all processes in a row, those of a process side by side.
+
+    Args:
+        batch_size: Frames, over all devices.
+        stream_frames: Of each stream, which a device has as a whole.
 
     Raises:
         ValueError: They cannot share a batch equally.
@@ -70,10 +74,11 @@ def make_mesh(batch_size: int) -> Mesh:
     devices = sorted(
         jax.devices(), key=lambda device: (device.process_index, device.id)
     )
-    if batch_size % len(devices):
+    if batch_size % (len(devices) * stream_frames):
+        times = f" times --stream_frames={stream_frames}" if stream_frames > 1 else ""
         raise ValueError(
             f"--batch_size must be a multiple of the number of devices, {len(devices)} "
-            f"over all processes, got {batch_size}"
+            f"over all processes{times}, got {batch_size}"
         )
     return Mesh(np.array(devices), (AXIS,))
 

@@ -12,7 +12,7 @@ from cmbjax.data.examples import DepthFrames, Example, decode_depth
 from cmbjax.data.views import label_box, labelled_target
 from cmbjax.depth import crops, lifting
 from cmbjax.files import Finite, read_json
-from cmbjax.skeletons import SKELETONS, Skeleton
+from cmbjax.skeletons import SKELETONS
 
 STATISTICS_FRAMES = 2000
 
@@ -101,7 +101,7 @@ def _measured(example: Example, frames: DepthFrames) -> tuple[np.ndarray, np.nda
     """Returns `_surfaces` and `_in_crop` of an example, whose depth is decoded once."""
     depth = decode_depth(example)
     surfaces = _surfaces(example, depth, frames)
-    return surfaces, _in_crop(example, depth, frames.skeleton)
+    return surfaces, _in_crop(example, depth, frames)
 
 
 def _mean_in_crop(joints: np.ndarray) -> np.ndarray:
@@ -112,18 +112,30 @@ def _mean_in_crop(joints: np.ndarray) -> np.ndarray:
     return mean.astype(np.float32)
 
 
-def _in_crop(example: Example, depth: np.ndarray, skeleton: Skeleton) -> np.ndarray:
-    """Returns an example's joints [joints, 3] in its crop; NaN where unlabelled."""
+def _in_crop(example: Example, depth: np.ndarray, frames: DepthFrames) -> np.ndarray:
+    """Returns an example's joints [joints, 3] in its crop; NaN where unlabelled.
+
+    Depth is metres from the crop's reference, as the network sees it.
+    """
+    skeleton = frames.skeleton
     target = labelled_target(example, depth, skeleton)
     if target is None:
         return np.full((skeleton.num_joints, 3), np.nan)
-    transform = crops.crop_transform(
-        target.box, 1, angle_deg=crops.quarter_turns_deg(target.up)
-    )
+    roll_deg = crops.quarter_turns_deg(target.up)
+    transform = crops.crop_transform(target.box, 1, angle_deg=roll_deg)
     joints = np.empty((skeleton.num_joints, 3))
     joints[:, :2] = crops.transform_points(transform, example["joints_px"]) - 0.5
-    distance = np.nan if target.distance is None else target.distance
-    joints[:, 2] = example["joints_m"][:, 2] - distance / 1000
+    reference = np.nan
+    if target.distance is not None and frames.depth_range is not None:
+        reference = crops.look(
+            depth,
+            target.box,
+            side=crops.REFERENCE_SIDE,
+            depth_range=frames.depth_range,
+            distance=target.distance,
+            roll_deg=roll_deg,
+        ).reference
+    joints[:, 2] = example["joints_m"][:, 2] - reference / 1000
     joints[~example["visible"]] = np.nan
     return joints
 

@@ -131,6 +131,14 @@ def test_recordings_are_a_subjects_frames_by_name():
     ]
 
 
+def test_frames_follow_on_one_another_by_number():
+    """As cameras write them who do not pad: 10 comes after 9."""
+    names = [f"depth_{i}.png" for i in (10, 9, 1, 11, 2)]
+    source = [make_example(0, frame=name.encode()) for name in names]
+    ((*order,),) = recordings.recordings(source)
+    assert [names[i] for i in order] == [f"depth_{i}.png" for i in (1, 2, 9, 10, 11)]
+
+
 def test_clips_repeat_the_first_and_the_last_frame_by_hand():
     around = recordings.clips([[7, 3, 5], [1]], 5)
     assert around == {
@@ -192,6 +200,20 @@ def test_a_recording_is_seen_in_one_view():
     assert np.abs(one - two).max() > 1
 
 
+def test_a_frame_without_a_label_is_seen_as_its_recording_is():
+    labelled = make_example(1, subject=b"a", frame=b"frame 0")
+    bare = {"frame": b"frame 1", "visible": np.zeros(15, bool)}
+    frames = make_frames([labelled, labelled | bare])
+    view = {"augmentation": Augmentation(noise=0.0, holes=0), "batch_size": 2}
+    for seed in range(12):
+        data = batches(frames, seed, sequential=True, stream_frames=2, **view)
+        one, two = next(data)["joints_px"]
+        # Mirrored or not, a pair of joints lies the same way round.
+        side = one[2:4, 0] - one[[3, 2], 0]
+        other = two[2:4, 0] - two[[3, 2], 0]
+        assert (np.sign(side) == np.sign(other)).all()
+
+
 def test_recordings_are_dealt_out_whole_by_hand():
     batches, first = recordings.in_streams([[1, 2], [3, 4, 5], [6], [7, 8]], 2)
     # Longest first, each to the stream that is shortest: 3 4 5 6 and 1 2 7 8.
@@ -224,6 +246,14 @@ def test_a_share_of_one_long_recording_is_of_its_pieces(num_frames):
     # No two figures have their second joint at the same place.
     seen = np.concatenate([next(data)["joints_px"][:, 1] for _ in range(12)])
     assert len(np.unique(seen, axis=0)) == 8
+
+
+def test_a_share_of_one_long_recording_has_batches_of_its_streams():
+    frames = recorded(lengths=(40, 0), shuffled=range(40))
+    options = {"augmentation": STILL, "batch_size": 4, "share": 0.2}
+    data = batches(frames, sequential=True, stream_frames=4, **options)
+    seen = [next(data)["joints_px"][:, 1] for _ in range(6)]
+    assert len(np.unique(np.concatenate(seen), axis=0)) == 8
 
 
 def test_sequential_batches_say_where_sequences_start_and_can_be_resumed():
@@ -402,6 +432,37 @@ def test_full_crop_is_the_letterboxed_frame():
     corners = np.array([[0, 2], [16, 14]], np.float32)
     frame = crops.transform_points(view["frame_from_crop"], corners)
     np.testing.assert_allclose(frame, [[0, 0], [160, 120]], atol=1e-3)
+
+
+def test_without_a_unit_training_and_evaluation_have_one_reference(monkeypatch):
+    """The detector's depth is that of the wall as well; the person's is asked for."""
+    example = make_example(0, joints_m=np.full((15, 3), np.nan, np.float32))
+    box = views.label_box(example, decode_depth(example))
+    up = np.array([0, -1], np.float32)
+    person = detector.Person(box, box, 3000.0, 0.9, up)
+    monkeypatch.setattr(detector, "shipped", lambda what: lambda *a, **k: [person])
+    preparation = dataclasses.replace(PREPARATION, crop="person")
+    depth = decode_depth(example)
+    seen = views.evaluation_view(
+        example, depth, preparation=preparation, skeleton=BODY15, metric=False
+    )
+    trained = views.training_view(
+        example,
+        np.random.default_rng(0),
+        preparation=preparation,
+        augmentation=STILL,
+        skeleton=BODY15,
+    )
+    assert seen["reference"] == 2000
+    np.testing.assert_allclose(trained["depth"], seen["depth"], atol=1e-6)
+
+
+def test_whether_there_are_depths_to_learn_from():
+    nothing = np.full((15, 3), np.nan, np.float32)
+    without = [make_example(i, joints_m=nothing) for i in range(3)]
+    assert not make_frames(without).have_depths
+    assert make_frames([*without, make_example(4)]).have_depths
+    assert not make_frames([make_example(4)], metric=False).have_depths
 
 
 def test_frame_without_a_person_is_looked_at_as_a_whole_and_said_so():

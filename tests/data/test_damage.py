@@ -1,10 +1,11 @@
 """What befalls depth images: what is lost is what was asked for, and no more."""
 
 import numpy as np
+import pytest
 
 from cmbjax.data import damage, views
 from cmbjax.depth import crops
-from cmbjax.skeletons import BODY15
+from cmbjax.skeletons import BODY15, HAND21
 
 DEPTH = np.full((80, 100), 3000, np.uint16)
 DEPTH[20:60, 40:60] = 2000
@@ -117,6 +118,21 @@ def test_whose_legs_are_covered_is_seen_as_far_down_as_the_trunk_tells():
         assert (seen.box != standing).sum() <= 1
         assert (seen.box[:2] >= standing[:2]).all()
         assert (seen.box[2:] <= standing[2:]).all()
+
+
+def test_a_hand_has_no_legs_to_cover(monkeypatch):
+    def refuse(*_):
+        raise AssertionError("a hand was covered")
+
+    monkeypatch.setattr(damage, "covered_below", refuse)
+    target = views.Target(box=BOX, distance=2000.0)
+    joints_px = np.random.default_rng(0).uniform(40, 60, (21, 2)).astype(np.float32)
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        views.damaged(rng, DEPTH, target, joints_px, HAND21, 1.0)
+    with pytest.raises(AssertionError, match="was covered"):
+        rng = np.random.default_rng(0)
+        views.damaged(rng, DEPTH, target, UNKNOWN, BODY15, 1.0)
 
 
 def test_nothing_befalls_a_frame_unless_it_is_asked_for():

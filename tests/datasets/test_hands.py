@@ -264,5 +264,8 @@ def test_whole_frames_are_measured_and_who_is_there_is_fitted(tfds_dir, tmp_path
     )
     with pytest.raises(ValueError, match="expected crowd or hands, whose frames"):
         WholeFramesConfig(dataset="mannequin")
+    for wrong in ({"network": "hands-96"}, {"split": "validation"}):
+        with pytest.raises(ValueError, match="--fit_presence writes into a card"):
+            WholeFramesConfig(fit_presence=True, **wrong)
     with pytest.raises(ValueError, match="--step must be at least 1, got 0"):
         WholeFramesConfig(step=0)

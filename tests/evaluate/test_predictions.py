@@ -151,6 +151,8 @@ def test_the_mean_pose_in_training_crops_by_hand(tmp_path):
     expected = ((joints_px[:, 0] - centres) / sides).mean(axis=0)
     np.testing.assert_allclose(mean[0, :2], expected, atol=1e-3)
     assert np.isnan(mean[4]).all()
+    # From what the network has as the reference, the surface: 5 cm before the joints.
+    np.testing.assert_allclose(np.delete(mean[:, 2], 4), 0.05, atol=1e-3)
     write_json(tmp_path / "statistics.json", statistics.to_json())
     again = Statistics.read(tmp_path / "statistics.json")
     np.testing.assert_array_equal(again.mean_in_crop, mean)
@@ -269,11 +271,56 @@ def test_recurrent_network_follows_each_recording_by_itself():
     assert np.abs(single.scores[1] - together[1]).max() > 1e-4
 
 
-def test_rolling_writes_once_a_batch_and_leaves_the_caller_its_memory():
+def test_rolling_writes_once_a_batch_and_leaves_the_caller_its_memory(monkeypatch):
     model = Oracle(joints_px=((32.0, 32.0),) * 15)
     variables = {"memory": {"value": jnp.zeros((1, 1, 1))}, "params": {}}
-    evaluate(model, variables, memory="rolling")
+    written = []
+
+    def keep(old, new, is_real):
+        written.append((old["value"].item(), new["value"].item()))
+        return new
+
+    monkeypatch.setattr(predictions.memories, "keep", keep)
+    with jax.disable_jit():
+        evaluate(model, variables, memory="rolling", batch_size=3)
+    assert written == [(0, 1), (1, 2), (2, 3)]  # seven frames
     assert variables["memory"]["value"].item() == 0
+
+
+class InOrder(Oracle):
+    """Sees recordings in order, and has one memory for all streams."""
+
+    @property
+    def sequential(self):
+        return True
+
+
+def test_a_shared_memory_sees_batches_of_streams_as_in_training(monkeypatch):
+    """Two recordings of six and four frames, batches of four."""
+    source = [make_example(i, subject=b"a" if i < 6 else b"b") for i in range(10)]
+    model = InOrder(joints_px=((32.0, 32.0),) * 15)
+    variables = {"memory": {"value": jnp.zeros((1, 1, 1))}, "params": {}}
+    load, asked = predictions.evaluation_batches, []
+
+    def recorded(frames, *, preparation, batches):
+        asked.append(batches)
+        return load(frames, preparation=preparation, batches=batches)
+
+    monkeypatch.setattr(predictions, "evaluation_batches", recorded)
+    for stream_frames in (1, 2, 4):
+        result = evaluate(
+            model,
+            variables,
+            frames=make_frames(source),
+            memory="rolling",
+            batch_size=4,
+            stream_frames=stream_frames,
+        )
+        assert result.names == [f"frame {i}" for i in range(10)]
+    of_four_streams, of_two, of_one = asked
+    assert of_four_streams[0] == [0, 3, 6, 9]  # cut, as there are two recordings
+    assert of_two[0] == [0, 6, 1, 7]
+    assert of_one[0] == [0, 1, 2, 3] and of_one[1][:2] == [4, 5]
 
 
 def test_raw_depth_has_no_metres():

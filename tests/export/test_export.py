@@ -21,9 +21,10 @@ import train
 from cmbjax.data.augment import Augmentation
 from cmbjax.evaluate import predictions
 from cmbjax.export import card, formats
+from cmbjax.files import write_json
 from cmbjax.models import fast
 from cmbjax.predict import runtimes
-from cmbjax.predict.card import INT8_FILE, ONNX_FILE, STABLEHLO_FILE
+from cmbjax.predict.card import INT8_FILE, ONNX_FILE, STABLEHLO_FILE, WEIGHTS
 from cmbjax.train.config import TrainConfig
 from cmbjax.train.run import Run
 from tests import fabricate
@@ -54,7 +55,7 @@ def run_dir(tmp_path_factory):
 def trained(run_dir):
     """The network, its variables, and two batches: a frame, and the frame mirrored."""
     run = Run.open(run_dir)
-    model, state = run.restore(15)
+    model, state = run.restore()
     config = run.config
     frames = datasets.load("itop", config.data_dir, config.tfds_dir, split="test")
     (depth,) = export.depth_batches(frames, config.make_preparation(frames), 1, 1)
@@ -160,6 +161,56 @@ def test_onnx_runs_as_the_card_says(exported, trained, title, monkeypatch):
         (call,) = (i for i, line in enumerate(lines) if "heatmaps" in line)
         exec("\n".join(lines[call:]), names)
         assert_close([names["heatmaps"], names["joints"]], second[:2])
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, 'cmbjax.Predictor(".")'),
+        (
+            {"files": {"weights.npz": {"bytes": 1, "sha256": "0"}}},
+            'cmbjax.Predictor(".", backend="jax")',
+        ),
+        ({"batch_size": 4}, 'cmbjax.Predictor(".", backend="jax")'),
+        ({"memory": "rolling"}, 'cmbjax.Predictor(".", memory="rolling")'),
+        ({"crop": "label_box"}, 'cmbjax.load(".")'),
+        ({"depth_unit": "raw"}, 'cmbjax.load(".")'),
+    ],
+)
+def test_what_the_text_says_of_the_weights_goes_with_the_card(changes, expected):
+    folder = WEIGHTS / "people-96"
+    about = json.loads((folder / "card.json").read_text())
+    assert expected in card.markdown(about | changes)
+
+
+def test_the_texts_own_code_of_the_weights_runs(tmp_path, monkeypatch):
+    """A network of label boxes, which is asked for a batch."""
+    shutil.copytree(WEIGHTS / "people-96", tmp_path, dirs_exist_ok=True)
+    about = json.loads((tmp_path / "card.json").read_text()) | {"crop": "label_box"}
+    write_json(tmp_path / "card.json", about)
+    (tmp_path / "README.md").write_text(card.markdown(about))
+    monkeypatch.chdir(tmp_path)
+    names = {"depth": np.ones((1, 96, 96, 1), np.float32)}
+    exec(code_for(tmp_path, "cmbjax"), names)
+    assert names["outputs"].heatmaps.shape == (1, 48, 48, 15)
+
+
+def test_a_file_is_no_folder_to_export_to(tmp_path):
+    file = tmp_path / "thesis.onnx"
+    file.write_text("years of work")
+    with (
+        pytest.raises(
+            ValueError, match=r"thesis\.onnx must be a folder, and is a file"
+        ),
+        card.whole_folder(file),
+    ):
+        pass
+    assert file.read_text() == "years of work"
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    (tmp_path / "real").mkdir()
+    with card.whole_folder(tmp_path / "link") as folder:
+        (folder / "card.json").write_text("{}")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "real/card.json").exists()
 
 
 def test_onnx_is_standard_and_does_not_transpose_around_each_convolution(exported):

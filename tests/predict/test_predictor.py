@@ -382,12 +382,29 @@ def test_a_frame_without_a_person_gives_no_pose(small):
             predictor(wall, boxes=np.array(boxes))
 
 
+def test_a_candidate_without_a_reading_is_nobody_and_stops_nothing(small, monkeypatch):
+    """The detector may say any depth, and see somebody where nothing was measured."""
+    predictor = Predictor(small["maps"], people="all")
+    depth = np.zeros((240, 320), np.uint16)
+    depth[:, 200:] = 3000
+    box = np.array([20.0, 40, 90, 200], np.float32)
+    up = np.array([0, -1], np.float32)
+    nobody = detector.Person(box, box, -400.0, 0.9, up)
+    there = nobody._replace(box=box + [200, 0, 200, 0], body_box=box + [200, 0, 200, 0])
+    monkeypatch.setattr(predictor, "find", lambda _: [nobody, there])
+    poses = predictor(depth)
+    assert {pose.depth_m for pose in poses} == {0.001, 3.0}
+    assert all(np.isfinite(pose.joints_m).all() for pose in poses)
+
+
 def test_bad_arguments_are_refused(small, tmp_path):
     cases = [
         ({"backend": "tensorrt"}, "backend must be one of onnxruntime, openvino, jax"),
         ({"people": "some"}, "people must be one of nearest, all, got 'some'"),
         ({"people": "all", "memory": "rolling"}, "follows one person"),
         ({"memory": "warm"}, "memory must be one of frozen, rolling, got 'warm'"),
+        ({"precision": "bf16"}, "precision='bf16' is openvino's, got backend='onnx"),
+        ({"precision": "int8", "backend": "jax"}, "is of ONNX files, got backend='jax"),
         ({"precision": "f16"}, "precision must be one of f32, bf16, int8, got 'f16'"),
         ({"depth_scale": 0.0}, "depth_scale must be above 0, got 0"),
         ({"camera": (285, 285, 160)}, r"camera must be \[fx, fy, cx, cy\]"),

@@ -214,6 +214,24 @@ def test_frames_of_one_name_in_two_folders_are_two(small, tmp_path, monkeypatch)
         assert file == tmp_path.resolve() / folder / "frame.npy"
 
 
+def test_a_frame_that_is_named_twice_is_one(small, tmp_path, monkeypatch):
+    (tmp_path / "in").mkdir()
+    frame = tmp_path / "in/frame.npy"
+    np.save(frame, person(0).depth_mm)
+    monkeypatch.chdir(tmp_path / "in")
+    frames = (Path("../in/frame.npy"), frame, Path("frame.npy"))
+    config = predict.PredictConfig(
+        frames=frames, out_dir=tmp_path / "out", network=small["maps"]
+    )
+    assert list(predict.main(config)) == ["../in/frame.npy"]
+    assert predict.main(dataclasses.replace(config, frames=frames[1:])) == {}
+    assert len(lines_of(tmp_path / "out")) == 1
+    # Eight bits are other poses.
+    other = dataclasses.replace(config, backend="openvino", precision="bf16")
+    with pytest.raises(ValueError, match=r"other settings \(--precision\)"):
+        predict.main(other)
+
+
 def test_a_terminated_script_leaves_whole_files(small, tmp_path):
     frames = tmp_path / "frames"
     frames.mkdir()

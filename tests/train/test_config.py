@@ -10,11 +10,13 @@ import pytest
 import train
 from cmbjax import runtime
 from cmbjax.data.augment import Augmentation
+from cmbjax.skeletons import BODY15
 from cmbjax.train import step
 from cmbjax.train.config import (
     ADDED_AUGMENTATION,
     ADDED_FIELDS,
     LEAST_WIDTH,
+    ONE_JOINT,
     TrainConfig,
 )
 from cmbjax.train.run import Run
@@ -75,7 +77,7 @@ def test_paths_are_written_out(monkeypatch, tmp_path):
 def test_what_no_device_holds_is_refused_with_an_estimate(monkeypatch):
     """Four times the frames take four times the memory; few are not counted."""
     config = TrainConfig(width=0.125, side=64, batch_size=4096)
-    model = config.make_model(15)
+    model = config.make_model(BODY15)
     few, many = (
         step.bytes_of_step(model, side=64, batch_size=size) for size in (1024, 4096)
     )
@@ -137,7 +139,7 @@ def test_a_config_of_other_types_is_refused(change):
         ),
         (
             {"model": "convgru", "memory_steps": 2},
-            "--memory_steps=1 for --model=convgru",
+            "--memory_steps: --model=convgru has",
         ),
         (
             {"model": "cmb_none", "memory_steps": 2},
@@ -184,7 +186,7 @@ def test_readings_of_the_memory_are_those_of_the_papers_block(flags, message):
 
 def test_the_narrowest_network_has_a_channel_everywhere():
     config = TrainConfig(model="cmb_half", width=LEAST_WIDTH, side=16)
-    model = config.make_model(3)
+    model = config.make_model(ONE_JOINT)
     depth = jnp.zeros((1, 16, 16, 1))
     variables = jax.eval_shape(
         functools.partial(model.init, train=True, r=3.0), jax.random.key(0), depth
@@ -195,7 +197,7 @@ def test_the_narrowest_network_has_a_channel_everywhere():
 def test_sigma_is_the_networks_own_unless_given():
     def sigma(**flags):
         config = TrainConfig(**flags)
-        return config.make_sigma(config.make_model(15))
+        return config.make_sigma(config.make_model(BODY15))
 
     assert sigma() == 1.5 and sigma(model="sh8") == 1.75 and sigma(sigma=3.0) == 3.0
     # Five pixels whatever the side: the last layer's cells have as many pixels.
@@ -289,9 +291,21 @@ def test_learning_rate_falls_as_in_the_paper():
     np.testing.assert_allclose(step, -2.5e-4 * 0.95**2, rtol=1e-3)
 
 
+def test_what_would_break_the_one_view_of_a_recording_is_refused():
+    for model in ("convgru", "cmb_sequence", "cnn3d"):
+        for name in ("damage", "misses"):
+            with pytest.raises(ValueError, match="damage and misses befall single"):
+                TrainConfig(model=model, augmentation=Augmentation(**{name: 0.1}))
+
+
+def test_a_recurrence_has_no_memory_to_choose():
+    with pytest.raises(ValueError, match="--memory_mode: --model=convgru has nothing"):
+        TrainConfig(model="convgru", memory_mode="per_sample")
+
+
 def test_frames_of_a_stream_a_batch():
     config = TrainConfig(model="convgru", stream_frames=4)
-    assert config.make_model(1).stream_frames == 4
+    assert config.make_model(ONE_JOINT).stream_frames == 4
     assert TrainConfig(model="cmb_sequence", stream_frames=16).stream_frames == 16
     for flags, words in {
         "--model=cmb, which sees no recordings": {"stream_frames": 4},

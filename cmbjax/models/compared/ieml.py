@@ -22,7 +22,6 @@ from cmbjax.models.compared.norm import BatchNorm
 from cmbjax.models.fast.pool import max_pool_3x3
 from cmbjax.models.losses import AnyArray, Batch, heatmap_loss
 from cmbjax.models.network import Network, Outputs, scaled
-from cmbjax.skeletons import SKELETONS
 
 Parents = tuple[int, ...]
 
@@ -40,12 +39,6 @@ REACH = 0.05  # of the crop: a proposal this near to the label matches
 FLOOR = 0.1  # lowest height with a gradient, which is that of the logarithm
 BARRED = -1e9  # score of a state that must not be
 PRECISION = -2.0  # at first, before the softplus: a deviation of 2 units
-
-
-def tree_of(num_joints: int) -> Parents:
-    """Returns the parents of the skeleton with so many joints, or else of a chain."""
-    trees = {s.num_joints: s.parents for s in SKELETONS.values()}
-    return trees.get(num_joints, tuple(range(-1, num_joints - 1)))
 
 
 def leaves_first(parents: Parents) -> list[int]:
@@ -364,8 +357,7 @@ class IEML(Network, kw_only=True):
     heat maps through the heights of proposals above 0.1 alone.
 
     Attributes:
-        parents: Of each joint, the root has -1; by default those of the skeleton with
-            as many joints, or else of a chain.
+        parents: Of each joint, the root has -1; by default those of a chain.
         proposals: Proposals N of a joint.
         templates: Templates T of a joint.
         temperature: Of the soft maxima in training.
@@ -386,7 +378,8 @@ class IEML(Network, kw_only=True):
         Raises:
             ValueError: `parents` are those of another number of joints.
         """
-        parents = tree_of(self.num_joints) if self.parents is None else self.parents
+        chain = tuple(range(-1, self.num_joints - 1))
+        parents = chain if self.parents is None else self.parents
         if len(parents) != self.num_joints:
             raise ValueError(
                 f"parents must name one of each of {self.num_joints} joints, "

@@ -9,7 +9,8 @@ import pytest
 
 from cmbjax.models import MODELS, Outputs
 from cmbjax.models.compared import ieml
-from cmbjax.skeletons import BODY15, BODY19, HAND20
+from cmbjax.skeletons import SKELETONS
+from cmbjax.train.config import TrainConfig
 
 SIDE, JOINTS = 64, 3
 TREE = (1, -1, 1, 2)  # the root is neither the first joint nor a leaf
@@ -80,14 +81,15 @@ def test_structured_loss_is_of_the_probability_of_what_is_allowed():
 
 def test_children_come_before_parents_in_the_tree_of_every_skeleton():
     assert ieml.leaves_first(TREE) == [3, 0, 2, 1]
-    for skeleton in (BODY15, BODY19, HAND20):
-        parents = ieml.tree_of(skeleton.num_joints)
+    for skeleton in SKELETONS.values():
+        # Two of them have twenty joints: a body's, and a hand's.
+        parents = TrainConfig(model="ieml").make_model(skeleton).tree
         assert parents == skeleton.parents
         order = ieml.leaves_first(parents)
         assert sorted(order) == list(range(len(parents)))
         for joint, parent in enumerate(parents):
             assert parent < 0 or order.index(joint) < order.index(parent)
-    assert ieml.tree_of(4) == (-1, 0, 1, 2)
+    assert MODELS["ieml"](num_joints=4).tree == (-1, 0, 1, 2)
     with pytest.raises(ValueError, match="one of each of 2 joints, got"):
         _ = MODELS["ieml"](num_joints=2, parents=(-1,)).tree
 
