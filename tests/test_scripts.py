@@ -199,7 +199,7 @@ def test_prepared_copy_of_other_files_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ({"head3d": "dense"}, "--head3d: .* has no 3-D joints"),
+        ({"head3d": "dense"}, "--head3d=dense: .* has no 3-D joints"),
         (
             {"model": "cmb_none", "memory_lr": 0.1},
             "--memory_lr: --model=cmb_none has nothing of the kind",
@@ -212,3 +212,21 @@ def test_flag_without_an_effect_is_refused(tmp_path, flags, message):
     with pytest.raises(ValueError, match=message):
         train.main(TrainConfig(run_dir=tmp_path / "run", **source, **SMALL, **flags))
     assert not (tmp_path / "run").exists()  # the corrected command may use the folder
+
+
+def test_a_run_goes_on_without_what_it_began_with(tmp_path):
+    config = TrainConfig(
+        dataset="mannequin/tiny",
+        tfds_dir=tmp_path / "tfds",
+        run_dir=tmp_path / "first",
+        **SMALL | {"num_steps": 1},
+    )
+    train.main(config)
+    later = dataclasses.replace(
+        config, run_dir=tmp_path / "later", init_from=str(config.run_dir)
+    )
+    train.main(later)
+    shutil.rmtree(config.run_dir)
+    train.main(dataclasses.replace(later, num_steps=2))
+    *_, last = (later.run_dir / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(last)["step"] == 2

@@ -66,6 +66,12 @@ def test_head_regresses_from_maps_of_at_most_32_cells():
     assert variables["params"]["fc3"]["kernel"].shape == (1024, 45)
 
 
+def test_head_leaves_no_cell_out_where_the_side_is_no_multiple():
+    """68 cells are pooled by 3 to 23, the last of which are two cells wide."""
+    _, variables = initialise("cmb", side=136, head3d="dense", num_joints=2)
+    assert variables["params"]["fc1"]["kernel"].shape[0] == 23 * 23 * 2
+
+
 def test_depth_maps_stand_beside_the_heat_maps_at_33_values_a_joint(key):
     model, variables = initialise("cmb", width=0.5, head3d="maps", num_joints=15)
     _, without = initialise("cmb", width=0.5, num_joints=15)
