@@ -52,8 +52,8 @@ def decode_maps(
         stride: Input pixels per cell.
         decode: A name in `DECODES`.
     """
-    if decode == "smoothed":
-        heatmaps, decode = smoothed(heatmaps), "dark"
+    if decode in SMOOTHED:
+        heatmaps, decode = smoothed(heatmaps, is_open=SMOOTHED[decode]), "dark"
     joints_px, scores = heatmaps_to_joints(heatmaps, stride=stride, decode=decode)
     if depth_maps is not None:
         depths = read_maps(depth_maps, heatmaps)
@@ -82,8 +82,8 @@ def heatmaps_to_joints(
     place = pick(DECODES, "decode", decode)
     if decode == "upsampled":
         heatmaps, stride = upsample(heatmaps, stride), 1
-    if decode == "smoothed":
-        heatmaps = smoothed(heatmaps)
+    if decode in SMOOTHED:
+        heatmaps = smoothed(heatmaps, is_open=SMOOTHED[decode])
     _, height, width, _ = heatmaps.shape
     xp = heatmaps.__array_namespace__()
     row, column = _peaks(heatmaps)
@@ -125,7 +125,7 @@ def upsample(heatmaps: Array, stride: int) -> Array:
     return xp.einsum("kw,biwj->bikj", columns, maps)
 
 
-def smoothed(heatmaps: Array) -> Array:
+def smoothed(heatmaps: Array, *, is_open: bool = False) -> Array:
     """Returns the maps; those with a low peak are smoothed, and keep its height.
 
     A joint that is hidden or cut off may be in many places, and its map is low and
@@ -133,11 +133,17 @@ def smoothed(heatmaps: Array) -> Array:
 
     Args:
         heatmaps: [batch, height, width, joints].
+        is_open: Whether the joint may lie beyond the map's edge, where nothing is known
+            of it; else nothing is there.
     """
     _, height, width, _ = heatmaps.shape
     xp = heatmaps.__array_namespace__()
     above = xp.maximum(xp.moveaxis(heatmaps, 3, 1), 0)
-    smooth = xp.moveaxis(_gaussian(height) @ above @ _gaussian(width), 1, 3)
+    rows, columns = _gaussian(height), _gaussian(width)
+    if is_open:  # the mean over the part of the window that is in the map
+        rows = rows / rows.sum(axis=1, keepdims=True)
+        columns = columns / columns.sum(axis=0)
+    smooth = xp.moveaxis(rows @ above @ columns, 1, 3)
     peaks = heatmaps.max((1, 2), keepdims=True)
     highest = xp.maximum(smooth.max((1, 2), keepdims=True), 1e-9)
     is_low = (peaks < UNSURE_PEAK) & (peaks > 0)
@@ -224,10 +230,12 @@ def _dark(patch: Array) -> Array:
 
 # Upsampled: the peak of the map at the input's size (Wei et al., CVPR 2016).
 # Smoothed: dark, see `smoothed`.
+SMOOTHED = {"smoothed": False, "smoothed_open": True}  # and its `is_open`
 DECODES = {
     "argmax": _argmax,
     "quarter": _quarter,
     "dark": _dark,
     "smoothed": _dark,
+    "smoothed_open": _dark,
     "upsampled": _argmax,
 }

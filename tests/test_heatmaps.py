@@ -147,7 +147,29 @@ def test_smoothed_takes_where_most_of_a_low_map_lies_and_dark_its_highest_cell()
     np.testing.assert_array_equal(decoded.joints_px, pixels)
 
 
-@pytest.mark.parametrize("decode", sorted(set(heatmaps.DECODES) - {"smoothed"}))
+def test_what_the_edge_cuts_off_is_unknown_in_an_open_map_and_empty_in_a_smoothed_one():
+    """As high all over the last four rows, from 20 to 24: their middle is 22."""
+    maps = np.zeros((1, 24, 24, 1), np.float32)
+    maps[0, 20:, 10:13] = 0.2
+    places = {
+        decode: heatmaps.heatmaps_to_joints(maps, stride=1, decode=decode)[0][0, 0]
+        for decode in ("smoothed", "smoothed_open")
+    }
+    np.testing.assert_allclose(places["smoothed"], [11.5, 22], atol=0.01)
+    # The last row's window has the least that is empty in it.
+    np.testing.assert_allclose(places["smoothed_open"], [11.5, 23.5], atol=0.01)
+    # Far from the edges both are one.
+    middle = np.roll(maps, -10, axis=1)
+    one, other = (
+        heatmaps.heatmaps_to_joints(middle, stride=1, decode=decode)[0]
+        for decode in places
+    )
+    np.testing.assert_allclose(one, other, atol=0.01)
+
+
+@pytest.mark.parametrize(
+    "decode", sorted(set(heatmaps.DECODES) - set(heatmaps.SMOOTHED))
+)
 def test_decoding_ignores_the_maps_scale(decode):
     maps = jax.random.uniform(jax.random.key(0), (2, 6, 9, 3))
     joints_px, scores = heatmaps.heatmaps_to_joints(maps, stride=4, decode=decode)

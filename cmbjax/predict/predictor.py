@@ -109,6 +109,7 @@ class View(NamedTuple):
         card: Of the network.
         roll_deg: By how many degrees it was turned, clockwise.
         score: Of the detector; None of a box that was given.
+        is_guess: Whether its lower edge is where the feet would be, who knows.
     """
 
     box: np.ndarray
@@ -118,6 +119,7 @@ class View(NamedTuple):
     card: Card
     roll_deg: int
     score: float | None = None
+    is_guess: bool = False
 
 
 class Predictor:
@@ -355,7 +357,7 @@ class Predictor:
             box = crops.standing_box(pose.joints_px, up, shape)
             if (box[2:] - box[:2]).min() > 1:
                 again = self._view(depth_mm, person, box, view.roll_deg, view.card)
-                pose = ask(again, depth_mm)
+                pose = ask(again._replace(is_guess=True), depth_mm)
         return pose
 
     def _may_be_turned(self, person: detector.Person) -> bool:
@@ -502,13 +504,16 @@ class Predictor:
     def decode(self, view: View, outputs: Outputs, depth_mm: np.ndarray) -> Pose:
         """Returns the pose in the frame and in metres."""
         camera, card = self.intrinsics(depth_mm), view.card
+        name = self.decode_name
+        if view.is_guess and name == "smoothed":
+            name = "smoothed_open"  # feet lie beside that edge, or beyond it
         decoded = decode_maps(
             outputs["heatmaps"],
             depth_maps=outputs.get("depth_maps"),
             joints=outputs.get("joints"),
             side=card.side,
             stride=card.stride,
-            decode=self.decode_name,
+            decode=name,
         )
         joints_px = crops.transform_points(view.frame_from_crop, decoded.joints_px[0])
         if decoded.joints is None:

@@ -754,7 +754,7 @@ def test_a_rolling_memory_is_that_of_the_look_that_answered(small, monkeypatch):
             ),
             found.roll_deg,
             predictor.card,
-        ),
+        )._replace(is_guess=True),
         depth,
     )
     np.testing.assert_array_equal(pose.joints_px, again.joints_px)
