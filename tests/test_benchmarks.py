@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import os
+import shutil
 import sys
 import threading
 from collections import Counter
@@ -20,6 +21,7 @@ from benchmarks import (
     figure6,
     harness,
     memory_study,
+    own_boxes,
     paper,
     scale,
     table2,
@@ -33,6 +35,7 @@ from cmbjax.data.augment import Augmentation
 from cmbjax.data.examples import decode_depth, frame_name
 from cmbjax.evaluate import report
 from cmbjax.models import MODELS
+from cmbjax.predict.card import WEIGHTS
 from cmbjax.skeletons import BODY15
 from cmbjax.train.config import TrainConfig
 from datasets.mannequin.mannequin import make_example
@@ -611,3 +614,29 @@ def test_response_is_the_persons_mean_over_the_backgrounds_by_hand():
     depth[0, :2, :2] = 0.2  # the person
     maps = np.array([[[6.0, -1.0], [2.0, -3.0]]])[..., None]
     assert figure5.response(depth, maps) == 6.0 / 2.0
+
+
+def test_labelled_people_are_posed_in_both_boxes_and_confidence_is_fitted(tmp_path):
+    """The shipped network on figures like those that it was trained on."""
+    network = tmp_path / "network"
+    shutil.copytree(WEIGHTS / "people-96", network)
+    config = own_boxes.OwnBoxesConfig(
+        dataset="mannequin/tiny", tfds_dir=tmp_path / "tfds", network=str(network)
+    )
+    result = own_boxes.main(config)
+    assert result["people"] > 3 and result["found, %"] > 50
+    assert result["PCKh@0.5, label's box"] > 80
+    # Whom nobody found has no joint that is right.
+    most = result["found, %"]
+    assert most / 2 < result["mAP@10cm, own box"] <= most
+    card = json.loads((network / "card.json").read_text())
+    own_boxes.main(dataclasses.replace(config, split="validation", fit_confidence=True))
+    fitted = json.loads((network / "card.json").read_text())
+    assert np.shape(fitted["calibration"]) == (15, 2)
+    assert fitted["calibration"] != card["calibration"]
+    assert fitted | {"calibration": 0} == card | {"calibration": 0}
+    for wrong in ({"network": "people-96"}, {"split": "validation"}):
+        with pytest.raises(ValueError, match="--fit_confidence writes into a card"):
+            own_boxes.OwnBoxesConfig(fit_confidence=True, **wrong)
+    with pytest.raises(ValueError, match="--limit must be at least 1, got 0"):
+        own_boxes.OwnBoxesConfig(limit=0)

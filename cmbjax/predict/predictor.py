@@ -76,6 +76,7 @@ class Pose:
             whose card has no such probability, the detector's score; 1 of a box that
             was given.
         side: Which hand it is, right or left, as its owner says; empty of a person.
+        peaks: [joints] heights of the heat maps, of which the confidence is made.
     """
 
     joints_px: np.ndarray
@@ -86,6 +87,7 @@ class Pose:
     depth_m: float
     score: float = 1.0
     side: Side = ""
+    peaks: np.ndarray | None = None
 
     @property
     def seen_px(self) -> np.ndarray:
@@ -554,6 +556,7 @@ class Predictor:
             depth_m=view.reference_mm / 1000,
             score=1.0 if view.score is None else view.score,
             side=side_of(joints_m, self.skeleton),
+            peaks=peaks,
         )
         if view.score is None or self.card.presence is None:
             return pose

@@ -1,0 +1,193 @@
+"""Labelled people as predict.py poses them: in our own boxes, and in the label's.
+
+`python -m benchmarks.own_boxes --dataset=people --data_dir=mocap`
+"""
+
+import dataclasses
+import sys
+from typing import NamedTuple
+
+import numpy as np
+import tyro
+from tqdm import tqdm
+
+import datasets
+from cmbjax import calibration, metrics
+from cmbjax.data.detection import FOUND_OVERLAP
+from cmbjax.data.examples import Example, decode_depth
+from cmbjax.data.flags import DataFlags
+from cmbjax.data.views import LEAST_OVERLAP, labelled_target
+from cmbjax.depth.detector import Person, overlap
+from cmbjax.files import read_json, write_json
+from cmbjax.predict.card import CARD_FILE
+from cmbjax.predict.predictor import Pose, Predictor, in_picture
+from cmbjax.skeletons import Skeleton
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OwnBoxesConfig(DataFlags):
+    """Poses whoever is labelled, found by the detector and by the label."""
+
+    dataset: str = "people"
+    """A name in datasets/ of frames in millimetres; several are joined by +."""
+    split: str = "test"
+    """train, validation or test."""
+    limit: int | None = None
+    """At most so many frames, evenly spaced."""
+    network: str | None = None
+    """A name, or a folder that export.py wrote; by default people."""
+    fit_confidence: bool = False
+    """Whether to measure how probably a joint is right (see `calibration.fit`), as it
+    is found here, and to write that into the network's card."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"--limit must be at least 1, got {self.limit}")
+        if self.fit_confidence and (self.network is None or self.split == "test"):
+            raise ValueError(
+                "--fit_confidence writes into a card: expected the --network whose "
+                "card that is, and --split=validation"
+            )
+
+
+class Posed(NamedTuple):
+    """A labelled person's pose beside the label.
+
+    Attributes:
+        joints_px: [joints, 2] pixels; far away of whom nobody found.
+        joints_m: [joints, 3] metres; likewise.
+        peaks: [joints] heights of the heat maps; 0 likewise.
+        confidence: [joints]; 0 likewise.
+        is_found: Whether there is a pose.
+    """
+
+    joints_px: np.ndarray
+    joints_m: np.ndarray
+    peaks: np.ndarray
+    confidence: np.ndarray
+    is_found: bool
+
+
+def main(config: OwnBoxesConfig) -> dict[str, float]:
+    """Prints what was measured, and returns it; see `measure`."""
+    result = measure(config)
+    for name, value in result.items():
+        print(f"{name}: {value:.4g}")
+    return result
+
+
+def measure(config: OwnBoxesConfig) -> dict[str, float]:
+    """Returns both metrics with either box, and how far the confidence holds.
+
+    Joints in the picture count. Of the poses that are given that counts whose box
+    overlaps the label's most, by half at least, and where there is none all joints are
+    wrong; the confidence is that of the joints of poses that are given. It is fitted on
+    whatever the detector sees of a person, as it also tells people from things.
+
+    Raises:
+        ValueError: The frames have no unit, or another joint set than the network.
+    """
+    predictor = Predictor(config.network, people="all")
+    skeleton = predictor.skeleton
+    frames = datasets.load(
+        config.dataset,
+        config.data_dir,
+        config.tfds_dir,
+        split=config.split,
+        limit=config.limit,
+    )
+    if frames.skeleton.name != skeleton.name or not frames.metric:
+        raise ValueError(
+            f"--dataset={config.dataset}: expected {skeleton.name} in millimetres, got "
+            f"{frames.skeleton.name}{'' if frames.metric else ' without a unit'}"
+        )
+    examples: list[Example] = []
+    inside: list[np.ndarray] = []
+    by_label: list[Posed] = []
+    own: list[Posed] = []
+    for number in tqdm(range(len(frames)), unit="frame"):
+        example = frames.source[number]
+        depth_mm = decode_depth(example)
+        target = labelled_target(example, depth_mm, skeleton)
+        if target is None or target.distance is None:
+            continue
+        predictor.camera = np.asarray(example["camera"], np.float32)
+        up = np.asarray(target.up, np.float32)
+        labelled = Person(target.box, target.box, target.distance, 1.0, up)
+        pose = predictor.pose(depth_mm, labelled)
+        examples.append(example)
+        inside.append(in_picture(example["joints_px"], depth_mm.shape))
+        by_label.append(_posed(pose, skeleton))
+        if not config.fit_confidence:
+            given = predictor(depth_mm) if depth_mm.any() else []
+            best = max(given, key=lambda p: overlap(p.box, target.box), default=None)
+            if best is not None and overlap(best.box, target.box) < FOUND_OVERLAP:
+                best = None
+            own.append(_posed(best, skeleton))
+            continue
+        seen = predictor.detect(depth_mm)
+        person = max(
+            seen, key=lambda p: overlap(p.body_box, target.box), default=labelled
+        )
+        if seen and overlap(person.body_box, target.box) >= LEAST_OVERLAP:
+            own.append(_posed(predictor.pose(depth_mm, person), skeleton))
+        else:
+            own.append(_posed(None, skeleton))
+    if not examples:
+        raise ValueError(f"{frames.name} labels nobody")
+    targets_px = np.stack([example["joints_px"] for example in examples])
+    targets_m = np.stack([example["joints_m"] for example in examples])
+    counted = np.stack([example["visible"] for example in examples]) & inside
+    result = {
+        "people": float(len(examples)),
+        "found, %": 100 * float(np.mean([posed.is_found for posed in own])),
+    }
+    for name, poses in (("label's box", by_label), ("own box", own)):
+        table = metrics.table(
+            metrics.Poses(
+                predictions_px=np.stack([posed.joints_px for posed in poses]),
+                targets_px=targets_px,
+                visible=counted,
+                predictions_m=np.stack([posed.joints_m for posed in poses]),
+                targets_m=targets_m,
+            ),
+            skeleton,
+            ["pckh", "map_10cm"],
+        )
+        row = metrics.overall_row(skeleton)
+        result |= {f"{title}, {name}": table[title][row] for title in table}
+    is_found = np.array([posed.is_found for posed in own])
+    off = np.linalg.norm(np.stack([p.joints_m for p in own]) - targets_m, axis=2)
+    known = counted & np.isfinite(targets_m).all(axis=2) & is_found[:, None]
+    are_right = off < skeleton.right_m
+    confidence = np.stack([posed.confidence for posed in own])
+    if config.fit_confidence:
+        peaks = np.stack([posed.peaks for posed in own])
+        coefficients = calibration.fit(peaks, are_right, known)
+        path = predictor.card.folder / CARD_FILE
+        write_json(path, read_json(path) | {"calibration": coefficients.tolist()})
+        confidence = calibration.probabilities(peaks, coefficients)
+    sure, right = confidence[known], are_right[known]
+    return result | {
+        "mean confidence": float(sure.mean()),
+        "joints right, %": 100 * float(right.mean()),
+        "expected calibration error": calibration.expected_error(sure, right),
+        "area under ROC": calibration.area_under_roc(sure, right),
+    }
+
+
+def _posed(pose: Pose | None, skeleton: Skeleton) -> Posed:
+    number = skeleton.num_joints
+    if pose is None:
+        nowhere = np.full((number, 3), 1e6, np.float32)
+        return Posed(nowhere[:, :2], nowhere, np.zeros(number), np.zeros(number), False)
+    assert pose.peaks is not None, "the predictor read them from maps"
+    return Posed(pose.joints_px, pose.joints_m, pose.peaks, pose.confidence, True)
+
+
+if __name__ == "__main__":
+    try:
+        main(tyro.cli(OwnBoxesConfig, use_underscores=True))
+    except (ValueError, OSError) as error:
+        sys.exit(f"own_boxes: {error}")
