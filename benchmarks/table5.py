@@ -14,7 +14,7 @@ import numpy as np
 from jax.extend import core
 
 from benchmarks import harness, paper
-from benchmarks.speed import median_times
+from benchmarks.speed import median_times, processor
 from cmbjax import plots, runtime
 from cmbjax.files import read_json
 from cmbjax.models import MODELS, fast
@@ -84,9 +84,11 @@ def main(sweep: harness.Sweep) -> None:
         line["ms"] = f"{1e3 * statistics.median(values):.1f}"
     lines += forests(sweep, list(lines[0]))
     device = jax.devices()[0].device_kind
+    if device == "cpu":
+        device = processor()
     note = (
-        f"{JOINTS} joints, float32, one frame at a time, {len(jax.devices())} x "
-        f"{device}, {jax.local_device_count()} device(s); training MB: {ADAM_BYTES} "
+        f"{JOINTS} joints, float32, one frame at a time, {device}; training MB: "
+        f"{ADAM_BYTES} "
         "bytes a parameter. GFLOP are two a multiplication and addition of "
         "convolutions and products. One pass through each network: SH and PHR need "
         "two, for the mirrored image. The paper's times are of a GTX 980 Ti. With "
