@@ -37,19 +37,21 @@ def main(sweep: harness.Sweep) -> None:
         batches=[measured[i : i + BATCH] for i in range(0, number, BATCH)],
     )
     r = r_for_prediction(state, run.config.r_switch_step)
-    apply = functools.partial(
-        model.apply,
-        train=False,
-        r=r,
-        capture_intermediates=lambda module, _: isinstance(
-            module, ConvolutionalMemoryBlock
-        ),
-        mutable=["intermediates"],
+    apply = jax.jit(
+        functools.partial(
+            model.apply,
+            train=False,
+            r=r,
+            capture_intermediates=lambda module, _: isinstance(
+                module, ConvolutionalMemoryBlock
+            ),
+            mutable=["intermediates"],
+        )
     )
     depths, outputs = [], []
     for batch in batches:
         depths.append(batch.views["depth"])
-        _, captured = jax.jit(apply)(state.variables, jnp.asarray(depths[-1]))
+        _, captured = apply(state.variables, jnp.asarray(depths[-1]))
         outputs.append(np.asarray(captured["intermediates"][BLOCK]["__call__"][0]))
     depth, output = np.concatenate(depths), np.concatenate(outputs)
     x, c_output = np.split(output, 2, axis=-1)

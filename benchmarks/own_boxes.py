@@ -12,14 +12,14 @@ import tyro
 from tqdm import tqdm
 
 import datasets
+from benchmarks.whole_frames import refuse_to_fit
 from cmbjax import calibration, metrics
-from cmbjax.data.detection import FOUND_OVERLAP
+from cmbjax.data import detection
 from cmbjax.data.examples import Example, decode_depth
 from cmbjax.data.flags import DataFlags
 from cmbjax.data.views import LEAST_OVERLAP, labelled_target
 from cmbjax.depth.detector import Person, overlap
-from cmbjax.files import read_json, write_json
-from cmbjax.predict.card import CARD_FILE
+from cmbjax.predict.card import amend
 from cmbjax.predict.predictor import Pose, Predictor, in_picture
 from cmbjax.skeletons import Skeleton
 
@@ -44,11 +44,8 @@ class OwnBoxesConfig(DataFlags):
         super().__post_init__()
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"--limit must be at least 1, got {self.limit}")
-        if self.fit_confidence and (self.network is None or self.split == "test"):
-            raise ValueError(
-                "--fit_confidence writes into a card: expected the --network whose "
-                "card that is, and --split=validation"
-            )
+        if self.fit_confidence:
+            refuse_to_fit("--fit_confidence", self.network, self.split)
 
 
 class Posed(NamedTuple):
@@ -121,9 +118,9 @@ def measure(config: OwnBoxesConfig) -> dict[str, float]:
         by_label.append(_posed(pose, skeleton))
         if not config.fit_confidence:
             given = predictor(depth_mm) if depth_mm.any() else []
-            best = max(given, key=lambda p: overlap(p.box, target.box), default=None)
-            if best is not None and overlap(best.box, target.box) < FOUND_OVERLAP:
-                best = None
+            boxes = [pose.box for pose in given]
+            (match,), _ = detection.matched(boxes, target.box[None], np.array([0]))
+            best = None if match is None else given[match]
             own.append(_posed(best, skeleton))
             continue
         seen = predictor.detect(depth_mm)
@@ -165,8 +162,7 @@ def measure(config: OwnBoxesConfig) -> dict[str, float]:
     if config.fit_confidence:
         peaks = np.stack([posed.peaks for posed in own])
         coefficients = calibration.fit(peaks, are_right, known)
-        path = predictor.card.folder / CARD_FILE
-        write_json(path, read_json(path) | {"calibration": coefficients.tolist()})
+        amend(predictor.card, calibration=coefficients.tolist())
         confidence = calibration.probabilities(peaks, coefficients)
     sure, right = confidence[known], are_right[known]
     return result | {

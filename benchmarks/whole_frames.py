@@ -21,8 +21,7 @@ from cmbjax.data import detection
 from cmbjax.data.examples import decode_depth
 from cmbjax.data.flags import Flags
 from cmbjax.depth.detector import Person, overlap
-from cmbjax.files import read_json, write_json
-from cmbjax.predict.card import CARD_FILE
+from cmbjax.predict.card import amend
 from cmbjax.predict.predictor import Predictor, mean_of_surest
 from cmbjax.registry import pick
 from datasets.crowd.crowd import Crowd
@@ -55,11 +54,8 @@ class WholeFramesConfig(Flags):
         super().__post_init__()
         if self.step < 1:
             raise ValueError(f"--step must be at least 1, got {self.step}")
-        if self.fit_presence and (self.network is None or self.split == "test"):
-            raise ValueError(
-                "--fit_presence writes into a card: expected the --network whose card "
-                "that is, and --split=validation"
-            )
+        if self.fit_presence:
+            refuse_to_fit("--fit_presence", self.network, self.split)
         for name in self.dataset.split("+"):
             if not issubclass(
                 pick(datasets.DATASETS, "dataset", name.split("/")[0]), Crowd
@@ -68,6 +64,19 @@ class WholeFramesConfig(Flags):
                     f"--dataset={self.dataset}: expected crowd or hands, whose frames "
                     "say who is in them"
                 )
+
+
+def refuse_to_fit(flag: str, network: str | None, split: str) -> None:
+    """Refuses to write what test frames tell into a card, or into one not named.
+
+    Raises:
+        ValueError: No network is named, or the split is the test's.
+    """
+    if network is None or split == "test":
+        raise ValueError(
+            f"{flag} writes into a card: expected the --network whose card that is, "
+            "and --split=validation"
+        )
 
 
 def main(config: WholeFramesConfig) -> Result:
@@ -189,8 +198,7 @@ def fit(config: WholeFramesConfig) -> Result:
     coefficients = calibration.fit_presence(
         np.array(scores), np.array(confidence), truth
     )
-    path = predictor.card.folder / CARD_FILE
-    write_json(path, read_json(path) | {"presence": coefficients.tolist()})
+    amend(predictor.card, presence=coefficients.tolist())
     sure = calibration.presence(np.array(scores), np.array(confidence), coefficients)
     return {
         "found by the detector": len(truth),

@@ -139,6 +139,11 @@ class RecurrentPoseNet(PoseNet, kw_only=True):
         return True
 
     @property
+    def remembers(self) -> bool:
+        """Whether the memory is the paper's, of which there are readings to choose."""
+        return False
+
+    @property
     def resets_memory(self) -> bool:
         """Whether the memory, one a sample, starts from zero with a recording."""
         return True

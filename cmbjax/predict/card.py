@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from cmbjax.files import Finite, checked, checksum, read_json
+from cmbjax.files import Finite, checked, checksum, read_json, write_json
 from cmbjax.skeletons import SKELETONS
 
 CARD_FILE = "card.json"
@@ -107,6 +107,12 @@ class Card:
                 f"{path} is damaged: its checksum is not that of {CARD_FILE}"
             )
         return path
+
+
+def amend(card: Card, **fields: Any) -> None:
+    """Writes fields into the file of a card, which itself stays as it was read."""
+    path = card.folder / CARD_FILE
+    write_json(path, read_json(path) | fields)
 
 
 def find_folder(network: Path | str | None) -> Path:

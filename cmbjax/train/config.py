@@ -225,11 +225,10 @@ class TrainConfig(DataFlags):
             "width": self.width,
             "head3d": self.head3d,
             "dtype": jnp.dtype(self.dtype),
+            "num_joints": skeleton.num_joints,
         }
-        options["num_joints"] = skeleton.num_joints
         model = make(**options)
-        has_choices = model.remembers and not isinstance(model, RecurrentPoseNet)
-        without = {} if has_choices else MEMORY_FIELDS
+        without = {} if model.remembers else MEMORY_FIELDS
         if not isinstance(model, PoseNet):
             without = without | {"trunk_norm": True}
         for name, default in without.items():
