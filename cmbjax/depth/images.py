@@ -11,6 +11,10 @@ ENDINGS = (".png", ".npy")
 MAX_PIXELS = 2**24  # of a file: a few bytes can claim to be more than the memory holds
 PNG = b"\x89PNG\r\n\x1a\n"
 NEAREST_M, FARTHEST_M = 0.05, 50.0  # a median reading outside is in other units
+# A value for no reading is far, no pixel lies between it and the others, and it is
+# found often: 9999 and 10000, say.
+LEAST_FAR_MM, FAR_GAP, LEAST_FAR_SHARE = 6000, 1.25, 0.001
+LEAST_OUTLIERS = 0.005  # of a frame: clean ones have up to 0.001, at corners
 
 
 def files_of(folder: Path) -> list[Path]:
@@ -121,6 +125,45 @@ def to_millimetres(
     np.rint(millimetres, out=millimetres)
     millimetres[millimetres >= 2**16] = 0
     return millimetres.astype(np.uint16)
+
+
+def without_far_value(depth: np.ndarray) -> np.ndarray:
+    """Returns depth with 0 for a far value that stands for no reading, if there is one.
+
+    Of a wall so far away, at one distance in all its pixels, nothing is lost that
+    matters.
+
+    Args:
+        depth: uint16 [height, width] millimetres, 0 = no reading.
+    """
+    largest = int(depth.max(initial=0))
+    if largest < LEAST_FAR_MM:
+        return depth
+    is_largest = depth == largest
+    others = int(np.where(is_largest, 0, depth).max())
+    is_apart = 0 < FAR_GAP * others < largest
+    if not is_apart or is_largest.mean() < LEAST_FAR_SHARE:
+        return depth
+    return np.where(is_largest, 0, depth)
+
+
+def without_outliers(depth: np.ndarray) -> np.ndarray:
+    """Returns depth with 0 for single pixels far from the median of those around them.
+
+    What is one pixel wide counts as such; where most is missing, nothing is left out.
+    A frame with hardly any stays as it is.
+
+    Args:
+        depth: uint16 [height, width], 0 = no reading.
+    """
+    median = cv2.medianBlur(depth, 3)
+    # Half as far again as the nearer of the two; OpenCV's differences end at 0.
+    is_near = (cv2.subtract(median, depth) > depth >> 1) & (depth > 0)
+    is_far = (cv2.subtract(depth, median) > median >> 1) & (median > 0)
+    is_outlier = is_near | is_far
+    if np.count_nonzero(is_outlier) < LEAST_OUTLIERS * depth.size:
+        return depth
+    return depth * ~is_outlier  # several times faster than np.where
 
 
 def checked_depth(depth: np.ndarray, name: str, *, metric: bool) -> np.ndarray:

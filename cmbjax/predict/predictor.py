@@ -15,7 +15,14 @@ import numpy as np
 from cmbjax.calibration import presence, probabilities
 from cmbjax.camera import default_camera
 from cmbjax.depth import crops, detector, lifting
-from cmbjax.depth.images import MAX_PIXELS, files_of, read_frame, to_millimetres
+from cmbjax.depth.images import (
+    MAX_PIXELS,
+    files_of,
+    read_frame,
+    to_millimetres,
+    without_far_value,
+    without_outliers,
+)
 from cmbjax.files import checksum
 from cmbjax.heatmaps import DECODES, decode_maps
 from cmbjax.predict.card import (
@@ -403,12 +410,17 @@ class Predictor:
         self._own_stream = None
 
     def read(self, frame: np.ndarray | Path | str) -> np.ndarray:
-        """Returns a frame in millimetres, [height, width] uint16; see `__call__`."""
+        """Returns a frame in millimetres, [height, width] uint16; see `__call__`.
+
+        A far value that stands for no reading, and single pixels much nearer or farther
+        than those around them, if there are many, are no readings.
+        """
         name = "the frame"
         if isinstance(frame, str | Path):
             name = str(frame)
             frame = read_frame(Path(frame), max_pixels=self.max_pixels)
-        return to_millimetres(frame, depth_scale=self.depth_scale, name=name)
+        depth_mm = to_millimetres(frame, depth_scale=self.depth_scale, name=name)
+        return without_outliers(without_far_value(depth_mm))
 
     def intrinsics(self, depth_mm: np.ndarray) -> np.ndarray:
         """Returns [fx, fy, cx, cy], as it was given or is assumed."""

@@ -183,3 +183,51 @@ def test_a_listing_has_files_of_any_spelling_and_no_folders(tmp_path):
     assert images.read_frame(tmp_path / "A.PNG").shape == (3, 4)
     with pytest.raises(FileNotFoundError, match=r"c\.png"):
         images.read_frame(tmp_path / "c.png")
+
+
+@pytest.mark.parametrize(
+    ("largest", "share", "others", "is_reading"),
+    [
+        (10_000, 0.2, 4_000, False),
+        (9_999, 0.01, 7_900, False),
+        (10_000, 0.2, 9_000, True),  # a room that deep
+        (10_000, 0.0004, 4_000, True),  # one pixel of 2,500 is none
+        (5_000, 0.2, 3_000, True),  # a wall
+    ],
+)
+def test_a_far_value_for_no_reading_is_none(largest, share, others, is_reading):
+    depth = np.linspace(1_000, others, 2_500).astype(np.uint16).reshape(50, 50)
+    depth.ravel()[: round(share * depth.size)] = largest
+    expected = np.where((depth == largest) & (not is_reading), 0, depth)
+    np.testing.assert_array_equal(images.without_far_value(depth), expected)
+
+
+def test_a_frame_at_one_far_distance_keeps_its_readings():
+    wall = np.full((4, 5), 9_000, np.uint16)
+    np.testing.assert_array_equal(images.without_far_value(wall), wall)
+
+
+def test_single_pixels_far_off_are_no_readings():
+    depth = np.full((9, 12), 2_000, np.uint16)
+    depth[:, 6:] = 2_900  # an edge, less than half as far again
+    depth[4:6, 1:4] = 1_000  # two pixels wide
+    expected = depth.copy()
+    for row, column, value in ((1, 1, 300), (2, 9, 5_000), (7, 4, 65_535)):
+        depth[row, column] = value
+        expected[row, column] = 0
+    cleaned = images.without_outliers(depth)
+    # Of the block two pixels wide the corners have a median behind them.
+    expected[[4, 4, 5, 5], [1, 3, 1, 3]] = 0
+    np.testing.assert_array_equal(cleaned, expected)
+
+
+def test_a_frame_with_hardly_an_outlier_stays_as_it_is():
+    depth = np.full((40, 40), 2_000, np.uint16)
+    depth[7, 9] = 300  # one pixel of 1,600
+    np.testing.assert_array_equal(images.without_outliers(depth), depth)
+
+
+def test_where_most_is_missing_nothing_is_left_out():
+    depth = np.zeros((6, 6), np.uint16)
+    depth[::2, ::2] = 2_000
+    np.testing.assert_array_equal(images.without_outliers(depth), depth)
