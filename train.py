@@ -13,7 +13,6 @@ import datasets
 from cmbjax import plots, runtime
 from cmbjax.data.batches import training_batches
 from cmbjax.evaluate import predictions, report
-from cmbjax.models.network import Network
 from cmbjax.train import initial, sharding, step
 from cmbjax.train.checkpoints import Checkpoints
 from cmbjax.train.config import Processes, TrainConfig
@@ -22,7 +21,6 @@ from cmbjax.train.run import Run
 
 VALIDATION_FRAMES = 500
 SHEET_FRAMES = 12
-SMALL = 2**22  # pixels of a batch: fewer fit everywhere, and are not counted
 
 Flags = tyro.conf.arg(name="")  # named like the fields alone
 ALONE = Processes()
@@ -52,7 +50,15 @@ def main(
     # Whoever comes first prepares the data set.
     frames = sharding.first_before_others(functools.partial(load, split="train"))
     model = config.make_model(frames.skeleton)
-    check_memory(config, model, config.batch_size // mesh.size)
+    size_here = config.batch_size // mesh.size
+    runtime.check_memory(
+        f"--batch_size={config.batch_size} --side={config.side} "
+        f"--width={config.width:g}",
+        size_here * config.side**2,
+        functools.partial(
+            step.bytes_of_step, model, side=config.side, batch_size=size_here
+        ),
+    )
     needs_recordings = model.sequential or model.num_frames > 1
     limit = None if needs_recordings else VALIDATION_FRAMES
     validation = sharding.on_first(
@@ -122,7 +128,7 @@ def main(
             flip=model.averages_mirrored and not model.sequential,
             model=model,
             r=step.r_for_prediction(state, config.r_switch_step),
-            batch_size=config.batch_size // mesh.size,
+            batch_size=size_here,
             stream_frames=config.stream_frames,
         )
         indices = list(range(min(SHEET_FRAMES, len(result.names))))
@@ -180,24 +186,6 @@ def finish(run: Run, num_steps: int) -> None:
     print(f"{run.folder}: {num_steps} steps done")
     for name, value in records[-1].items():
         print(f"  {name}: {value}")
-
-
-def check_memory(config: TrainConfig, model: Network, batch_size: int) -> None:
-    """Refuses what a device cannot hold, before it is tried.
-
-    Raises:
-        ValueError: A step takes more than there is; says how much of both.
-    """
-    if batch_size * config.side**2 < SMALL:
-        return
-    needed = step.bytes_of_step(model, side=config.side, batch_size=batch_size)
-    there = runtime.memory_bytes()
-    if needed > there:
-        raise ValueError(
-            f"--batch_size={config.batch_size} --side={config.side} "
-            f"--width={config.width:g}: a step takes about {needed / 2**30:.3g} GiB a "
-            f"device, and there are {there / 2**30:.3g}; choose a smaller one of them"
-        )
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
-"""What a script sets before it computes."""
+"""What a script sets, and asks of the machine, before it computes."""
 
 import contextlib
 import ctypes
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -22,6 +23,8 @@ COMPILED_QUICKLY: dict[str, str | bool] = {"xla_backend_optimization_level": "0"
 
 # malloc.h of the GNU C library.
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
+
+SMALL = 2**22  # pixels of a batch: fewer fit everywhere, and are not counted
 
 
 def prepare() -> None:
@@ -64,6 +67,68 @@ def memory_bytes() -> int:
     if device.platform == "cpu":
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return (device.memory_stats() or {}).get("bytes_limit", 2**63)
+
+
+def check_memory(flags: str, pixels: int, needed: Callable[[], int]) -> None:
+    """Refuses what a device cannot hold, before it is tried.
+
+    Args:
+        flags: That ask for it, with their values, for the error.
+        pixels: Of a batch on one device; if these are few, nothing is estimated.
+        needed: Returns about how many bytes that takes: `bytes_at_once`, for one.
+
+    Raises:
+        ValueError: There is less; says how much of both.
+    """
+    if pixels < SMALL:
+        return
+    asked, there = needed(), memory_bytes()
+    if asked > there:
+        raise ValueError(
+            f"{flags}: takes about {asked / 2**30:.3g} GiB a device, and there are "
+            f"{there / 2**30:.3g}; choose a smaller one"
+        )
+
+
+def bytes_at_once(function: Callable[..., Any], *arguments: Any) -> int:
+    """Returns about how much memory a function takes, its arguments among it.
+
+    What a function is given stays; what it computes is there until it is last read. XLA
+    needs less where it fuses operations, and more for what it rearranges.
+
+    Args:
+        function: Of arrays.
+        *arguments: Of the function; shapes are enough (`jax.ShapeDtypeStruct`).
+    """
+    return _most_at_once(jax.make_jaxpr(function)(*arguments).jaxpr)
+
+
+def _most_at_once(jaxpr: Any) -> int:
+    given = [*jaxpr.constvars, *jaxpr.invars]
+    last_read = {
+        variable: number
+        for number, equation in enumerate(jaxpr.eqns)
+        for variable in _variables(equation.invars)
+    } | dict.fromkeys(_variables([*given, *jaxpr.outvars]), len(jaxpr.eqns))
+    here = most = _bytes_of(given)
+    for number, equation in enumerate(jaxpr.eqns):
+        inner = [p.jaxpr for p in equation.params.values() if hasattr(p, "jaxpr")]
+        within = [_most_at_once(part) - _bytes_of(part.invars) for part in inner]
+        made = _bytes_of(equation.outvars)
+        most = max(most, here + max([made, *within]))
+        touched = _variables([*equation.invars, *equation.outvars])
+        done = {v for v in touched if last_read.get(v, number) == number}
+        here += made - _bytes_of(done)
+    return most
+
+
+def _variables(atoms: Iterable[Any]) -> Iterator[Any]:
+    return (atom for atom in atoms if not hasattr(atom, "val"))  # literals have one
+
+
+def _bytes_of(variables: Iterable[Any]) -> int:
+    values = [variable.aval for variable in variables]
+    return sum(x.size * x.dtype.itemsize for x in values if hasattr(x, "size"))
 
 
 def keep_freed_memory() -> None:

@@ -2,6 +2,9 @@ import os
 import subprocess
 import sys
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from cmbjax import runtime
@@ -88,3 +91,34 @@ def test_flags_of_the_user_stand(tmp_path, monkeypatch, given, expected):
 def test_convolutions_are_not_left_to_ynnpack(tmp_path):
     assert run(tmp_path)[1] > 0
     assert run(tmp_path, "prepared")[1] == 0
+
+
+def test_what_no_device_holds_is_refused_with_an_estimate(monkeypatch):
+    """Few pixels are not estimated at all."""
+    monkeypatch.setattr(runtime, "memory_bytes", lambda: 2**30)
+    runtime.check_memory("--batch_size=8", runtime.SMALL, lambda: 2**30)
+    runtime.check_memory("--batch_size=8", runtime.SMALL - 1, lambda: 2**40)
+    match = "^--batch_size=8: takes about 1.5 GiB a device, and there are 1; choose"
+    with pytest.raises(ValueError, match=match):
+        runtime.check_memory("--batch_size=8", runtime.SMALL, lambda: 3 * 2**29)
+
+
+def test_memory_is_that_of_what_is_there_at_once_by_hand():
+    """1000 float32 are 4000 bytes."""
+
+    @jax.jit
+    def inner(x):
+        return jnp.sin(jnp.cos(x))
+
+    def function(x):
+        stays = x + 1
+        for _ in range(5):
+            x = inner(x)
+        return stays, x
+
+    x = np.ones(1000, np.float32)
+    # In a later call: what was given, `stays`, the sine before, cosine and sine.
+    assert runtime.bytes_at_once(function, x) == 5 * 4000
+    shape = jax.ShapeDtypeStruct((1000,), jnp.float32)
+    assert runtime.bytes_at_once(function, shape) == 5 * 4000
+    assert runtime.bytes_at_once(lambda x: x, x) == 4000

@@ -7,8 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import train
-from cmbjax import runtime
 from cmbjax.data.augment import Augmentation
 from cmbjax.skeletons import BODY15
 from cmbjax.train import step
@@ -74,23 +72,14 @@ def test_paths_are_written_out(monkeypatch, tmp_path):
     assert flags.network == tmp_path / "n.onnx"
 
 
-def test_what_no_device_holds_is_refused_with_an_estimate(monkeypatch):
-    """Four times the frames take four times the memory; few are not counted."""
-    config = TrainConfig(width=0.125, side=64, batch_size=4096)
-    model = config.make_model(BODY15)
+def test_many_frames_take_as_much_more_memory_in_training():
+    model = TrainConfig(width=0.125, side=64).make_model(BODY15)
     few, many = (
         step.bytes_of_step(model, side=64, batch_size=size) for size in (1024, 4096)
     )
     assert many / few == pytest.approx(4, rel=0.02)
     # At least its first feature maps, of 4 channels at the input's side, twice.
     assert many > 2 * 4 * 4 * 64 * 64 * 4096
-    monkeypatch.setattr(runtime, "memory_bytes", lambda: many - 1)
-    with pytest.raises(ValueError, match=r"--batch_size=4096 .* about .* GiB a device"):
-        train.check_memory(config, model, 4096)
-    monkeypatch.setattr(runtime, "memory_bytes", lambda: many)
-    train.check_memory(config, model, 4096)
-    monkeypatch.setattr(runtime, "memory_bytes", lambda: 0)
-    train.check_memory(config, model, 16)
 
 
 @pytest.mark.parametrize(
