@@ -1,11 +1,13 @@
 """Files that are whole or not there, and JSON that names what is wrong with it."""
 
+import contextlib
 import hashlib
 import json
 import math
 import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, BinaryIO
 
 import msgspec
 
@@ -17,16 +19,56 @@ def checksum(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+def as_json(value: Any, **layout: Any) -> str:
+    """Returns JSON, laid out as by `json.dumps`; what is not a number becomes null."""
+    return json.dumps(_numbers(value), allow_nan=False, **layout)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Writes a file whole or not at all; what is not a number becomes null."""
-    write_text(path, json.dumps(_numbers(value), indent=2, allow_nan=False) + "\n")
+    write_text(path, as_json(value, indent=2) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
     """Writes a file whole or not at all."""
+    with whole_file(path) as file:
+        file.write(text.encode())
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """Yields a file that takes its place under this name if nothing fails."""
     part = path.with_name(path.name + ".part")
-    part.write_text(text)
-    part.replace(path)
+    try:
+        with part.open("wb") as file:
+            yield file
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+@contextlib.contextmanager
+def only_one(path: Path, refusal: str) -> Iterator[None]:
+    """Holds the lock on a file, which is made; it goes with this process at the latest.
+
+    Args:
+        path: The file, in what this process alone is to write.
+        refusal: What to say where another process holds it.
+
+    Raises:
+        ValueError: Another process holds it, or files cannot be locked there.
+    """
+    import fcntl  # Windows has none
+
+    with path.open("ab") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(refusal) from None
+        except OSError as error:
+            raise ValueError(f"{path} cannot be locked: {error.strerror}") from None
+        yield
 
 
 def read_json(path: Path, kind: Any = Any) -> Any:
@@ -101,7 +143,12 @@ def check_same(path: Path, mine: dict[str, Any], owner: str) -> None:
 
 
 def read_lines(path: Path, kind: Any = Any) -> list[Any]:
-    """Reads a file of a JSON value a line; a last one without its end is left out.
+    """Reads a file of a JSON value a line, see `each_line`, at once."""
+    return list(each_line(path, kind))
+
+
+def each_line(path: Path, kind: Any = Any) -> Iterator[Any]:
+    """Yields the values of a file of a JSON value a line; a last half one is left out.
 
     Args:
         path: The file.
@@ -110,13 +157,16 @@ def read_lines(path: Path, kind: Any = Any) -> list[Any]:
     Raises:
         ValueError: A line is not JSON, or of another kind; names it.
     """
-    values = []
-    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
-        try:
-            values.append(msgspec.json.decode(line, type=kind))
-        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-            raise ValueError(f"{path}: line {number}: {error}") from None
-    return values
+    decoder = msgspec.json.Decoder(kind)
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.endswith(b"\n"):
+                return
+            try:
+                value = decoder.decode(line)
+            except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+                raise ValueError(f"{path}: line {number}: {error}") from None
+            yield value
 
 
 def printable(value: object) -> str:

@@ -1,8 +1,24 @@
 """Files of settings, and folders that are gone on in."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
-from cmbjax.files import check_same, write_json
+from cmbjax.files import (
+    as_json,
+    check_same,
+    each_line,
+    only_one,
+    read_lines,
+    whole_file,
+    write_json,
+    write_text,
+)
+from tests import fabricate
+
+ROOT = Path(__file__).parents[1]
 
 
 def test_other_settings_are_refused_with_both_values(tmp_path):
@@ -17,3 +33,63 @@ def test_other_settings_are_refused_with_both_values(tmp_path):
     path.write_text("[]")
     with pytest.raises(ValueError, match="seed: None there, 2 here"):
         check_same(path, {"seed": 2}, "--run_dir=x holds a forest")
+
+
+def test_json_has_null_for_what_is_no_number_and_keeps_its_order():
+    value = {"b": [1.0, float("nan")], "a": (float("-inf"), 2)}
+    assert as_json(value) == '{"b": [1.0, null], "a": [null, 2]}'
+
+
+def test_a_file_is_whole_or_as_it_was(tmp_path):
+    path = tmp_path / "x.txt"
+    write_text(path, "before \u6df1")
+
+    def interrupted():
+        with whole_file(path) as file:
+            file.write(b"half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert path.read_bytes() == "before \u6df1".encode()
+    assert [other.name for other in tmp_path.iterdir()] == ["x.txt"]
+
+
+def test_a_lock_is_held_by_one_process_and_goes_with_it(tmp_path):
+    path = tmp_path / "lock"
+    hold = f"""
+import os, sys
+from pathlib import Path
+from cmbjax.files import only_one
+with only_one(Path({str(path)!r}), "taken"):
+    print("held", flush=True)
+    sys.stdin.read()
+    os._exit(9)
+"""
+    other = subprocess.Popen(
+        [sys.executable, "-c", hold],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=fabricate.environment(ROOT),
+    )
+    assert other.stdout.readline() == "held\n"
+    with (
+        pytest.raises(ValueError, match="^--out_dir=x is taken$"),
+        only_one(path, "--out_dir=x is taken"),
+    ):
+        pass
+    other.communicate()
+    with only_one(path, "taken"):
+        assert path.read_bytes() == b""
+
+
+def test_lines_are_read_one_by_one_and_a_half_one_is_left_out(tmp_path):
+    path = tmp_path / "x.jsonl"
+    path.write_text('{"a": 1}\n{"a": 2}\n{"a"')
+    assert read_lines(path, dict[str, int]) == [{"a": 1}, {"a": 2}]
+    path.write_text('{"a": 1}\n{"a": "2"}\n')
+    lines = each_line(path, dict[str, int])
+    assert next(lines) == {"a": 1}
+    with pytest.raises(ValueError, match=r"x\.jsonl: line 2: Expected `int`, got"):
+        next(lines)
