@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, BinaryIO
 
 import msgspec
+import numpy as np
 
 Finite = Annotated[float, msgspec.Meta(gt=-1e6, lt=1e6)]  # of a file's numbers
 
@@ -167,6 +168,31 @@ def each_line(path: Path, kind: Any = Any) -> Iterator[Any]:
             except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
                 raise ValueError(f"{path}: line {number}: {error}") from None
             yield value
+
+
+def read_npz(path: Path) -> dict[str, np.ndarray]:
+    """Returns the arrays of a .npz, by name.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is damaged, or something else; names it.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    try:
+        with path.open("rb") as file, np.load(file) as stored:
+            arrays = {name: stored[name] for name in stored.files}
+    # Of damaged files come, among others, BadZipFile, EOFError, KeyError, zlib.error,
+    # SyntaxError and MemoryError.
+    except Exception as error:
+        what = f"{type(error).__name__}: {error}"
+        raise ValueError(
+            f"{path}: expected a whole .npz of arrays ({what:.200})"
+        ) from None
+    for name, array in arrays.items():
+        if not isinstance(array, np.ndarray):
+            raise ValueError(f"{path}: {name} is no array")
+    return arrays
 
 
 def printable(value: object) -> str:

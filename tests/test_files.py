@@ -2,8 +2,10 @@
 
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from cmbjax.files import (
@@ -12,6 +14,7 @@ from cmbjax.files import (
     each_line,
     only_one,
     read_lines,
+    read_npz,
     whole_file,
     write_json,
     write_text,
@@ -93,3 +96,33 @@ def test_lines_are_read_one_by_one_and_a_half_one_is_left_out(tmp_path):
     assert next(lines) == {"a": 1}
     with pytest.raises(ValueError, match=r"x\.jsonl: line 2: Expected `int`, got"):
         next(lines)
+
+
+def test_arrays_are_read_or_refused_by_the_files_name(tmp_path):
+    path = tmp_path / "x.npz"
+    with pytest.raises(FileNotFoundError, match="x.npz: no such file"):
+        read_npz(path)
+    np.savez_compressed(path, a=np.arange(1000.0), b=np.ones(3))
+    np.testing.assert_array_equal(read_npz(path)["a"], np.arange(1000.0))
+    whole = path.read_bytes()
+    flipped = bytearray(whole)
+    flipped[200] ^= 1
+    npy = tmp_path / "y.npy"
+    np.save(npy, np.ones(3))
+    pickled = tmp_path / "z.npz"
+    np.savez(pickled, a=np.array([{}]))
+    for damaged in (
+        b"",
+        b"junk",
+        whole[:-9],
+        bytes(flipped),
+        npy.read_bytes(),
+        pickled.read_bytes(),
+    ):
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match="x.npz: expected a whole .npz of arrays"):
+            read_npz(path)
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("notes.txt", "text")
+    with pytest.raises(ValueError, match="x.npz: notes.txt is no array"):
+        read_npz(path)
