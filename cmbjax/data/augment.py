@@ -1,12 +1,12 @@
 """Random views and sensor noise of training frames (Sec. 5: flipping, rotation)."""
 
 import dataclasses
-import math
 
 import cv2
 import numpy as np
 from jaxtyping import Float, UInt16
 
+from cmbjax.data.flags import check_ranges
 from cmbjax.depth import crops
 
 # Scales of Laplace distributions, by the worst boxes of the data set crowd, validation:
@@ -14,6 +14,18 @@ from cmbjax.depth import crops
 # large it is, and that distribution's median. Farther than the last ones none is wrong.
 MISS_SHIFT, MISS_SCALE, MISS_GROWTH = 0.08, 0.15, 0.05
 MOST_SHIFT, MOST_SHRUNK, MOST_GROWN = 0.3, -0.4, 0.7
+
+# With more of one, nobody is to be seen in a view.
+RANGES: dict[str, tuple[float, float]] = {
+    "rotation_deg": (0, 180),
+    "scale": (0, 0.99),
+    "shift": (0, 1),
+    "reference": (0, 10),
+    "noise": (0, 10),
+    "holes": (0, 100),
+    "damage": (0, 1),
+    "misses": (0, 1),
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,11 +56,7 @@ class Augmentation:
     misses: float = 0.0
 
     def __post_init__(self) -> None:
-        for name, value in dataclasses.asdict(self).items():
-            if not 0 <= value < math.inf:
-                raise ValueError(f"augmentation {name} must be at least 0, got {value}")
-        if self.scale >= 1:
-            raise ValueError(f"augmentation scale must be below 1, got {self.scale}")
+        check_ranges(self, RANGES, "augmentation.")
 
 
 def random_transform(

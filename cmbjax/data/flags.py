@@ -2,12 +2,17 @@
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from cmbjax.files import printable
+
 HIGHEST_SEED = 2**32 - 1
+HIGHEST_INTEGER = 2**31 - 1  # as JAX has them
 # Of these there is at least one, in every script.
 COUNTS = ("batch_size", "jobs", "num_frames", "num_steps", "repeats", "rounds", "seeds")
+SPLITS = ("train", "validation", "test")
 KEPT_WITH_RUNS = ("tfds_dir",)  # wherever the run is opened from
 WRITTEN_OUT_LATER = ("data_dir",)  # by the builder that reads it
 
@@ -17,12 +22,13 @@ class Flags:
     """What the flags of all scripts have in common."""
 
     def __post_init__(self) -> None:
-        """Checks numbers, and writes `~` out in paths.
+        """Checks values, and writes `~` out in paths.
 
         Raises:
-            ValueError: A number is not finite, a count below 1, or a seed none.
+            ValueError: A number is not finite or too large, a count below 1, a seed or
+                a split none, or a text no UTF-8, as what is stored must be.
         """
-        _check_numbers(self, "")
+        _check(self, "")
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if isinstance(value, Path) and field.name not in WRITTEN_OUT_LATER:
@@ -32,18 +38,65 @@ class Flags:
                 object.__setattr__(self, field.name, path)
 
 
-def _check_numbers(flags: Any, prefix: str) -> None:
+def check_ranges(
+    flags: Any, ranges: Mapping[str, tuple[float, float]], prefix: str = ""
+) -> None:
+    """Refuses numbers that lie out of their range.
+
+    Args:
+        flags: A dataclass; what is None in it has no range.
+        ranges: Of each field, the least and the most.
+        prefix: Of the flags' names.
+
+    Raises:
+        ValueError: One does.
+    """
+    for name, (least, most) in ranges.items():
+        for value in _values(getattr(flags, name)):
+            if value is not None and not least <= value <= most:
+                raise ValueError(
+                    f"--{prefix}{name} must be from {least} to {most}, got {value}"
+                )
+
+
+def _values(value: Any) -> tuple[Any, ...]:
+    return value if isinstance(value, tuple) else (value,)
+
+
+def _check(flags: Any, prefix: str) -> None:
     for field in dataclasses.fields(flags):
-        name, value = f"{prefix}{field.name}", getattr(flags, field.name)
-        if dataclasses.is_dataclass(value):
-            _check_numbers(value, f"{name}.")
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ValueError(f"--{name} must be a finite number, got {value}")
-        if field.name in COUNTS and value is not None and value < 1:
-            raise ValueError(f"--{name} must be at least 1, got {value}")
-        is_seed = name == "seed" or name.endswith("_seed")
-        if is_seed and not 0 <= value <= HIGHEST_SEED:
+        name = f"{prefix}{field.name}"
+        for value in _values(getattr(flags, field.name)):
+            if dataclasses.is_dataclass(value):
+                _check(value, f"{name}.")
+            elif isinstance(value, str | Path):
+                _check_text(name, value)
+            elif isinstance(value, int | float):
+                _check_number(name, value)
+
+
+def _check_number(name: str, value: float) -> None:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"--{name} must be a finite number, got {value}")
+    if name in COUNTS and value < 1:
+        raise ValueError(f"--{name} must be at least 1, got {value}")
+    if name == "seed" or name.endswith("_seed"):
+        if not 0 <= value <= HIGHEST_SEED:
             raise ValueError(f"--{name} must be from 0 to {HIGHEST_SEED}, got {value}")
+    elif isinstance(value, int) and abs(value) > HIGHEST_INTEGER:
+        raise ValueError(
+            f"--{name} must be from {-HIGHEST_INTEGER} to {HIGHEST_INTEGER}, got "
+            f"{value}"
+        )
+
+
+def _check_text(name: str, value: str | Path) -> None:
+    try:
+        str(value).encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"--{name} must be UTF-8, got {printable(value)}") from None
+    if name == "split" and value not in SPLITS:
+        raise ValueError(f"--split must be train, validation or test, got {value!r}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -72,10 +125,3 @@ class RunFlags(Flags):
     """Folder of prepared data sets; by default the run's own."""
     split: str = "test"
     """train, validation or test."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.split not in ("train", "validation", "test"):
-            raise ValueError(
-                f"--split must be train, validation or test, got {self.split!r}"
-            )

@@ -10,7 +10,7 @@ import optax
 
 from cmbjax.data.augment import Augmentation
 from cmbjax.data.examples import DepthFrames
-from cmbjax.data.flags import DataFlags
+from cmbjax.data.flags import HIGHEST_INTEGER, DataFlags, Flags, check_ranges
 from cmbjax.data.views import Preparation
 from cmbjax.depth.crops import CropMode
 from cmbjax.files import checked
@@ -27,16 +27,28 @@ from cmbjax.skeletons import Skeleton
 # Of checks that no joint set matters to.
 ONE_JOINT = Skeleton("one_joint", joints=("joint",), parents=(-1,))
 
-# Flags of a memory, and what they are by default.
-MEMORY_FIELDS = {
-    "memory_mode": "shared",
-    "memory_gradient": False,
-    "memory_lr": 0.0,
-    "memory_steps": 1,
-}
+# Flags that only a memory has.
+MEMORY_FIELDS = ("memory_mode", "memory_gradient", "memory_lr", "memory_steps")
 
 LEAST_WIDTH, MOST_WIDTH = 1 / 32, 8.0
-MOST_SIDE = 1024
+# Outside of these nothing is learnt, or nothing fits.
+RANGES: dict[str, tuple[float, float]] = {
+    "width": (LEAST_WIDTH, MOST_WIDTH),
+    "side": (16, 1024),
+    "memory_lr": (0, 1e6),
+    "memory_steps": (1, HIGHEST_INTEGER),
+    "stream_frames": (1, HIGHEST_INTEGER),
+    "depth_range": (1, 65_535),  # as 16-bit images have them, mm or raw
+    "sigma": (0.1, 100),
+    "learning_rate": (1e-9, 1.0),
+    "decay_rate": (1e-6, 1.0),
+    "decay_every": (1, HIGHEST_INTEGER),
+    "r_switch_step": (0, HIGHEST_INTEGER),
+    "train_share": (1e-6, 1.0),
+    "log_every": (1, HIGHEST_INTEGER),
+    "validate_every": (0, HIGHEST_INTEGER),
+    "checkpoint_every": (1, HIGHEST_INTEGER),
+}
 
 # Runs of earlier versions do not name these.
 ADDED_FIELDS = {
@@ -127,35 +139,14 @@ class TrainConfig(DataFlags):
     """Steps between two checkpoints."""
 
     def __post_init__(self) -> None:
-        pick(MODELS, "model", self.model)
-        at_least = {
-            "decay_every": 1,
-            "log_every": 1,
-            "checkpoint_every": 1,
-            "validate_every": 0,
-            "r_switch_step": 0,
-            "memory_lr": 0,
-            "memory_steps": 1,
-            "stream_frames": 1,
-        }
-        for name, least in at_least.items():
-            if getattr(self, name) < least:
-                value = getattr(self, name)
-                raise ValueError(f"--{name} must be at least {least}, got {value}")
-        above_0 = ("width", "learning_rate", "decay_rate", "train_share")
-        for name in (*above_0, "depth_range", "sigma"):
-            value = getattr(self, name)
-            if value is None and name in ("depth_range", "sigma"):
-                continue
-            if not (math.isfinite(value) and value > 0):
-                raise ValueError(f"--{name} must be above 0, got {value}")
         super().__post_init__()
-        if not LEAST_WIDTH <= self.width <= MOST_WIDTH:
-            raise ValueError(
-                f"--width must be from {LEAST_WIDTH} to {MOST_WIDTH}, got {self.width}"
-            )
-        if self.train_share > 1:
-            raise ValueError(f"--train_share must be at most 1, got {self.train_share}")
+        pick(MODELS, "model", self.model)
+        check_ranges(self, RANGES)
+        self._check_memory()
+        self._check_network(self.make_model(ONE_JOINT))
+
+    def _check_memory(self) -> None:
+        """Refuses readings of the memory that do not go together."""
         if self.batch_size % self.memory_steps:
             raise ValueError(
                 f"--memory_steps must divide --batch_size={self.batch_size}, got "
@@ -171,13 +162,14 @@ class TrainConfig(DataFlags):
                 f"--memory_steps={self.memory_steps} goes with --memory_mode=shared "
                 f"and --memory_lr=0, got {self.memory_mode} and {self.memory_lr}"
             )
-        if self.side < 16 or self.side % 8:
+        if self.stream_frames > 1 and self.memory_mode == "per_sample":
             raise ValueError(
-                f"--side must be a multiple of 8 of at least 16, got {self.side}"
+                "--stream_frames=1 for --memory_mode=per_sample, whose streams have "
+                f"one frame a batch, got {self.stream_frames}"
             )
-        if self.side > MOST_SIDE:
-            raise ValueError(f"--side must be at most {MOST_SIDE}, got {self.side}")
-        model = self.make_model(ONE_JOINT)
+
+    def _check_network(self, model: Network) -> None:
+        """Refuses what this network cannot have."""
         if self.side % model.divisor:
             raise ValueError(
                 f"--side must be a multiple of {model.divisor} for "
@@ -197,11 +189,6 @@ class TrainConfig(DataFlags):
             raise ValueError(
                 f"--batch_size must be a multiple of --stream_frames="
                 f"{self.stream_frames}, got {self.batch_size}"
-            )
-        if self.stream_frames > 1 and self.memory_mode == "per_sample":
-            raise ValueError(
-                "--stream_frames=1 for --memory_mode=per_sample, whose streams have "
-                f"one frame a batch, got {self.stream_frames}"
             )
         damages = self.augmentation.damage or self.augmentation.misses
         if damages and (model.sequential or model.num_frames > 1):
@@ -228,11 +215,11 @@ class TrainConfig(DataFlags):
             "num_joints": skeleton.num_joints,
         }
         model = make(**options)
-        without = {} if model.remembers else MEMORY_FIELDS
+        without = () if model.remembers else MEMORY_FIELDS
         if not isinstance(model, PoseNet):
-            without = without | {"trunk_norm": True}
-        for name, default in without.items():
-            if getattr(self, name) != default:
+            without += ("trunk_norm",)
+        for name in without:
+            if getattr(self, name) != getattr(TrainConfig, name):
                 raise ValueError(
                     f"--{name}: --model={self.model} has nothing of the kind"
                 )
@@ -251,20 +238,19 @@ class TrainConfig(DataFlags):
 
     def _block(self, model: PoseNet) -> dict[str, type[ConvolutionalMemoryBlock]]:
         """Returns the block that the flags of the memory ask for."""
-        asked = {
-            "memory_gradient": (self.memory_gradient, AttachedMemory),
-            "memory_lr": (self.memory_lr, OptimizedMemory),
-        }
+        block: type[ConvolutionalMemoryBlock]
         # Never both: a gradient asks for steps, which go with no rate.
-        blocks = {name: block for name, (value, block) in asked.items() if value}
-        if not blocks:
+        if self.memory_gradient:
+            flag, block = "memory_gradient", AttachedMemory
+        elif self.memory_lr:
+            flag, block = "memory_lr", OptimizedMemory
+        else:
             return {}
         if type(model) is not PoseNet or model.block is not ConvolutionalMemoryBlock:
-            (flag,) = blocks
             raise ValueError(
                 f"--{flag} needs the memory of --model=cmb, got --model={self.model}"
             )
-        return {"block": next(iter(blocks.values()))}
+        return {"block": block}
 
     def make_sigma(self, model: Network) -> float:
         """Returns the deviation of the target heat maps' Gaussian, in cells."""
@@ -339,7 +325,7 @@ class TrainConfig(DataFlags):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Processes:
+class Processes(Flags):
     """Which processes train together: no part of a run, which may go on with others."""
 
     distributed: bool = False
@@ -352,6 +338,7 @@ class Processes:
     """Which of them this is, from 0, where no launcher tells it."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         flags = dataclasses.asdict(self)
         del flags["distributed"]
         named = [f"--{k}={v}" for k, v in flags.items() if v is not None]

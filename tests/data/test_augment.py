@@ -81,8 +81,16 @@ def test_holes_are_holes_and_leave_most_of_the_frame():
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("noise", -0.1, "augmentation noise must be at least 0, got -0.1"),
-        ("scale", 1.0, "augmentation scale must be below 1, got 1.0"),
+        ("noise", -0.1, "--augmentation.noise must be from 0 to 10, got -0.1"),
+        ("noise", 1e30, "--augmentation.noise must be from 0 to 10, got 1e"),
+        ("reference", 11, "--augmentation.reference must be from 0 to 10, got 11"),
+        ("scale", 1.0, "--augmentation.scale must be from 0 to 0.99, got 1.0"),
+        ("shift", 1.1, "--augmentation.shift must be from 0 to 1, got 1.1"),
+        ("rotation_deg", 181, "--augmentation.rotation_deg must be from 0 to 180"),
+        ("holes", 101, "--augmentation.holes must be from 0 to 100, got 101"),
+        ("holes", 10**30, "--augmentation.holes must be from 0 to 100, got 1000"),
+        ("damage", 1.01, "--augmentation.damage must be from 0 to 1, got 1.01"),
+        ("misses", 2, "--augmentation.misses must be from 0 to 1, got 2"),
     ],
 )
 def test_impossible_bounds_are_refused(field, value, message):

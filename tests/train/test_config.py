@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 import json
 from pathlib import Path
@@ -25,17 +26,29 @@ from evaluate import EvalConfig
     ("field", "value", "message"),
     [
         ("batch_size", 0, "--batch_size must be at least 1, got 0"),
-        ("memory_lr", -1.0, "--memory_lr must be at least 0, got -1.0"),
-        ("sigma", 0.0, "--sigma must be above 0, got 0.0"),
-        ("learning_rate", float("nan"), "--learning_rate must be above 0, got nan"),
-        ("train_share", 1.5, "--train_share must be at most 1, got 1.5"),
-        ("side", 100, "--side must be a multiple of 8 of at least 16, got 100"),
-        ("side", 20_000, "--side must be at most 1024, got 20000"),
+        ("batch_size", 10**12, "--batch_size must be from .* to 2147483647, got 10"),
+        ("memory_lr", -1.0, "--memory_lr must be from 0 to 1000000.0, got -1.0"),
+        ("sigma", 0.0, "--sigma must be from 0.1 to 100, got 0.0"),
+        ("sigma", 1e30, "--sigma must be from 0.1 to 100, got 1e"),
+        ("sigma", 1e-30, "--sigma must be from 0.1 to 100, got 1e-30"),
+        ("depth_range", 1e30, "--depth_range must be from 1 to 65535, got 1e"),
+        ("depth_range", 1e-30, "--depth_range must be from 1 to 65535, got 1e-30"),
+        ("learning_rate", 0.0, "--learning_rate must be from 1e-09 to 1.0, got 0.0"),
+        ("learning_rate", 1e30, "--learning_rate must be from 1e-09 to 1.0, got 1e"),
+        ("learning_rate", float("nan"), "--learning_rate must be a finite .* nan"),
+        ("train_share", 1.5, "--train_share must be from 1e-06 to 1.0, got 1.5"),
+        ("side", 100, "--side must be a multiple of 8 for --model=cmb, got 100"),
+        ("side", 8, "--side must be from 16 to 1024, got 8"),
+        ("side", 20_000, "--side must be from 16 to 1024, got 20000"),
         ("width", 0.001, "--width must be from 0.03125 to 8.0, got 0.001"),
         ("width", 1e6, "--width must be from 0.03125 to 8.0, got 1000000.0"),
-        ("width", float("inf"), "--width must be above 0, got inf"),
+        ("width", float("inf"), "--width must be a finite number, got inf"),
         ("memory_lr", float("nan"), "--memory_lr must be a finite number, got nan"),
-        ("decay_rate", float("inf"), "--decay_rate must be above 0, got inf"),
+        ("decay_rate", float("inf"), "--decay_rate must be a finite number, got inf"),
+        ("decay_rate", 2.0, "--decay_rate must be from 1e-06 to 1.0, got 2.0"),
+        ("decay_every", 0, "--decay_every must be from 1 to 2147483647, got 0"),
+        ("decay_every", 10**12, "--decay_every must be from .* to 2147483647, got 10"),
+        ("num_steps", 2**31, "--num_steps must be from .* 2147483647, got 2147483648"),
         ("seed", -1, "--seed must be from 0 to 4294967295, got -1"),
         ("seed", 2**32, "--seed must be from 0 to 4294967295, got 4294967296"),
         ("num_steps", 0, "--num_steps must be at least 1, got 0"),
@@ -51,8 +64,30 @@ def test_bad_training_flag_is_refused(field, value, message):
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -0.1])
 @pytest.mark.parametrize("name", ["noise", "rotation_deg", "damage", "reference"])
 def test_augmentation_is_by_finite_numbers(name, value):
-    with pytest.raises(ValueError, match=f"augmentation {name} must be at least 0"):
+    with pytest.raises(ValueError, match=f"augmentation.{name} must be from 0 to"):
         Augmentation(**{name: value})
+
+
+def test_the_largest_numbers_that_are_taken_are_computed_with():
+    """An optimizer has 32 bits for them."""
+    most = 2**31 - 1
+    config = TrainConfig(
+        num_steps=most, decay_every=most, r_switch_step=most, validate_every=most
+    )
+    for schedule in ("exponential", "cosine"):
+        optimizer = dataclasses.replace(config, schedule=schedule).make_optimizer()
+        update, _ = optimizer.update(jnp.ones(()), optimizer.init(jnp.zeros(())))
+        np.testing.assert_allclose(update, -2.5e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["run_dir", "data_dir", "tfds_dir", "init_from"])
+def test_a_path_that_no_json_can_hold_is_refused(name):
+    """config.json has them; \udcff is a byte 0xff of a file's name."""
+    value = "runs/\udcff"
+    with pytest.raises(ValueError, match=rf"--{name} must be UTF-8, got runs/\\xff"):
+        TrainConfig(**{name: value if name == "init_from" else Path(value)})
+    with pytest.raises(ValueError, match="--out_dir must be UTF-8"):
+        EvalConfig(out_dir=Path(value))
 
 
 def test_paths_are_written_out(monkeypatch, tmp_path):
@@ -111,7 +146,7 @@ def test_a_config_of_other_types_is_refused(change):
     [
         (
             {"model": "sh8", "side": 96},
-            "--side must be a multiple of 64 for --model=sh8",
+            "--side must be a multiple of 64 for --model=sh8, got 96",
         ),
         ({"model": "sh8", "head3d": "maps"}, "--head3d must be one of none for"),
         (
