@@ -85,8 +85,7 @@ def _check_number(name: str, value: float) -> None:
             raise ValueError(f"--{name} must be from 0 to {HIGHEST_SEED}, got {value}")
     elif isinstance(value, int) and abs(value) > HIGHEST_INTEGER:
         raise ValueError(
-            f"--{name} must be from {-HIGHEST_INTEGER} to {HIGHEST_INTEGER}, got "
-            f"{value}"
+            f"--{name} must fit into 32 bits, at most {HIGHEST_INTEGER}, got {value}"
         )
 
 

@@ -215,7 +215,7 @@ class TrainConfig(DataFlags):
             "num_joints": skeleton.num_joints,
         }
         model = make(**options)
-        without = () if model.remembers else MEMORY_FIELDS
+        without: tuple[str, ...] = () if model.remembers else MEMORY_FIELDS
         if not isinstance(model, PoseNet):
             without += ("trunk_norm",)
         for name in without:
