@@ -208,34 +208,31 @@ def training_view(
     if target is not None and augmentation.damage and not clip:
         joints_px, share = example["joints_px"], augmentation.damage
         depth, target = damaged(rng, depth, target, joints_px, skeleton, share)
-    is_whole = target is None or preparation.crop == "full"
-    box = frame_box(depth) if target is None or is_whole else target.box
+    whole = Target(box=frame_box(depth))
+    seen = whole if target is None or preparation.crop == "full" else target
     depth_range = preparation.depth_range
-    roll_deg, distance = 0.0, None
     # Drawn of every frame of a recording, or one without a label would be the first of
     # those that are seen in another view.
     error, turn = view_rng.normal(0, DISTANCE_ERROR), view_rng.normal(0, ROLL_ERROR_DEG)
-    if target is not None:
-        distance = target.distance
-        if distance is not None:
-            distance += depth_range * error
-        if not is_whole:
-            cos, sin = np.cos(np.radians(turn)), np.sin(np.radians(turn))
-            up = np.array([[cos, -sin], [sin, cos]]) @ target.up
-            roll_deg = crops.quarter_turns_deg(up)
-    if is_whole:  # nobody was looked for
+    roll_deg = 0.0
+    if seen is whole:  # nobody was looked for
         augmentation = dataclasses.replace(augmentation, misses=0.0)
+    else:
+        cos, sin = np.cos(np.radians(turn)), np.sin(np.radians(turn))
+        up = np.array([[cos, -sin], [sin, cos]]) @ seen.up
+        roll_deg = crops.quarter_turns_deg(up)
     transform, flip = random_transform(
-        view_rng, box, preparation.side, augmentation, roll_deg=roll_deg
+        view_rng, seen.box, preparation.side, augmentation, roll_deg=roll_deg
     )
     crop = crops.cut(depth, transform, preparation.side)
     crop = crops.filled(sensor_noise(rng, crop, depth_range, augmentation))
-    if distance is not None and not is_whole:
+    if seen.distance is not None:
+        distance = seen.distance + depth_range * error
         reference = crops.near_depth(crop, distance, depth_range / 2)
-    elif target is None or not is_whole:
-        reference = crops.person_depth(crop, depth_range / 2)
-    else:
+    elif target is not None and seen is whole:
         reference = crops.reference_depth(depth, target.box, depth_range)
+    else:
+        reference = crops.person_depth(crop, depth_range / 2)
     reference += depth_range * view_rng.normal(0, augmentation.reference)
     order = list(skeleton.mirror) if flip else list(range(skeleton.num_joints))
 
