@@ -9,7 +9,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from cmbjax.data import detection
-from cmbjax.data.examples import Example
+from cmbjax.data.examples import Example, frame_name
+from datasets.crowd import labels
 from datasets.crowd.frames import ABOVE, FRAMES_PER_GROUP, make_frames
 from datasets.people.people import MakeFrames, People, PeopleConfig
 
@@ -37,6 +38,7 @@ class Crowd(People):
     VERSION = tfds.core.Version("1.2.0")
     frames_per_person = FRAMES_PER_GROUP
     people_per_part = 1
+    fields = staticmethod(labels.fields)
     BUILDER_CONFIGS = [
         CrowdConfig(
             name="crowd",
@@ -71,28 +73,17 @@ class Crowd(People):
         return make_frames
 
     def _info(self) -> tfds.core.DatasetInfo:
-        return self._info_with()
-
-    def _info_with(self, **more: tfds.features.FeatureConnector) -> Any:
-        """Returns what a whole frame has, and what else a kind of it has."""
-        joints = self.skeleton.num_joints
-
-        def people(*shape: int, dtype: type = np.float32) -> tfds.features.Tensor:
-            return tfds.features.Tensor(shape=(None, *shape), dtype=dtype)
-
+        of_each = {
+            name: tfds.features.Tensor(shape=(None, *shape), dtype=kind)
+            for name, (shape, kind) in self.fields(self.skeleton.num_joints).items()
+        }
         features = {
             "depth": tfds.features.Image(
                 shape=(None, None, 1), dtype=np.uint16, encoding_format="png"
             ),
-            "boxes": people(4),
-            "depths_m": people(),
-            "joints_px": people(joints, 2),
-            "joints_m": people(joints, 3),
-            "inside": people(joints, dtype=np.bool_),
-            "hidden": people(joints, dtype=np.bool_),
+            **of_each,
             "camera": tfds.features.Tensor(shape=(4,), dtype=np.float32),
             "frame": tfds.features.Text(),
-            **more,
         }
         return self.dataset_info_from_configs(
             features=tfds.features.FeaturesDict(features),
@@ -139,8 +130,7 @@ class EachPerson(Sequence[Example]):
         one = slice(person, person + 1)
         joints_px, inside = frame["joints_px"][one], frame["inside"][one]
         boxes = detection.body_boxes(frame["boxes"][one], joints_px, inside)
-        name = frame["frame"]
-        name = name.decode() if isinstance(name, bytes) else name
+        name = frame_name(frame)
         return {
             "depth": frame["depth"],
             "joints_px": joints_px[0],

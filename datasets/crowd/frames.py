@@ -12,10 +12,9 @@ import mujoco
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from cmbjax.camera import camera_to_pixels
 from cmbjax.skeletons import Skeleton
 from datasets import schema
-from datasets.crowd import furniture
+from datasets.crowd import furniture, labels
 from datasets.people import frames as people
 from datasets.people.figure import Figure, Mesh, Pose
 from datasets.people.motion import Clip
@@ -29,7 +28,8 @@ BODIES, POSES = 3, 8  # of a group: who is drawn from for each frame
 COUNTS = (0.22, 0.38, 0.2, 0.1, 0.05, 0.05)  # odds of 0 to 5 people
 NOWHERE = 100.0  # metres: what is outside of every window
 LYING, HOLDING = 0.06, 0.1  # shares of people
-BEHIND = 0.2  # metres from the surface to a joint that is not hidden
+BEHIND = 0.2  # metres from the surface to a joint that is not hidden, as by an arm
+NEAREST_M = 0.05  # a joint that is no further away has no place in the picture
 LEAST_PIXELS = 40  # a person of whom less is seen is not there
 STANDING_STILL = room.View(1.5, 0.0, 0.0, 3.0, 0.0, 0.0)
 # Where a camera is: odds, height above the floor, pitch (degrees, downwards).
@@ -344,40 +344,23 @@ def _example(
     exact, owner, dark = look(camera, view, bodies, things)
     kind = people.SENSORS[camera.sensor]
     depth_mm = kind.measure(exact, dark, kind.sample_noise(rng), camera.focal, rng)
-    size = np.array([camera.width, camera.height])
-    seen = []
-    for number, mesh in enumerate(bodies):
-        mask = owner == number
-        if mask.sum() < LEAST_PIXELS:
-            continue
-        rows, columns = np.nonzero(mask)
-        joints_m = people.label(mesh, view, skeleton, towards_camera=towards_camera)
-        box_px = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
-        safe = np.where(joints_m[:, 2:] > 0.05, joints_m, np.nan)
-        joints_px = camera_to_pixels(safe, camera.intrinsics)
-        with np.errstate(invalid="ignore"):
-            inside = ((joints_px >= 0) & (joints_px < size)).all(axis=1)
-        cells = np.clip(np.nan_to_num(joints_px), 0, size - 1).astype(int)
-        places = (cells[:, 1], cells[:, 0])
-        hidden = ~(inside & mask[places])
-        hidden |= joints_m[:, 2] - exact[places] > BEHIND  # the person's own arm
-        depth = float(np.median(exact[mask]))
-        seen.append((box_px, depth, joints_px, joints_m, inside, hidden))
-    joints = skeleton.num_joints
-    shapes = ((4,), (), (joints, 2), (joints, 3), (joints,), (joints,))
-    columns_of = [
-        np.array([person[i] for person in seen]).reshape(len(seen), *shape)
-        for i, shape in enumerate(shapes)
+    masks = [owner == number for number in range(len(bodies))]
+    seen = [
+        labels.label(
+            mask,
+            exact,
+            people.label(mesh, view, skeleton, towards_camera=towards_camera),
+            camera,
+            nearest_m=NEAREST_M,
+            behind_m=BEHIND,
+            on_itself=True,
+        )
+        for mesh, mask in zip(bodies, masks, strict=True)
+        if mask.sum() >= LEAST_PIXELS
     ]
-    boxes, depths, joints_px, joints_m, inside, hidden = columns_of
     return {
         "depth": schema.encode_png(depth_mm),
-        "boxes": boxes.astype(np.float32),
-        "depths_m": depths.astype(np.float32),
-        "joints_px": joints_px.astype(np.float32),
-        "joints_m": joints_m.astype(np.float32),
-        "inside": inside.astype(bool),
-        "hidden": hidden.astype(bool),
+        **labels.stacked(seen, labels.fields(skeleton.num_joints)),
         "camera": camera.intrinsics,
         "frame": name,
     }

@@ -12,9 +12,9 @@ import numpy as np
 from jaxtyping import Float
 from scipy.spatial.transform import Rotation
 
-from cmbjax.camera import camera_to_pixels
 from cmbjax.skeletons import Skeleton
 from datasets import schema
+from datasets.crowd import labels
 from datasets.crowd.frames import NOWHERE
 from datasets.hands import fingers as finger_poses
 from datasets.hands import things
@@ -28,6 +28,7 @@ from datasets.simulation.solids import Solid, box, ellipsoid, joined, tube
 FRAMES_PER_PERSON = 40
 LEAST_PIXELS = 60  # of a hand, for it to be there
 BEHIND_M = 0.02  # a joint that is so far behind what is seen there is hidden
+NEAREST_M = 0.03  # a joint that is no further away has no place in the picture
 TIP_VERTICES = 10  # whose middle is a fingertip
 PALM = 0.3  # of the way from the wrist to the middle finger's base: ASTAR's palm
 NEAR_M = 0.12  # from which on these sensors read
@@ -604,35 +605,24 @@ def _labels(
     camera: Camera,
     skeleton: Skeleton,
 ) -> dict[str, np.ndarray]:
-    size = np.array([camera.width, camera.height])
-    rows = []
+    seen = []
     for number, (of_hand, side) in enumerate(zip(joints, sides, strict=False)):
         mask = found == 2 * (number + 1)
         if mask.sum() < LEAST_PIXELS:
             continue
-        joints_m = np.stack([of_hand[joint] for joint in skeleton.joints])
-        safe = np.where(joints_m[:, 2:] > 0.03, joints_m, np.nan)
-        joints_px = camera_to_pixels(safe, camera.intrinsics)
-        with np.errstate(invalid="ignore"):
-            inside = ((joints_px >= 0) & (joints_px < size)).all(axis=1)
-        x, y = np.clip(np.nan_to_num(joints_px), 0, size - 1).astype(int).T
-        hidden = ~inside | (joints_m[:, 2] - exact[y, x] > BEHIND_M)
-        high, wide = np.nonzero(mask)
-        edges = (wide.min(), high.min(), wide.max() + 1, high.max() + 1)
-        depth = float(np.median(exact[mask]))
-        left = side == "left"
-        rows.append((edges, depth, joints_px, joints_m, inside, hidden, left))
-    count = skeleton.num_joints
-    kinds: dict[str, tuple[tuple[int, ...], type]] = {
-        "boxes": ((4,), np.float32),
-        "depths_m": ((), np.float32),
-        "joints_px": ((count, 2), np.float32),
-        "joints_m": ((count, 3), np.float32),
-        "inside": ((count,), bool),
-        "hidden": ((count,), bool),
-        "left": ((), bool),
-    }
-    return {
-        key: np.array([row[i] for row in rows]).reshape(len(rows), *shape).astype(dtype)
-        for i, (key, (shape, dtype)) in enumerate(kinds.items())
-    }
+        of_it = labels.label(
+            mask,
+            exact,
+            np.stack([of_hand[joint] for joint in skeleton.joints]),
+            camera,
+            nearest_m=NEAREST_M,
+            behind_m=BEHIND_M,
+            on_itself=False,
+        )
+        seen.append({**of_it, "left": side == "left"})
+    return labels.stacked(seen, fields(skeleton.num_joints))
+
+
+def fields(joints: int) -> labels.Fields:
+    """Returns shape and type of what is told of one hand."""
+    return {**labels.fields(joints), "left": ((), np.bool_)}

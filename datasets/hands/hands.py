@@ -3,11 +3,10 @@
 import dataclasses
 import functools
 
-import numpy as np
 import tensorflow_datasets as tfds
 
 from datasets.crowd.crowd import Crowd
-from datasets.hands.frames import FRAMES_PER_PERSON, make_frames
+from datasets.hands.frames import FRAMES_PER_PERSON, fields, make_frames
 from datasets.people.people import MakeFrames, PeopleConfig
 
 
@@ -33,6 +32,7 @@ class Hands(Crowd):
     VERSION = tfds.core.Version("1.0.0")
     frames_per_person = FRAMES_PER_PERSON
     people_per_part = 1
+    fields = staticmethod(fields)
     BUILDER_CONFIGS = [
         HandsConfig(
             name="hands",
@@ -63,7 +63,3 @@ class Hands(Crowd):
     def make_frames(self) -> MakeFrames:
         """Yields the frames of a person, in a process of its own."""
         return functools.partial(make_frames, astar=self.builder_config.astar)
-
-    def _info(self) -> tfds.core.DatasetInfo:
-        left = tfds.features.Tensor(shape=(None,), dtype=np.bool_)
-        return self._info_with(left=left)

@@ -17,8 +17,16 @@ from cmbjax.skeletons import Skeleton
 from datasets import schema
 from datasets.people.figure import Figure, Mesh, Pose
 from datasets.people.motion import SEGMENTS, Clip
-from datasets.simulation import SPLITS, active_stereo, body, poses, room, time_of_flight
-from datasets.simulation import structured_light as sensor
+from datasets.simulation import (
+    SPLITS,
+    Sensor,
+    active_stereo,
+    body,
+    poses,
+    room,
+    structured_light,
+    time_of_flight,
+)
 from datasets.simulation.posing import strike_free
 from datasets.simulation.rasterizer import rasterize
 from datasets.simulation.shape import Shape
@@ -75,7 +83,7 @@ class Camera(NamedTuple):
         height: Pixels.
         focal: Pixels.
         centre: Of the picture, pixels.
-        sensor: The module that knows how it measures.
+        sensor: A name in `SENSORS`.
     """
 
     width: int
@@ -90,8 +98,8 @@ class Camera(NamedTuple):
         return np.array([self.focal, self.focal, *self.centre], np.float32)
 
 
-SENSORS = {
-    "structured light": sensor,
+SENSORS: dict[str, Sensor] = {
+    "structured light": structured_light,
     "time of flight": time_of_flight,
     "active stereo": active_stereo,
 }

@@ -7,15 +7,14 @@ import dataclasses
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float, UInt16
+from jaxtyping import Bool, UInt16
 
+from datasets.simulation import Depth
 from datasets.simulation.structured_light import shadow, smooth_noise
 
 FAR_M = 10.0
 NATIVE_WIDTH = 848  # pixels of the cameras, whatever the width of the image
 EDGE = 0.04  # of the depth: surfaces that are further apart have an edge
-
-Depth = Float[np.ndarray, "height width"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,18 +63,7 @@ def measure(
     focal_px: float,
     rng: np.random.Generator,
 ) -> UInt16[np.ndarray, "height width"]:
-    """Turns exact depth into a sensor's reading.
-
-    Args:
-        depth_m: Exact depth; 0 or less where there is nothing.
-        dark: Surfaces that may swallow the light, such as hair.
-        noise: The sensor.
-        focal_px: Focal length, pixels.
-        rng: Source of the noise.
-
-    Returns:
-        Millimetres, 0 = no reading.
-    """
+    """Returns what this sensor reads; see `Sensor`."""
     shape = depth_m.shape
     exact = np.where(depth_m > 0, depth_m, 2 * FAR_M).astype(np.float32)
     window = cv2.getStructuringElement(

@@ -7,14 +7,14 @@ import dataclasses
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float, UInt16
+from jaxtyping import Bool, UInt16
+
+from datasets.simulation import Depth
 
 # Disparity steps: two neighbouring readings at z metres differ by STEP * z^2.
 STEP = 2.85e-3
 FAR_M = 7.0
 STRIPE = 3  # columns at the left that the pattern's window leaves without a reading
-
-Depth = Float[np.ndarray, "height width"]
 
 
 def quantise(depth_m: Depth) -> Depth:
@@ -62,7 +62,7 @@ class Noise:
         bloom_px: By how much what is near outgrows its outline.
         baseline_m: Camera to projector.
         bridged_px: Shadows up to this wide are filled from their sides.
-        hair: Share of dark surfaces that do not reflect enough.
+        dark: Share of dark surfaces that do not reflect enough.
         patches: Share of the picture lost for no reason modelled here.
         edges: Share of depth edges that stay without a reading.
     """
@@ -73,7 +73,7 @@ class Noise:
     bloom_px: int = 1
     baseline_m: float = 0.075
     bridged_px: int = 3
-    hair: float = 0.3
+    dark: float = 0.3
     patches: float = 0.0
     edges: float = 0.03
 
@@ -87,7 +87,7 @@ def sample_noise(rng: np.random.Generator) -> Noise:
         bloom_px=int(rng.choice(3, p=(0.25, 0.55, 0.2))),
         baseline_m=float(rng.uniform(0.03, 0.09)),
         bridged_px=int(rng.integers(1, 6)),
-        hair=float(rng.beta(0.7, 0.7)),
+        dark=float(rng.beta(0.7, 0.7)),
         patches=float(rng.exponential(0.006)) if rng.random() < 0.5 else 0.0,
         edges=float(rng.uniform(0.0, 0.12)),
     )
@@ -100,18 +100,7 @@ def measure(
     focal_px: float,
     rng: np.random.Generator,
 ) -> UInt16[np.ndarray, "height width"]:
-    """Turns exact depth into a sensor's reading.
-
-    Args:
-        depth_m: Exact depth; 0 or less where there is nothing.
-        dark: Surfaces that may swallow the light, such as hair.
-        noise: The sensor.
-        focal_px: Focal length, pixels.
-        rng: Source of the noise.
-
-    Returns:
-        Millimetres, 0 = no reading.
-    """
+    """Returns what this sensor reads; see `Sensor`."""
     shape = depth_m.shape
     exact = np.where(depth_m > 0, depth_m, 2 * FAR_M).astype(np.float32)
     holes = shadow(exact, focal_px, noise.baseline_m)
@@ -123,7 +112,7 @@ def measure(
     bloomed = cv2.erode(exact, window)
     grain = smooth_noise(rng, shape, 2.5)
     # Light is lost in patches, not in single pixels.
-    holes |= dark & (grain < np.quantile(grain, noise.hair))
+    holes |= dark & (grain < np.quantile(grain, noise.dark))
     patches = smooth_noise(rng, shape, 4.0)
     holes |= patches < np.quantile(patches, noise.patches)
     moved = np.indices(shape).astype(np.float32)

@@ -7,12 +7,12 @@ import dataclasses
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float, UInt16
+from jaxtyping import Bool, UInt16
+
+from datasets.simulation import Depth
 
 FAR_M = 8.0
 GRAZING = 0.12  # the cosine from which on a surface gets no noisier
-
-Depth = Float[np.ndarray, "height width"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,18 +56,7 @@ def measure(
     focal_px: float,
     rng: np.random.Generator,
 ) -> UInt16[np.ndarray, "height width"]:
-    """Turns exact depth into a sensor's reading.
-
-    Args:
-        depth_m: Exact depth; 0 or less where there is nothing.
-        dark: Surfaces that may swallow the light, such as hair.
-        noise: The sensor.
-        focal_px: Focal length, pixels.
-        rng: Source of the noise.
-
-    Returns:
-        Millimetres, 0 = no reading.
-    """
+    """Returns what this sensor reads; see `Sensor`."""
     shape = depth_m.shape
     exact = np.where(depth_m > 0, depth_m, 2 * FAR_M).astype(np.float32)
     window = np.ones((3, 3), np.uint8)

@@ -275,7 +275,7 @@ def test_dark_surfaces_have_holes_and_bright_ones_none():
     depth = np.full((60, 60), 2.5)
     dark = np.zeros((60, 60), bool)
     dark[:, 30:] = True
-    noise = sensor.Noise(jitter_px=0, bloom_px=0, hair=0.5)
+    noise = sensor.Noise(jitter_px=0, bloom_px=0, dark=0.5)
     reading = sensor.measure(depth, dark, noise, 285.7, np.random.default_rng(0))
     assert (reading[:, 3:30] > 0).all()
     assert 0.3 < (reading[:, 30:] == 0).mean() < 0.7
