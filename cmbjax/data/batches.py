@@ -51,8 +51,9 @@ def training_batches(
             are sequential or clips, of whole recordings, or of pieces as long as a
             stream, if a recording is longer than all that is asked for.
         sequential: Whether frames come in the order of their recordings: see
-            `recordings.Streams`. All frames of a sequence are then seen in one view,
-            and batches say `starts`, where a sequence begins.
+            `recordings.Streams`. All frames of a recording, or of its piece where it is
+            longer than a stream, are then seen in one view, and batches say `starts`,
+            where one begins.
         stream_frames: Frames of each stream a batch, one after the other.
         processes: How many share a batch, and which this is: it gets its part of every
             batch, in order, and reads no other frame.

@@ -58,7 +58,8 @@ class InStream(NamedTuple):
     Attributes:
         frame: Its index in the split.
         starts: Whether a sequence starts with it.
-        sequence: Epoch and number of the sequence: what its views have in common.
+        sequence: Epoch and number of the recording, or of its piece: what its views
+            have in common.
     """
 
     frame: int
@@ -73,7 +74,8 @@ class Streams(Sequence[InStream]):
     next batch follow on them. In each epoch the recordings come in another order, one
     after the other, and this row is cut into as many streams of one length; what is
     left over stays away, as does the end of a recording that is no multiple of `steps`,
-    so that a sequence starts with the first of them alone.
+    so that a sequence starts with the first of them alone. A recording longer than a
+    stream is cut into pieces of that length, each a sequence of its own.
     """
 
     def __init__(
@@ -89,15 +91,16 @@ class Streams(Sequence[InStream]):
         Raises:
             ValueError: There are too few frames for a batch.
         """
-        self._sequences = [s[: len(s) // steps * steps] for s in sequences]
+        whole = [s[: len(s) // steps * steps] for s in sequences]
         self._seed, self._steps, self._streams = seed, steps, batch_size // steps
-        total = sum(map(len, self._sequences))
+        total = sum(map(len, whole))
         self._length = total // (self._streams * steps) * steps
         if not self._length:
             raise ValueError(
                 f"--batch_size must be at most {total}, the frames of the recordings "
                 f"in parts of {steps}, got {batch_size}"
             )
+        self._sequences = pieces(whole, self._length)
         self._epoch = functools.lru_cache(4)(self._shuffled)
 
     def __len__(self) -> int:

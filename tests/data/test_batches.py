@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 
 import cv2
 import grain
@@ -185,6 +186,34 @@ def test_several_frames_of_a_stream_in_a_batch_by_hand():
     assert [place.starts for place in places] == [True, False] * 2 + [False] * 4
     assert places[0].sequence == places[1].sequence == places[4].sequence
     assert places[0].sequence != places[2].sequence
+
+
+def test_a_recording_longer_than_a_stream_is_cut_into_sequences_of_its_own():
+    """As K2HPD's, which names no subject: 26 frames in two streams of 12."""
+    streams = recordings.Streams([list(range(26))], batch_size=4, seed=0, steps=2)
+    places = [streams[i] for i in range(24)]
+    for stream in (0, 1):
+        of_stream = [
+            place for i in range(6) for place in places[4 * i + 2 * stream :][:2]
+        ]
+        sequences = {place.sequence for place in of_stream}
+        assert of_stream[0].starts and len(sequences) <= 2
+        for one, two in itertools.pairwise(of_stream):
+            assert two.starts or two.frame == one.frame + 1
+            assert two.starts == (one.sequence != two.sequence)
+    # Its pieces start with frames 0, 12 and 24, and no two of them have one view.
+    pieces = {(place.frame // 12, place.sequence) for place in places}
+    assert len(pieces) == len({sequence for _, sequence in pieces}) in (2, 3)
+
+
+def test_the_streams_of_one_long_recording_are_seen_in_views_of_their_own():
+    stays = make_example(1)
+    frames = make_frames([{**stays, "frame": f"frame {i}".encode()} for i in range(64)])
+    view = {"augmentation": Augmentation(noise=0.0, holes=0), "batch_size": 8}
+    data = batches(frames, sequential=True, **view)
+    first, second = (next(data)["joints_px"] for _ in range(2))
+    np.testing.assert_allclose(first, second)  # each stream goes on as it began
+    assert len(np.unique(first.round(3), axis=0)) == 8
 
 
 def test_a_recording_is_seen_in_one_view():
