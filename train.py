@@ -181,7 +181,7 @@ def main(
 
 def finish(run: Run, num_steps: int) -> None:
     """Draws the loss, and prints the last record."""
-    records = list(read_records(run.folder / "metrics.jsonl"))
+    records = read_records(run.folder / "metrics.jsonl")
     plots.loss_curve(records, run.figures / "loss.png")
     print(f"{run.folder}: {num_steps} steps done")
     for name, value in records[-1].items():

@@ -7,6 +7,7 @@ out, with its bones.
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import matplotlib.colors
@@ -305,18 +306,19 @@ def pdj_curve(
     _save(figure, path)
 
 
-def loss_curve(records: Iterable[Mapping[str, float]], path: Path) -> None:
+def loss_curve(records: Iterable[Mapping[str, Any]], path: Path) -> None:
     """Saves the course of a training, a panel for each unit.
 
     Args:
         records: Lines of metrics.jsonl: "step", and any of "loss" and validation's
-            metrics, which have "validation/" before their title.
+            metrics, which have "validation/" before their title; None is left out.
         path: A PNG.
     """
     series: dict[str, list[tuple[float, float]]] = {}
     for record in records:
         for name, value in record.items():
-            if name == "loss" or name.startswith("validation/"):
+            is_drawn = name == "loss" or name.startswith("validation/")
+            if is_drawn and value is not None:
                 series.setdefault(name, []).append((record["step"], value))
     panels: dict[str, list[str]] = {}
     for name in series:

@@ -139,6 +139,8 @@ def test_sheets_and_curves_are_saved(tmp_path):
         {"step": 1, "loss": 0.5, "steps_per_s": 2.0},
         {"step": 2, "validation/PCKh@0.5": 30.0, "validation/mean error mm": 210.0},
         {"step": 2, "loss": 0.0},
+        {"step": 3, "loss": None},  # it was no number
+        {"step": 3, "validation/PDJ mean": None},
     ]
     plots.loss_curve(records, folder / "loss.png")
     plots.loss_curve([], folder / "nothing_yet.png")

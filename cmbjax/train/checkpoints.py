@@ -1,19 +1,16 @@
 """Orbax checkpoints: state and position in the data, each save whole or not at all."""
 
-import hashlib
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import grain
 import jax
 import orbax.checkpoint as ocp
 
-from cmbjax.files import read_json, write_json
+from cmbjax.files import checksum, read_json, write_json
 from cmbjax.train.step import TrainState
 
 KEPT = 2
-COLLECTIONS = ("params", "memory", "batch_stats")
 # Grain's own handler writes one such file a process and asks for as many when it
 # restores. The position is the same in all, so the first one's serves any number.
 POSITION_FILE = "process_0-of-1.json"
@@ -28,33 +25,42 @@ class Manager(ocp.CheckpointManager):
         return False
 
 
+@runtime_checkable
+class Data(Protocol):
+    """Batches, as `grain.DatasetIterator` has them."""
+
+    def __next__(self) -> Any:
+        """Returns the next batch."""
+
+    def get_state(self) -> Any:
+        """Returns what JSON can hold of the position."""
+
+
 class Checkpoints:
     """Saves and restores a run's state, each save whole or not at all."""
 
-    def __init__(self, run_dir: Path, *, keep: int = KEPT) -> None:
-        """Opens a run folder for saving.
-
-        Args:
-            run_dir: The run's folder.
-            keep: How many of the latest checkpoints stay.
-        """
+    def __init__(self, run_dir: Path) -> None:
+        """Opens a run folder for saving."""
         self._checksums = run_dir / CHECKSUMS
         self._manager = Manager(
             run_dir.absolute() / "checkpoints",
-            options=ocp.CheckpointManagerOptions(max_to_keep=keep, create=True),
+            options=ocp.CheckpointManagerOptions(max_to_keep=KEPT, create=True),
             item_handlers={
                 "state": ocp.StandardCheckpointHandler(),
                 "data": ocp.JsonCheckpointHandler(POSITION_FILE),
             },
         )
 
-    def save(self, state: TrainState, data: grain.DatasetIterator) -> None:
+    def save(self, state: TrainState, data: Data) -> None:
         """Saves the state with the position in the data; waits until it is on disk.
 
         All processes take part: each writes what it alone holds.
         """
+        step = int(state.step)
+        if jax.process_index() == 0:
+            self._expect(step)
         self._manager.save(
-            int(state.step),
+            step,
             args=ocp.args.Composite(
                 state=ocp.args.StandardSave(state._asdict()),
                 data=ocp.args.JsonSave(data.get_state()),
@@ -62,13 +68,31 @@ class Checkpoints:
         )
         self._manager.wait_until_finished()
         if jax.process_index() == 0:
-            self._checksums.mkdir(exist_ok=True)
-            kept = {f"{step}.json" for step in self._manager.all_steps()}
+            kept = {f"{number}.json" for number in self._manager.all_steps()}
             for path in self._checksums.glob("*.json"):
                 if path.name not in kept:
                     path.unlink()
-            sums = dict(_checksums(Path(self._manager.directory, str(int(state.step)))))
-            write_json(self._checksums / f"{int(state.step)}.json", sums)
+            write_json(self._checksums / f"{step}.json", self._sums(step))
+
+    def _expect(self, step: int) -> None:
+        """Notes that a checkpoint comes, whose sums are not known yet.
+
+        A run killed between the two has a whole checkpoint, and null in place of sums.
+        Those that earlier versions left without are summed up as they are.
+        """
+        if not self._checksums.exists():
+            begun = self._checksums.with_suffix(".part")
+            begun.mkdir(exist_ok=True)
+            for earlier in self._manager.all_steps():
+                write_json(begun / f"{earlier}.json", self._sums(earlier))
+            begun.rename(self._checksums)
+        write_json(self._checksums / f"{step}.json", None)
+
+    def _sums(self, step: int) -> dict[str, str]:
+        """Returns the SHA-256 of each file of a checkpoint."""
+        folder = Path(self._manager.directory, str(step))
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        return {path.relative_to(folder).as_posix(): checksum(path) for path in files}
 
     @staticmethod
     def are_in(run_dir: Path) -> bool:
@@ -96,8 +120,8 @@ class Checkpoints:
         step = self.latest_step
         if step is None:
             raise ValueError(f"{self._manager.directory} holds no whole checkpoint")
-        if (file := self._damaged(step)) is not None:
-            raise ValueError(self._advice(step, f"{file} is not what was saved"))
+        if (damage := self._damage(step)) is not None:
+            raise ValueError(self._advice(step, damage))
         try:
             return self._restore(step, like, data)
         except ValueError as error:
@@ -110,24 +134,31 @@ class Checkpoints:
             what = f"{type(error).__name__}: {error}"
             raise ValueError(self._advice(step, what)) from error
 
-    def _damaged(self, step: int) -> str | None:
-        """Returns a file of a checkpoint that is not as it was saved, or None.
+    def _damage(self, step: int) -> str | None:
+        """Returns what of a checkpoint is not as it was saved, or None.
 
-        Of checkpoints of earlier versions nothing is known.
+        Of runs of earlier versions, which have no sums at all, nothing is known.
         """
+        if not self._checksums.exists():
+            return None
         path = self._checksums / f"{step}.json"
         if not path.exists():
+            return f"{path} is missing"
+        try:
+            saved = read_json(path, dict[str, str] | None)
+        except (ValueError, OSError) as error:
+            return str(error)
+        if saved is None:
             return None
-        saved = read_json(path, dict[str, str])
-        now = dict(_checksums(Path(self._manager.directory, str(step))))
-        for name in sorted(saved):
-            if now.get(name) != saved[name]:
-                return name
+        now = self._sums(step)
+        for name in sorted(saved.keys() | now.keys()):
+            if now.get(name) != saved.get(name):
+                return f"{name} is not what was saved"
         return None
 
     def _advice(self, step: int, what: str) -> str:
         earlier = [s for s in sorted(self._manager.all_steps()) if s < step]
-        whole = next((s for s in reversed(earlier) if self._damaged(s) is None), None)
+        whole = next((s for s in reversed(earlier) if self._damage(s) is None), None)
         folder = self._manager.directory / str(step)
         advice = f"{folder} cannot be restored ({what:.300}); "
         if whole is None:
@@ -158,7 +189,8 @@ class Checkpoints:
     def _check_shapes(self, step: int, like: TrainState) -> None:
         metadata = self._manager.item_metadata(step)["state"]
         saved = {} if metadata is None else _shapes(metadata.tree)
-        saved = {k: v for k, v in saved.items() if k.startswith(COLLECTIONS)}
+        collections = tuple(like.variables)
+        saved = {k: v for k, v in saved.items() if k.startswith(collections)}
         expected = _shapes(like.variables)
         for name in sorted(saved.keys() | expected.keys()):
             if saved.get(name) != expected.get(name):
@@ -171,14 +203,6 @@ class Checkpoints:
     def close(self) -> None:
         """Ends the manager's threads."""
         self._manager.close()
-
-
-def _checksums(folder: Path) -> Iterator[tuple[str, str]]:
-    """Yields each file of a checkpoint, and its SHA-256."""
-    for path in sorted(folder.rglob("*")):
-        if path.is_file():
-            content = hashlib.sha256(path.read_bytes())
-            yield path.relative_to(folder).as_posix(), content.hexdigest()
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:

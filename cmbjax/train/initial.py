@@ -9,8 +9,6 @@ from flax import traverse_util
 
 from cmbjax.train.step import TrainState
 
-COLLECTIONS = ("params", "memory", "batch_stats")
-
 
 class Taken(NamedTuple):
     """What was taken over, by name, and what was not, by name with the reason."""
@@ -41,8 +39,10 @@ def take_over(
     Raises:
         ValueError: No parameter fits.
     """
-    source = _flat(variables)
-    target = _flat(state.variables)
+    source, target = (
+        traverse_util.flatten_dict(dict(x), sep="/")
+        for x in (variables, state.variables)
+    )
     names, left = [], {}
     for name, value in target.items():
         if name not in source:
@@ -55,13 +55,8 @@ def take_over(
     if not any(name.startswith("params/") for name in names):
         raise ValueError("no parameter fits: it is another network")
     tree = traverse_util.unflatten_dict(target, sep="/")
-    collections = {name: tree.get(name, {}) for name in COLLECTIONS}
+    collections = {name: tree.get(name, {}) for name in state.variables}
     return state._replace(**collections), Taken(names, left)
-
-
-def _flat(variables: Mapping[str, Any]) -> dict[str, Any]:
-    collections = {name: variables.get(name, {}) for name in COLLECTIONS}
-    return traverse_util.flatten_dict(collections, sep="/")
 
 
 def _placed(value: jax.Array, like: jax.Array) -> jax.Array:

@@ -4,8 +4,6 @@ Every process of a run is in it, and all do the same at the same step.
 """
 
 import contextlib
-import fcntl
-import json
 import math
 import signal
 import time
@@ -14,15 +12,14 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import grain
 import jax
 import jax.numpy as jnp
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
-from cmbjax.files import read_lines, write_text
+from cmbjax.files import as_json, only_one, read_lines, write_text
 from cmbjax.train import sharding
-from cmbjax.train.checkpoints import Checkpoints
+from cmbjax.train.checkpoints import Checkpoints, Data
 from cmbjax.train.step import TrainState
 
 Step = Callable[[TrainState, Any, int], tuple[TrainState, jax.Array]]
@@ -35,7 +32,7 @@ class Interrupted(Exception):
 
 def fit(
     state: TrainState,
-    data: grain.DatasetIterator,
+    data: Data,
     *,
     step: Step,
     validate: Validate,
@@ -154,21 +151,21 @@ class Records:
         """Opens both; records after step `start` belong to a run that was cut off.
 
         Raises:
-            ValueError: Another process is training in the folder.
+            ValueError: Another process is training in the folder, or metrics.jsonl is
+                damaged.
         """
-        self._lock = (run_dir / "lock").open("w")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._lock.close()
-            raise ValueError(
-                f"--run_dir={run_dir}: another train.py is at work in this folder"
-            ) from None
+        self._lock = contextlib.ExitStack()
+        self._lock.enter_context(
+            only_one(
+                run_dir / "lock",
+                f"--run_dir={run_dir}: another training is at work in this folder",
+            )
+        )
         self._path = run_dir / "metrics.jsonl"
         kept = [
             record for record in read_records(self._path) if record["step"] <= start
         ]
-        write_text(self._path, "".join(json.dumps(record) + "\n" for record in kept))
+        write_text(self._path, "".join(as_json(record) + "\n" for record in kept))
         self.validated = {record["step"] for record in kept if "loss" not in record}
         self._events = SummaryWriter(str(run_dir / "tensorboard"), purge_step=start + 1)
 
@@ -182,23 +179,23 @@ class Records:
     def write(self, step: int, values: dict[str, float]) -> None:
         """Appends one record."""
         with self._path.open("a") as file:
-            finite = {k: v if math.isfinite(v) else None for k, v in values.items()}
-            file.write(json.dumps({"step": step, **finite}) + "\n")
+            file.write(as_json({"step": step, **values}) + "\n")
         for name, value in values.items():
             if math.isfinite(value):
                 self._events.add_scalar(name, value, step)
 
 
-def read_records(path: Path) -> list[dict[str, float]]:
+def read_records(path: Path) -> list[dict[str, Any]]:
     """Returns the records of a metrics.jsonl; a line cut off by a crash is left out.
+
+    Each has a step, an integer, and numbers, or None where there was none, by name.
 
     Raises:
         ValueError: A line is no record; names it.
     """
-    records = read_lines(path) if path.exists() else []
+    records = read_lines(path, dict[str, int | float | None]) if path.exists() else []
     for number, record in enumerate(records, start=1):
-        step = record.get("step") if isinstance(record, dict) else None
-        if type(step) is not int:
+        if type(record.get("step")) is not int:
             raise ValueError(f"{path}: line {number} has no step, but {record!r:.80}")
     return records
 

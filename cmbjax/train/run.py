@@ -2,8 +2,11 @@
 
 config.json       every flag of the run
 statistics.json   mean pose and surface offsets of the training split
+calibration.json  how probably a joint is right, as the last validation measured it
 metrics.jsonl     one record a logged step or validation; tensorboard/ has the same
 checkpoints/N     state after step N and the position in the data
+checksums/N.json  of each file of that, as it was saved
+lock              held by whoever trains
 figures/          augmented views, validations, the loss
 evaluations/      one folder each: table, joints, pictures
 export/           one folder each: the network as files
@@ -118,21 +121,35 @@ class Run:
 
     @functools.cached_property
     def statistics(self) -> Statistics:
-        """What was taken from the training split."""
-        return Statistics.read(self.folder / STATISTICS_FILE)
+        """What was taken from the training split.
+
+        Raises:
+            ValueError: It is damaged, or not of the joints that it names.
+        """
+        path = self.folder / STATISTICS_FILE
+        read = Statistics.read(path)
+        joints = SKELETONS[read.skeleton].num_joints
+        for name in ("mean_pose", "offsets_m", "mean_in_crop"):
+            values = getattr(read, name)
+            if values is not None and len(values) != joints:
+                raise ValueError(
+                    f"{path}: {name} must be of {joints} joints, got {len(values)}"
+                )
+        return read
 
     def take_statistics(self, frames: DepthFrames) -> Statistics:
         """Returns the statistics, taken from the training split the first time.
 
         Raises:
-            ValueError: They are those of other frames.
+            ValueError: They are those of other frames, or see `statistics`.
         """
         path = self.folder / STATISTICS_FILE
         if not path.exists():
             write_json(path, training_statistics(frames).to_json())
-        if self.statistics.frames != frames.name:
+        trained_on = Statistics.read(path).frames
+        if trained_on != frames.name:
             raise ValueError(
-                f"--run_dir={self.folder} holds a run on {self.statistics.frames}, but "
+                f"--run_dir={self.folder} holds a run on {trained_on}, but "
                 f"the data set is now {frames.name}; choose another folder"
             )
         return self.statistics
@@ -217,18 +234,6 @@ def open_run(
         flags.tfds_dir or config.tfds_dir,
         split=flags.split,
     )
-    joints = frames.skeleton.num_joints
-    of_joints = (
-        run.statistics.mean_pose,
-        run.statistics.offsets_m,
-        run.statistics.mean_in_crop,
-    )
-    lengths = {len(values) for values in of_joints if values is not None}
-    if frames.skeleton.name == run.statistics.skeleton and lengths != {joints}:
-        raise ValueError(
-            f"{run.folder / STATISTICS_FILE}: mean_pose, offsets_m and "
-            f"mean_in_crop must be of {joints} joints"
-        )
     if frames.skeleton.name != run.statistics.skeleton:
         raise ValueError(
             f"--dataset={dataset} has the joints {frames.skeleton.name}, but the run "

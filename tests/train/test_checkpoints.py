@@ -16,7 +16,7 @@ import pytest
 
 from cmbjax.data.augment import Augmentation
 from cmbjax.data.batches import training_batches
-from cmbjax.files import read_json, write_json
+from cmbjax.files import checksum, read_json, write_json
 from cmbjax.models import MODELS
 from cmbjax.train import step as training
 from cmbjax.train.checkpoints import Checkpoints
@@ -117,6 +117,68 @@ def test_a_damaged_checkpoint_is_refused_and_the_last_good_one_named(tmp_path):
     assert int(Checkpoints(tmp_path).restore(state).step) == 1
     kept = [path.name for path in (tmp_path / "checksums").iterdir()]
     assert sorted(kept) == ["1.json", "2.json"]
+
+
+def two_checkpoints(folder):
+    """Returns the state of the second of two checkpoints, after steps 1 and 2."""
+    checkpoints = Checkpoints(folder)
+    state = make_state(make_model())
+    for number in (1, 2):
+        state = state._replace(step=jnp.asarray(number))
+        checkpoints.save(state, make_data())
+    checkpoints.close()
+    return state
+
+
+def test_damaged_checksums_are_refused_and_the_last_good_checkpoint_named(tmp_path):
+    state = two_checkpoints(tmp_path)
+    path = tmp_path / "checksums" / "2.json"
+    whole = path.read_text()
+    some = json.loads(whole)
+    some.pop(min(some))
+    for damaged, words in (
+        ("{}", "is not what was saved"),
+        (json.dumps(some), "is not what was saved"),
+        (whole[:-9], "2.json is not valid JSON"),
+        ('{"a": 1}', "2.json: Expected `str`"),
+        ("", "2.json is not valid JSON"),
+    ):
+        path.write_text(damaged)
+        with pytest.raises(ValueError, match=rf"checkpoints/2 .*{words}.* 1 is whole"):
+            Checkpoints(tmp_path).restore(state)
+    path.unlink()
+    with pytest.raises(ValueError, match=r"/2 .*2.json is missing.* 1 is whole"):
+        Checkpoints(tmp_path).restore(state)
+    path.write_text(whole)
+    assert_same(Checkpoints(tmp_path).restore(state), state)
+
+
+def test_a_run_killed_before_its_checksums_were_written_goes_on(tmp_path, monkeypatch):
+    """The checkpoint is whole: Orbax has given it its name."""
+
+    def killed(self, step):
+        raise KeyboardInterrupt
+
+    state = two_checkpoints(tmp_path)
+    later = state._replace(step=jnp.asarray(3))
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "_sums", killed)
+        with pytest.raises(KeyboardInterrupt):
+            Checkpoints(tmp_path).save(later, make_data())
+    assert_same(Checkpoints(tmp_path).restore(state), later)
+
+
+def test_a_run_of_an_earlier_version_is_summed_up_when_it_goes_on(tmp_path):
+    state = two_checkpoints(tmp_path)
+    shutil.rmtree(tmp_path / "checksums")
+    again = Checkpoints(tmp_path)
+    assert_same(again.restore(state), state)
+    again.save(state._replace(step=jnp.asarray(3)), make_data())
+    kept = sorted(path.name for path in (tmp_path / "checksums").iterdir())
+    assert kept == ["2.json", "3.json"]
+    folder = tmp_path / "checkpoints" / "2"
+    sums = json.loads((tmp_path / "checksums" / "2.json").read_text())
+    assert sums and all(checksum(folder / name) == sums[name] for name in sums)
 
 
 def test_checkpoint_of_another_network_is_refused(tmp_path):

@@ -19,7 +19,9 @@ from cmbjax.train.config import (
     TrainConfig,
 )
 from cmbjax.train.run import Run
+from datasets.mannequin.mannequin import make_example
 from evaluate import EvalConfig
+from tests.data.test_batches import make_frames
 
 
 @pytest.mark.parametrize(
@@ -291,6 +293,20 @@ def test_folder_that_is_not_a_run_is_left_alone(tmp_path):
     with pytest.raises(ValueError, match="is not empty and holds no config.json"):
         Run.claim(TrainConfig(run_dir=tmp_path))
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.parametrize("name", ["mean_pose", "offsets_m", "mean_in_crop"])
+def test_statistics_of_another_number_of_joints_are_refused(tmp_path, name):
+    """Before the training, not at its first validation."""
+    frames = make_frames([make_example(0, "train", i) for i in range(2)])
+    run = Run.claim(TrainConfig(run_dir=tmp_path / "run"))
+    run.take_statistics(frames)
+    path = tmp_path / "run" / "statistics.json"
+    stored = json.loads(path.read_text())
+    path.write_text(json.dumps(stored | {name: stored[name][:14]}))
+    match = f"statistics.json: {name} must be of 15 joints, got 14"
+    with pytest.raises(ValueError, match=match):
+        Run.open(run.folder).take_statistics(frames)
 
 
 def test_config_of_another_version_is_refused(tmp_path):

@@ -103,8 +103,36 @@ def test_validation_that_was_cut_off_is_made_up_for(tmp_path):
 def test_two_processes_do_not_train_in_one_folder(tmp_path):
     with loop.Records(tmp_path, 0) as records:
         records.write(1, {"loss": 2.0})
-        with pytest.raises(ValueError, match="another train.py is at work"):
+        with pytest.raises(ValueError, match=f"--run_dir={tmp_path}: another training"):
             loop.Records(tmp_path, 0)
     with loop.Records(tmp_path, 1):  # the lock goes with the process
         pass
-    assert len(list(loop.read_records(tmp_path / "metrics.jsonl"))) == 1
+    assert len(loop.read_records(tmp_path / "metrics.jsonl")) == 1
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"step": 2, "loss": "x"}',
+        '{"step": 2, "loss": true}',
+        '{"step": 2, "loss": [1]}',
+        '{"step": 2, "loss": 1e999}',
+        '{"step": 2.5}',
+        '{"step": null}',
+        "{}",
+        "[1]",
+        "null",
+        "NaN",
+    ],
+)
+def test_a_line_that_is_no_record_is_refused_before_the_training(tmp_path, line):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(f'{{"step": 1, "loss": 5.0}}\n{line}\n')
+    with pytest.raises(ValueError, match="metrics.jsonl: line 2"):
+        loop.Records(tmp_path, 4)
+    assert line in path.read_text()
+    # A number that was none is null, and is left out of the figure.
+    path.write_text('{"step": 1, "loss": null}\n{"step": 2, "validation/PDJ": null}\n')
+    records = loop.read_records(path)
+    assert records == [{"step": 1, "loss": None}, {"step": 2, "validation/PDJ": None}]
+    assert type(records[0]["step"]) is int
