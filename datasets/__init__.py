@@ -11,9 +11,8 @@ import tensorflow_datasets as tfds
 
 from cmbjax.data.examples import DepthFrames, Example
 from cmbjax.registry import pick
-from cmbjax.skeletons import SKELETONS
 from datasets.astar.astar import Astar
-from datasets.builder import SOURCE_FILE, DescribedFrames
+from datasets.builder import DescribedFrames
 from datasets.crowd.crowd import Crowd
 from datasets.folder.folder import Folder
 from datasets.hands.hands import Hands
@@ -68,14 +67,11 @@ def load(
     if split not in builder.info.splits:
         there = ", ".join(builder.info.splits)
         raise ValueError(f"{builder.name} has no {split} split; it has: {there}")
-    record = Path(builder.data_dir) / SOURCE_FILE
-    made_of = f" of {record.read_text()}" if record.exists() else ""
-    skeleton = SKELETONS[builder.info.metadata["skeleton"]]
-    metric = builder.info.metadata["depth_unit"] == "mm"
+    made_of = f" of {builder.made_of}" if builder.made_of else ""
     frames = DepthFrames(
         source=builder.examples_of(split),
-        skeleton=skeleton,
-        metric=metric,
+        skeleton=builder.skeleton,
+        metric=builder.depth_unit == "mm",
         name=f"{builder.info.full_name}{made_of}, {split}",
         depth_range=builder.depth_range,
         findable=builder.findable,

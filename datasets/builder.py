@@ -11,7 +11,6 @@ import multiprocessing
 import multiprocessing.connection
 import os
 import shutil
-import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -25,8 +24,8 @@ from tqdm import tqdm
 
 from cmbjax.data.examples import Example
 from cmbjax.registry import pick
-from cmbjax.skeletons import SKELETONS, Skeleton
-from datasets import schema
+from cmbjax.skeletons import Skeleton
+from datasets import copies, schema
 
 SOURCE_FILE = "source.txt"  # beside a prepared data set: what it was made of
 MIB = 2**20
@@ -40,19 +39,76 @@ Fact = tuple[str, float, float | None, float]
 class DescribedFrames(tfds.core.DatasetBuilder):
     """Depth frames that say what a network is to know of them."""
 
+    depth_unit = "mm"
+
+    def __init__(self, **options: Any) -> None:
+        """Takes the options of every TFDS builder.
+
+        Raises:
+            ValueError: The prepared copy is damaged.
+        """
+        try:
+            super().__init__(**options)
+        except Exception as error:
+            # Whoever knows the folder has begun to read it.
+            folder = self.__dict__.get("_data_dir")
+            if folder is None or not Path(folder).exists():
+                raise
+            what = f"{type(error).__name__}: {error}"
+            raise copies.damaged(Path(folder), what) from error
+
+    @property
+    @abc.abstractmethod
+    def skeleton(self) -> Skeleton:
+        """The labelled joints."""
+
     def download_and_prepare(self, **options: Any) -> None:
         """Prepares the data set, one process at a time: others wait, and use it.
 
         What a process that was killed has left unfinished goes.
+
+        Raises:
+            ValueError: The prepared copy is damaged.
         """
         folder = Path(self.data_dir)
-        with _only_one(folder):
-            if not self.is_prepared():
-                for path in folder.parent.glob(f"incomplete.*_{folder.name}"):
-                    shutil.rmtree(path, ignore_errors=True)
-            super().download_and_prepare(**options)
-            if not self.info.splits:  # it was another process' after all
+        config = options.get("download_config")
+        anew = config is not None and config.download_mode.overwrite_dataset
+        if anew or not folder.exists():
+            with _only_one(folder):
+                if anew or not folder.exists():
+                    for path in folder.parent.glob(f"incomplete.*_{folder.name}"):
+                        shutil.rmtree(path, ignore_errors=True)
+                    super().download_and_prepare(**options)
+                    copies.seal(folder)
+        with copies.damage_named(folder):
+            if not self.info.splits:  # another process has prepared it
                 self.info.read_from_directory(self.data_dir)
+        copies.check(folder)
+        self._check_description(folder)
+
+    def _check_description(self, folder: Path) -> None:
+        """Makes sure that the copy is of what is known of the data set."""
+        expected = self._description()
+        with copies.damage_named(folder):
+            found = {name: self.info.metadata[name] for name in expected}
+        if found != expected:
+            raise copies.damaged(folder, f"it is of {found}, expected {expected}")
+
+    def _description(self) -> dict[str, str]:
+        assert self.depth_unit in schema.DEPTH_UNITS
+        return {"skeleton": self.skeleton.name, "depth_unit": self.depth_unit}
+
+    def described(self, features: tfds.features.FeaturesDict) -> tfds.core.DatasetInfo:
+        """Returns what TFDS is to know of the data set."""
+        return self.dataset_info_from_configs(
+            features=features, metadata=tfds.core.MetadataDict(self._description())
+        )
+
+    @property
+    def made_of(self) -> str:
+        """A key of the files that the prepared copy was made of, where it has some."""
+        path = Path(self.data_dir) / SOURCE_FILE
+        return path.read_text(errors="replace") if path.exists() else ""
 
     @classmethod
     def make(cls, config: str, source: Path | None, **options: Any) -> Self:
@@ -77,9 +133,7 @@ class DescribedFrames(tfds.core.DatasetBuilder):
 
         None where that is not known.
         """
-        if self.info.metadata["depth_unit"] != "mm":
-            return None
-        return 1000 * self._labelled.reach_m
+        return 1000 * self.skeleton.reach_m if self.depth_unit == "mm" else None
 
     @property
     def findable(self) -> bool:
@@ -98,24 +152,33 @@ class DescribedFrames(tfds.core.DatasetBuilder):
             for feature in ("depth", "parts")
             if feature in self.info.features
         }
-        return self.as_data_source(split, decoders=images)
-
-    @property
-    def _labelled(self) -> Skeleton:
-        return SKELETONS[self.info.metadata["skeleton"]]
+        folder = Path(self.data_dir)
+        with copies.damage_named(folder):
+            return copies.Reader(folder, self.as_data_source(split, decoders=images))
 
 
 @contextlib.contextmanager
 def _only_one(folder: Path) -> Iterator[None]:
-    """Holds a lock that stands for a folder, on this machine and for this user."""
-    key = hashlib.sha256(str(folder.absolute()).encode()).hexdigest()[:16]
-    path = Path(tempfile.gettempdir()) / f"cmbjax-{os.getuid()}-{key}.lock"
-    with path.open("w") as lock:
+    """Holds the lock of a folder that is to be prepared, by whatever name it is known.
+
+    The lock lies beside the folder, and holds for every process that sees it there, on
+    other machines too where the disk that they share passes locks on.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    path = folder.parent / f"{folder.name}.lock"
+    with path.open("a") as lock:
+        with contextlib.suppress(PermissionError):
+            path.chmod(0o666)  # other users are to wait, too
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             print(f"{folder}: another process is at it; waiting", flush=True)
             fcntl.flock(lock, fcntl.LOCK_EX)
+        except OSError as error:
+            raise OSError(
+                f"{path}: cannot be locked ({error.strerror}); name a --tfds_dir on "
+                "another disk"
+            ) from error
         yield
 
 
@@ -140,15 +203,9 @@ class FrameBuilder(DescribedFrames, tfds.core.ShardBasedBuilder):
     """
 
     VERSION = tfds.core.Version("1.0.0")
-    depth_unit = "mm"
     parts = False
     _source: Path | None = None
     _bar: Any = None  # of tqdm; there is none on the workers of Beam
-
-    @property
-    @abc.abstractmethod
-    def skeleton(self) -> Skeleton:
-        """The labelled joints."""
 
     @abc.abstractmethod
     def files(self) -> Sequence[str]:
@@ -163,14 +220,7 @@ class FrameBuilder(DescribedFrames, tfds.core.ShardBasedBuilder):
         """Yields the examples (`schema.example`) of some items of one split."""
 
     def _info(self) -> tfds.core.DatasetInfo:
-        unit = self.depth_unit
-        assert unit in schema.DEPTH_UNITS
-        return self.dataset_info_from_configs(
-            features=schema.features(self.skeleton, parts=self.parts),
-            metadata=tfds.core.MetadataDict(
-                {"skeleton": self.skeleton.name, "depth_unit": unit}
-            ),
-        )
+        return self.described(schema.features(self.skeleton, parts=self.parts))
 
     def download_and_prepare(
         self,
@@ -189,10 +239,8 @@ class FrameBuilder(DescribedFrames, tfds.core.ShardBasedBuilder):
         if not manual_dir:
             return
         self._source = Path(manual_dir).expanduser()
-        source, record = self._checked_source(), Path(self.data_dir) / SOURCE_FILE
-        if not record.exists():
-            record.write_text(self._fingerprint(source))
-        elif self._fingerprint(source) != record.read_text():
+        source = self._checked_source()
+        if self.made_of and self._fingerprint(source) != self.made_of:
             raise ValueError(
                 f"{self.name}: the copy in {self.data_dir} was prepared from other "
                 f"files than those in {source}; delete it, or name another --tfds_dir"
@@ -214,8 +262,10 @@ class FrameBuilder(DescribedFrames, tfds.core.ShardBasedBuilder):
         dl_manager: tfds.download.DownloadManager,
         download_config: tfds.download.DownloadConfig | None = None,
     ) -> None:
-        if self._source is None and download_config and download_config.manual_dir:
+        if download_config and download_config.manual_dir:
             self._source = Path(download_config.manual_dir).expanduser()
+            key = self._fingerprint(self._checked_source())
+            (Path(self.data_dir) / SOURCE_FILE).write_text(key)
         with tqdm(desc=f"preparing {self.name}", unit=" frames") as self._bar:
             super()._download_and_prepare(dl_manager, download_config)
 

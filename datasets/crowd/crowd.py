@@ -85,12 +85,7 @@ class Crowd(People):
             "camera": tfds.features.Tensor(shape=(4,), dtype=np.float32),
             "frame": tfds.features.Text(),
         }
-        return self.dataset_info_from_configs(
-            features=tfds.features.FeaturesDict(features),
-            metadata=tfds.core.MetadataDict(
-                {"skeleton": self.skeleton.name, "depth_unit": "mm"}
-            ),
-        )
+        return self.described(tfds.features.FeaturesDict(features))
 
     def whole_frames(self, split: str) -> Sequence[Any]:
         """Returns the frames of a split with everybody in them; images stay PNGs."""

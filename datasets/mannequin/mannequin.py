@@ -45,6 +45,7 @@ class Mannequin(DescribedFrames, tfds.core.GeneratorBasedBuilder):
     """People in MuJoCo, seen by a depth camera of ITOP's geometry."""
 
     VERSION = tfds.core.Version("1.3.0")
+    skeleton = BODY15
 
     @property
     def recorded(self) -> bool:
@@ -76,12 +77,7 @@ class Mannequin(DescribedFrames, tfds.core.GeneratorBasedBuilder):
     ]
 
     def _info(self) -> tfds.core.DatasetInfo:
-        return self.dataset_info_from_configs(
-            features=schema.features(BODY15, parts=True),
-            metadata=tfds.core.MetadataDict(
-                {"skeleton": BODY15.name, "depth_unit": "mm"}
-            ),
-        )
+        return self.described(schema.features(BODY15, parts=True))
 
     def _download_and_prepare(self, *args: Any, **kwargs: Any) -> None:
         config = self.builder_config

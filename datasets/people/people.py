@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import hashlib
 import importlib.util
 import os
 import shutil
@@ -26,6 +27,7 @@ CLIPS_APART = 8  # of so many clips one is for testing and one for validation
 MakeFrames = Callable[..., Iterator[dict[str, object]]]
 PACKAGES = ("anny", "torch")
 REQUIREMENTS = "requirements-people.txt"
+DIGEST_BYTES = 32  # of SHA-256: a part's file begins with that of the rest
 
 
 @dataclasses.dataclass
@@ -121,7 +123,7 @@ class People(FrameBuilder):
         parts = {
             split: [
                 Part(
-                    folder / f"{split}_{first:05d}.msgpack",
+                    folder / f"{split}_{first:05d}.part",
                     str(source) if config.captured else "",
                     config.skeleton,
                     config.seed,
@@ -223,7 +225,8 @@ def make_part(part: Part) -> int:
     ]
     unfinished = part.path.with_suffix(".unfinished")
     stored = [{name: _stored(value) for name, value in x.items()} for x in frames]
-    unfinished.write_bytes(msgspec.msgpack.encode(stored))
+    content = msgspec.msgpack.encode(stored)
+    unfinished.write_bytes(hashlib.sha256(content).digest() + content)
     unfinished.rename(part.path)
     return len(frames)
 
@@ -251,15 +254,12 @@ def read_part(path: Path) -> list[dict[str, Any]]:
     Raises:
         ValueError: The file is damaged; says what to do.
     """
-    try:
-        parts = msgspec.msgpack.decode(
-            path.read_bytes(), type=list[dict[str, str | Array]]
-        )
-        return [{k: _loaded(value) for k, value in frame.items()} for frame in parts]
-    except (msgspec.MsgspecError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"{path} is damaged ({error}): delete it, and it is made again"
-        ) from None
+    content = path.read_bytes()
+    digest, content = content[:DIGEST_BYTES], content[DIGEST_BYTES:]
+    if hashlib.sha256(content).digest() != digest:
+        raise ValueError(f"{path} is damaged: delete it, and it is made again")
+    parts = msgspec.msgpack.decode(content, type=list[dict[str, str | Array]])
+    return [{k: _loaded(value) for k, value in frame.items()} for frame in parts]
 
 
 def _loaded(value: Array | str) -> Any:

@@ -1,5 +1,6 @@
 """Of two processes that prepare one data set one waits; what is left over goes."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -7,8 +8,10 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 import tensorflow_datasets as tfds
 
+from datasets import prepared
 from datasets.folder.folder import Folder
 from tests import fabricate
 
@@ -33,11 +36,11 @@ print("frames", builder.info.splits["test"].num_examples, flush=True)
 """
 
 
-def start(source, data_dir, told):
+def start(source, data_dir, told, **environment):
     """Starts a process that prepares frames once a file is there."""
     return subprocess.Popen(
         [sys.executable, "-c", PREPARE, source, data_dir, told],
-        env=fabricate.environment(ROOT),
+        env={**fabricate.environment(ROOT), **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
@@ -52,12 +55,19 @@ def wait_for(word, process):
 
 
 def test_the_second_of_two_jobs_waits_and_takes_the_firsts_copy(tmp_path):
+    """Also where it knows the folder by another name, and has another TMPDIR."""
     fabricate.coco(tmp_path / "frames")
+    (tmp_path / "tfds").mkdir()
+    (tmp_path / "link").symlink_to("tfds")
+    (tmp_path / "tmp").mkdir()
     told = tmp_path / "told"
     first = start(tmp_path / "frames", tmp_path / "tfds", told)
     wait_for("preparing", first)
-    second = start(tmp_path / "frames", tmp_path / "tfds", told)
+    second = start(
+        tmp_path / "frames", tmp_path / "link", told, TMPDIR=str(tmp_path / "tmp")
+    )
     wait_for("another process is at it; waiting", second)
+    assert list((tmp_path / "tfds").rglob("incomplete.*")), "the first one's is left"
     told.touch()
     said, _ = second.communicate(timeout=120)
     assert "preparing" not in said and "frames 3" in said
@@ -79,6 +89,44 @@ def test_what_a_killed_process_left_unfinished_goes(tmp_path):
     folder.download_and_prepare(download_config=tfds.download.DownloadConfig())
     assert folder.info.splits["test"].num_examples == 3
     assert not list((tmp_path / "tfds").rglob("incomplete.*"))
+
+
+def test_a_disk_without_locks_is_said(tmp_path, monkeypatch):
+    def flock(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    fabricate.coco(tmp_path / "frames")
+    folder = Folder(source_dir=tmp_path / "frames", data_dir=tmp_path / "tfds")
+    match = "1.0.0.lock: cannot be locked .No locks available.; name a --tfds_dir on"
+    with pytest.raises(OSError, match=match):
+        folder.download_and_prepare()
+
+
+def test_every_user_may_wait_for_the_lock(tmp_path):
+    fabricate.coco(tmp_path / "frames")
+    prepared("folder", tmp_path / "frames", tmp_path / "tfds")
+    (lock,) = (tmp_path / "tfds").rglob("*.lock")
+    assert lock.stat().st_mode & 0o777 == 0o666
+
+
+def test_a_copy_is_prepared_anew_where_that_is_asked_for(tmp_path):
+    fabricate.coco(tmp_path / "frames")
+    folder = prepared("folder", tmp_path / "frames", tmp_path / "tfds")
+    old = Path(folder.data_dir) / "old"
+    old.touch()
+    mode = tfds.GenerateMode.REUSE_CACHE_IF_EXISTS
+    again = Folder(
+        source_dir=tmp_path / "frames",
+        data_dir=tmp_path / "tfds",
+        file_format="array_record",
+    )
+    again.download_and_prepare()
+    assert old.exists()
+    config = tfds.download.DownloadConfig(download_mode=mode)
+    super(Folder, again).download_and_prepare(download_config=config)
+    assert not old.exists()
+    assert len(again.examples_of("test")) == 3
 
 
 WORKERS = """

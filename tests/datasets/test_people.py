@@ -320,14 +320,41 @@ def test_a_stopped_generation_goes_on(tmp_path, monkeypatch):
     monkeypatch.setattr(people, "make_part", stops)
     with pytest.raises(KeyboardInterrupt):
         prepare(tmp_path / "parts")
-    assert made == ["train_00000.msgpack"]
+    assert made == ["train_00000.part"]
     parts = prepare(tmp_path / "parts")
-    assert made.count("train_00000.msgpack") == 1  # not made again
+    assert made.count("train_00000.part") == 1  # not made again
     assert len(parts) == len(whole) == 110
     for index in (0, 99, 109):
         for key in ("depth", "joints_m"):
             np.testing.assert_array_equal(parts[index][key], whole[index][key])
     assert not list((tmp_path / "parts" / "downloads").glob("people*"))
+
+
+def made_up(*_):
+    yield {"depth": b"PNG", "joints_m": np.ones((2, 3), np.float32), "frame": "a_0"}
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: content[:-1],
+        lambda content: b"",
+        lambda content: content.replace(b"joints_m", b"joints_n"),
+        lambda content: content.replace(b"\x80?", b"\x80@", 1),  # a 1 becomes 4
+    ],
+)
+def test_a_damaged_part_is_refused_by_name(tmp_path, monkeypatch, damage):
+    monkeypatch.setattr(people, "_figure", lambda: None)
+    path = tmp_path / "train_00000.part"
+    part = people.Part(path, "", "body15", 0, "train", range(1), made_up)
+    assert people.make_part(part) == 1
+    (frame,), (expected,) = people.read_part(path), made_up()
+    assert (frame["depth"], frame["frame"]) == (b"PNG", "a_0")
+    np.testing.assert_array_equal(frame["joints_m"], expected["joints_m"])
+    path.write_bytes(damage(path.read_bytes()))
+    match = "train_00000.part is damaged: delete it, and it is made again"
+    with pytest.raises(ValueError, match=match):
+        people.read_part(path)
 
 
 @needs_anny
