@@ -7,6 +7,9 @@ import tensorflow_datasets as tfds
 from cmbjax.skeletons import Skeleton
 
 DEPTH_UNITS = ("mm", "raw")  # raw: brighter or darker with distance, no known scale
+# What is beyond these is no label but an error, and training on it is useless.
+MOST_PX, MOST_M = 1e5, 100.0  # from the picture's corner, from the camera
+LEAST_FOCAL_PX, MOST_FOCAL_PX = 1.0, 1e6
 
 
 def features(skeleton: Skeleton, *, parts: bool = False) -> tfds.features.FeaturesDict:
@@ -66,8 +69,9 @@ def example(
         parts: [height, width] uint8 body-part labels.
 
     Raises:
-        ValueError: An array has another dtype or shape, or a counted joint is not a
-            number; the message names the frame.
+        ValueError: An array has another dtype or shape, a counted joint is not a
+            number, or a number is beyond what a camera sees; the message names the
+            frame.
     """
     joints = len(joints_px)
     if depth.dtype != np.uint16 or depth.ndim != 2:
@@ -79,6 +83,11 @@ def example(
         visible = np.ones(joints, bool)
     if not np.isfinite(joints_px[visible]).all():
         raise ValueError(f"{frame}: a visible joint has no finite pixel position")
+    check_within(frame, "joints_px", joints_px, MOST_PX)
+    if joints_m is not None:
+        check_within(frame, "joints_m", joints_m, MOST_M)
+    if camera is not None:
+        check_camera(frame, camera)
     fields: dict[str, object] = {
         "depth": encode_png(depth),
         "joints_px": np.asarray(joints_px, np.float32),
@@ -95,6 +104,40 @@ def example(
     if parts is not None:
         fields["parts"] = encode_png(parts)
     return fields
+
+
+def check_within(where: str, name: str, values: np.ndarray, most: float) -> None:
+    """Refuses numbers beyond a limit; NaN, what is not known, passes.
+
+    Args:
+        where: File or frame, for the error.
+        name: Of the numbers.
+        values: Of any shape.
+        most: Pixels or metres, in either direction.
+
+    Raises:
+        ValueError: A number is beyond the limit.
+    """
+    beyond = values[np.abs(values) > most]
+    if beyond.size:
+        raise ValueError(
+            f"{where}: {name} must be from {-most:g} to {most:g}, got {beyond[0]:g}"
+        )
+
+
+def check_camera(where: str, camera: np.ndarray) -> None:
+    """Refuses [fx, fy, cx, cy] that no camera has; NaN, what is not known, passes.
+
+    Raises:
+        ValueError: A number is beyond its limits.
+    """
+    focal = camera[:2]
+    if ((focal <= LEAST_FOCAL_PX) | (focal >= MOST_FOCAL_PX)).any():
+        raise ValueError(
+            f"{where}: fx and fy must be between {LEAST_FOCAL_PX:g} and "
+            f"{MOST_FOCAL_PX:g} pixels, got {focal[0]:g} and {focal[1]:g}"
+        )
+    check_within(where, "cx and cy", camera[2:], MOST_PX)
 
 
 def encode_png(image: np.ndarray) -> bytes:

@@ -41,8 +41,11 @@ class AstarConfig(tfds.core.BuilderConfig):
     focal_px: float = 241.42
 
     def __post_init__(self):
-        if not self.focal_px > 0:
-            raise ValueError(f"focal_px must be positive, got {self.focal_px}")
+        low, high = schema.LEAST_FOCAL_PX, schema.MOST_FOCAL_PX
+        if not low < self.focal_px < high:
+            raise ValueError(
+                f"focal_px must be between {low:g} and {high:g}, got {self.focal_px}"
+            )
         self.name = f"focal_{self.focal_px:g}"
 
 
@@ -155,7 +158,8 @@ def read_label(path: Path) -> tuple[np.ndarray, np.ndarray]:
     text = path.read_text(encoding="ascii", errors="replace")
     try:
         numbers = [float(n) for n in text.strip().rstrip(",").split(",")]
-        zxy = np.array(numbers, np.float32).reshape(HAND20.num_joints, 3)
+        with np.errstate(over="ignore"):
+            zxy = np.array(numbers, np.float32).reshape(HAND20.num_joints, 3)
     except ValueError:
         zxy = np.full((1, 3), np.nan)
     if not np.isfinite(zxy).all():
@@ -163,6 +167,8 @@ def read_label(path: Path) -> tuple[np.ndarray, np.ndarray]:
             f"{path}: expected one line of 60 comma-separated numbers, "
             f"got {text[:60]!r}"
         )
+    schema.check_within(str(path), "x and y", zxy[:, 1:], schema.MOST_PX)
+    schema.check_within(str(path), "z", zxy[:, 0], 1000 * schema.MOST_M)
     return zxy[:, 1:] + np.array([WIDTH / 2, HEIGHT / 2], np.float32), zxy[:, 0]
 
 

@@ -15,9 +15,14 @@ import numpy as np
 
 from cmbjax.files import read_json
 from cmbjax.skeletons import SKELETONS, Skeleton
+from datasets import schema
 
 Size = Annotated[int, msgspec.Meta(ge=1, le=2**16)]
 Number = float | None  # of what is not known
+Focal = Annotated[
+    float, msgspec.Meta(gt=schema.LEAST_FOCAL_PX, lt=schema.MOST_FOCAL_PX)
+]
+Centre = Annotated[float, msgspec.Meta(ge=-schema.MOST_PX, le=schema.MOST_PX)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,10 +58,10 @@ class _Category(msgspec.Struct):
 
 
 class _Camera(msgspec.Struct):
-    fx: Annotated[float, msgspec.Meta(gt=0)]
-    fy: Annotated[float, msgspec.Meta(gt=0)]
-    cx: float
-    cy: float
+    fx: Focal
+    fy: Focal
+    cx: Centre
+    cy: Centre
 
 
 class _Info(msgspec.Struct):
@@ -178,8 +183,6 @@ def read(path: Path) -> AnnotationFile:
     camera = np.full(4, np.nan, np.float32)
     if info.camera is not None:
         camera = np.array(msgspec.structs.astuple(info.camera), np.float32)
-    if np.isinf(camera).any():
-        raise ValueError(f"{path}: info.camera has infinite numbers")
     return AnnotationFile(
         skeleton,
         info.depth_unit,
@@ -235,11 +238,11 @@ def _person(
     joints_px = np.where(visible[:, None], keypoints[:, :2], np.nan)
     if not np.isfinite(joints_px[visible]).all():
         raise ValueError(f"{where}: a keypoint with v > 0 has no finite position")
+    schema.check_within(where, "keypoints", joints_px, schema.MOST_PX)
     joints_m = np.full((len(order), 3), np.nan, np.float32)
     if annotation.joints_m is not None:
         joints_m = _rows(where, "joints_m", annotation.joints_m, order)
-    if np.isinf(joints_m).any():
-        raise ValueError(f"{where}: `joints_m` has infinite numbers")
+    schema.check_within(where, "joints_m", joints_m, schema.MOST_M)
     if (image.width is None) != (image.height is None):
         raise ValueError(
             f"{where}: {image.file_name} has one of width and height, expected both"

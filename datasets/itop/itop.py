@@ -14,6 +14,7 @@ from cmbjax.camera import ITOP_CAMERA, camera_to_pixels
 from cmbjax.skeletons import BODY15
 from datasets import schema
 from datasets.builder import Fact, FrameBuilder, held_out_subjects, outside_share
+from datasets.schema import MOST_M, MOST_PX
 
 WIDTH, HEIGHT = 320, 240  # pixels (C)
 OFFICIAL_FRAMES = {"train": 39795, "test": 10501}  # (C)
@@ -137,7 +138,8 @@ def metres_to_mm(depth_m: np.ndarray, where: str) -> np.ndarray:
     Raises:
         ValueError: A pixel is not a number, negative, or too far for 16 bits.
     """
-    depth_mm = np.rint(depth_m.astype(np.float32) * 1000)
+    with np.errstate(over="ignore"):
+        depth_mm = np.rint(depth_m.astype(np.float32) * 1000)
     if not ((depth_mm >= 0) & (depth_mm <= 65535)).all():  # False for NaN
         raise ValueError(
             f"{where}: depth must be 0 (no reading) to 65.535 m, "
@@ -169,23 +171,28 @@ def _read_labels(depth_path: Path, labels_path: Path) -> Labels:
         if _names(depth_path, depth) != names:
             raise ValueError(f"{depth_path}: its `id` differ from those of labels")
         valid = _values(labels_path, labels["is_valid"]) == 1
-        # An index names a pixel, whose centre is half a pixel further.
-        joints_px = _values(labels_path, labels["image_coordinates"])
-        joints_px = joints_px.astype(np.float32) + 0.5
-        joints_m = _values(labels_path, labels["real_world_coordinates"])
-        joints_m = joints_m.astype(np.float32)
+        joints_px = _labelled(labels_path, labels, "image_coordinates", valid, MOST_PX)
+        joints_m = _labelled(
+            labels_path, labels, "real_world_coordinates", valid, MOST_M
+        )
+    # An index names a pixel, whose centre is half a pixel further.
+    joints_px += 0.5
     joints_m *= np.array([1, -1, 1], np.float32)  # their y points up
-    for key, values in (
-        ("image_coordinates", joints_px),
-        ("real_world_coordinates", joints_m),
-    ):
-        bad = valid & ~np.isfinite(values).all((1, 2))
-        if bad.any():
-            raise ValueError(
-                f"{labels_path}, frame {np.argmax(bad)}: is_valid, but its {key} are "
-                "not all finite"
-            )
     return Labels(names, valid, joints_px, joints_m)
+
+
+def _labelled(
+    path: Path, labels: h5py.File, key: str, valid: np.ndarray, most: float
+) -> np.ndarray:
+    """Reads positions, which must be known of valid frames; those of others are 0."""
+    values = _values(path, labels[key])
+    bad = valid & ~(np.abs(values.astype(np.float64)) <= most).all((1, 2))
+    if bad.any():
+        raise ValueError(
+            f"{path}, frame {np.argmax(bad)}: is_valid, but its {key} are not all from "
+            f"{-most:g} to {most:g}"
+        )
+    return np.where(valid[:, None, None], values, 0).astype(np.float32)
 
 
 @contextlib.contextmanager

@@ -108,7 +108,7 @@ def parse_label(line: bytes, where: str) -> tuple[str, np.ndarray]:
         the 15 joints that some copies have alone the last four are NaN.
 
     Raises:
-        ValueError: The line is of another form.
+        ValueError: The line is of another form, or a joint is far from every image.
     """
     try:
         name, numbers = line.decode("ascii").split()
@@ -121,6 +121,7 @@ def parse_label(line: bytes, where: str) -> tuple[str, np.ndarray]:
             f"{where}: expected `NNNNNNNN.png` and 38 comma-separated integers (or the "
             f"30 of the first {WITHOUT_LAST} joints), got {line[:60]!r}"
         ) from None
+    schema.check_within(where, "joints", joints, schema.MOST_PX)
     return name, joints + 0.5
 
 

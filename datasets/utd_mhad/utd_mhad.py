@@ -17,6 +17,7 @@ WIDTH, HEIGHT = 320, 240  # pixels (C)
 # fx, fy, cx, cy of the picture as it is turned here (C): the files count pixels from
 # the first one's centre, and their picture is mirrored.
 CAMERA = np.array([285.63, 285.63, 159.5, 120.5], np.float32)
+NEAREST_M = 0.4  # nothing that the camera measures is nearer
 LAG = 2  # frames by which the skeleton's are ahead of the depth's (C)
 DEPTH, SKELETON = "Depth", "Skeleton"
 NAME = re.compile(r"a(\d+)_s(\d+)_t(\d+)_depth\.mat")
@@ -172,6 +173,12 @@ def read_recording(recording: Recording) -> tuple[np.ndarray, np.ndarray]:
     """
     depth = read_matrix(recording.depth, "d_depth", (HEIGHT, WIDTH))
     joints = read_matrix(recording.skeleton, "d_skel", (BODY20.num_joints, 3))
+    schema.check_within(str(recording.skeleton), "d_skel", joints, schema.MOST_M)
+    if joints[:, 2].min() < NEAREST_M:
+        raise ValueError(
+            f"{recording.skeleton}: d_skel must have z of at least {NEAREST_M} m, got "
+            f"{joints[:, 2].min():g}"
+        )
     if depth.min() < 0 or depth.max() > np.iinfo(np.uint16).max:
         raise ValueError(
             f"{recording.depth}: d_depth must be 0 to 65535 mm, got {depth.min()} to "

@@ -84,9 +84,11 @@ def test_another_focal_length_is_another_data_set(source, tmp_path):
     assert not Astar(data_dir=tmp_path, file_format="array_record").is_prepared()
 
 
-def test_a_focal_length_must_be_positive():
-    with pytest.raises(ValueError, match="focal_px must be positive, got 0"):
-        AstarConfig(focal_px=0)
+@pytest.mark.parametrize("focal_px", [0, 1e-44, 1e30, np.nan, np.inf])
+def test_a_focal_length_is_that_of_a_camera(focal_px):
+    match = "focal_px must be between 1 and 1e.06, got "
+    with pytest.raises(ValueError, match=match):
+        AstarConfig(focal_px=focal_px)
 
 
 def test_a_joint_without_distance_does_not_count(broken, tmp_path):
@@ -188,6 +190,27 @@ def test_a_label_of_wrong_length_is_refused(broken, tmp_path):
 @pytest.mark.parametrize("text", ["", "nan," * 60, "one," * 60, "1," * 61])
 def test_a_label_of_another_form_is_refused(text, tmp_path):
     (tmp_path / "shand").write_text(text)
+    with pytest.raises(ValueError, match="shand: expected one line of 60"):
+        read_label(tmp_path / "shand")
+
+
+@pytest.mark.parametrize(
+    ("number", "says"),
+    [
+        (3, "z must be from -100000 to 100000, got 1e.30"),
+        (4, "x and y must be from -100000 to 100000, got 1e.30"),
+    ],
+)
+def test_a_label_beyond_what_a_camera_sees_is_refused(tmp_path, number, says):
+    numbers = [str(n) for n in range(60)]
+    numbers[number] = "1e30"
+    (tmp_path / "shand").write_text(",".join(numbers))
+    with pytest.raises(ValueError, match=f"shand: {says}"):
+        read_label(tmp_path / "shand")
+
+
+def test_numbers_beyond_float32_are_no_label(tmp_path):
+    (tmp_path / "shand").write_text(",".join(["1e300"] * 60))
     with pytest.raises(ValueError, match="shand: expected one line of 60"):
         read_label(tmp_path / "shand")
 

@@ -269,6 +269,47 @@ def test_a_visible_keypoint_without_position_is_refused(source, tmp_path):
         refused_after(functools.partial(change, unknown), match, source, tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (
+            lambda c: c["annotations"][1]["keypoints"].__setitem__(6, 1e30),
+            r"annotations\[1\]: keypoints must be from -100000 to 100000, got 1e\+30",
+        ),
+        (
+            lambda c: c["annotations"][2]["joints_m"][4].__setitem__(2, 1e30),
+            r"annotations\[2\]: joints_m must be from -100 to 100, got 1e\+30",
+        ),
+        (
+            lambda c: c["annotations"][2]["joints_m"][4].__setitem__(2, 1e39),
+            r"annotations\[2\]: joints_m must be from -100 to 100, got inf",
+        ),
+        (
+            lambda c: c["info"]["camera"].update(fx=1e30),
+            r"Expected `float` < 1000000.0 - at `\$.info.camera.fx`",
+        ),
+        (
+            lambda c: c["info"]["camera"].update(fy=1e-44),
+            r"Expected `float` > 1.0 - at `\$.info.camera.fy`",
+        ),
+        (
+            lambda c: c["info"]["camera"].update(cx=-1e30),
+            r"Expected `float` >= -100000.0 - at `\$.info.camera.cx`",
+        ),
+    ],
+)
+def test_numbers_beyond_what_a_camera_sees_are_refused(change, says, source, tmp_path):
+    refused_after(change, f"annotations.json.*{says}", source, tmp_path)
+
+
+def test_a_hidden_keypoint_may_hold_any_number(source, tmp_path):
+    def change(content):
+        content["annotations"][0]["keypoints"][3] = 1e30
+
+    edit(source, change)
+    assert np.isnan(read(prepare(source, tmp_path), "test")[0]["joints_px"][1]).all()
+
+
 def test_metres_that_are_null_are_not_known(source, tmp_path):
     def change(content):
         content["annotations"][0]["joints_m"][2] = [0.1, None, 2.0]

@@ -208,6 +208,21 @@ def test_joints_that_are_not_numbers_are_refused_in_valid_frames(broken, tmp_pat
     assert_refused(broken, tmp_path, ValueError, match)
 
 
+@pytest.mark.parametrize(
+    ("key", "most"), [("real_world_coordinates", 100), ("image_coordinates", 100000)]
+)
+def test_joints_beyond_what_a_camera_sees_are_refused(broken, tmp_path, key, most):
+    def change(values):
+        values = values.astype(np.float64)
+        values[3], values[6, 3, 0] = 1e300, 1e30  # frame 3 is not valid
+        return values
+
+    path = broken / "ITOP_side_train_labels.h5"
+    spoil(path, key, change)
+    match = f"labels.h5, frame 6: is_valid, but its {key} are not all from -{most} to"
+    assert_refused(broken, tmp_path, ValueError, match)
+
+
 def test_depth_of_integers_is_refused(broken, tmp_path):
     path = broken / "ITOP_side_train_depth_map.h5"
     spoil(path, "data", lambda depth: depth.astype(np.uint16))
@@ -260,10 +275,10 @@ def test_metres_become_rounded_millimetres():
     np.testing.assert_array_equal(metres_to_mm(metres, "here"), [[0, 1500, 3000]])
 
 
-@pytest.mark.parametrize("metres", [np.nan, np.inf, -0.5, 70])
+@pytest.mark.parametrize("metres", [np.nan, np.inf, -0.5, 70, 1e30, 1e300])
 def test_impossible_metres_are_refused(metres):
     with pytest.raises(ValueError, match="here: depth must be 0"):
-        metres_to_mm(np.full((2, 2), metres, np.float16), "here")
+        metres_to_mm(np.full((2, 2), metres), "here")
 
 
 def test_parts_of_another_range_are_refused():

@@ -215,6 +215,13 @@ def test_a_line_of_another_form_is_refused(line):
         parse_label(line, "here")
 
 
+@pytest.mark.parametrize("number", ["9" * 30, "-100001", "9" * 38])
+def test_a_joint_far_from_every_image_is_refused(number):
+    line = LABEL.replace(b"117", number.encode())
+    with pytest.raises(ValueError, match="here: joints must be from -100000 to 100000"):
+        parse_label(line, "here")
+
+
 def test_test_frames_alone_are_prepared(broken, tmp_path):
     (broken / "train_annos.txt").unlink()
     k2hpd = prepare(broken, tmp_path / "tfds")

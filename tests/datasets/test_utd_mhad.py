@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import scipy.io
 
 import datasets
 from cmbjax.camera import camera_to_pixels
@@ -89,6 +90,25 @@ def test_other_files_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"expected an array d_skel .*, got d_depth"):
         load(tmp_path, "test")
     assert not list(tmp_path.rglob("dataset_info.json"))
+
+
+@pytest.mark.parametrize(
+    ("axis", "value", "says"),
+    [
+        (0, 1e30, r"d_skel must be from -100 to 100, got 1e\+30"),
+        (2, 0.0, r"d_skel must have z of at least 0.4 m, got 0$"),
+        (2, -3.0, r"d_skel must have z of at least 0.4 m, got -3$"),
+    ],
+)
+def test_joints_beyond_what_a_camera_sees_are_refused(tmp_path, axis, value, says):
+    source = tmp_path / "source"
+    fabricate.utd_mhad(source)
+    path = source / "Skeleton/a1_s1_t1_skeleton.mat"
+    joints = scipy.io.loadmat(path)["d_skel"]
+    joints[5, axis, 3] = value
+    scipy.io.savemat(path, {"d_skel": joints})
+    with pytest.raises(ValueError, match=rf"a1_s1_t1_skeleton\.mat: {says}"):
+        load(tmp_path, "train")
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="the real recordings are not at hand")

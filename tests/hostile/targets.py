@@ -11,6 +11,7 @@ import numpy as np
 import optax
 from tqdm import tqdm
 
+import datasets
 import predict
 from cmbjax.depth import detector, images
 from cmbjax.files import write_json
@@ -192,6 +193,19 @@ def _built(kind: Callable[..., FrameBuilder], **options: Any) -> Callable[[Path]
     return read
 
 
+def _prepared(folder: Path) -> None:
+    fabricate.coco(folder / "frames")
+    _read_prepared(folder)
+
+
+def _read_prepared(folder: Path) -> None:
+    builder = datasets.prepared("folder", folder / "frames", folder / "tfds")
+    frames = list(builder.examples_of("test"))
+    assert [x["joints_px"][7].tolist() for x in frames] == [
+        [17.5, 20.25 + i] for i in range(3)
+    ]
+
+
 def _mocap(folder: Path) -> None:
     write_motions(folder / "01", clips=2)
 
@@ -228,6 +242,19 @@ TARGETS: Sequence[Target] = (
         fabricate.coco,
         lambda folder: coco.read(folder / "annotations.json"),
         {".json": mutate.json_text},
+    ),
+    Target(
+        "prepared",
+        _prepared,
+        _read_prepared,
+        {
+            **{
+                f"{name}.json": mutate.json_text
+                for name in ("info", "data", "features", "sums")
+            },
+            "-of-00001": BINARY,
+        },
+        slow=True,
     ),
     Target(
         "k2hpd",
