@@ -6,7 +6,7 @@ hands made as ASTAR's frames are, 438 of which are seen enough to train on.
 
 from typing import Any
 
-from benchmarks import harness, paper
+from benchmarks import differences, harness, paper
 from cmbjax.evaluate.report import FLOOR
 
 # ASTAR's hands are alone in the picture: all methods see the label's box.
@@ -34,7 +34,7 @@ def main(sweep: harness.Sweep) -> None:
         lines.append(_line(method, tables, results[0]["overall_row"]))
     note = f"{len(sweep.frames)} training frames. "
     note += harness.about_runs(sweep, tuned, evaluations) + "\n\n"
-    note += harness.told_apart(
+    note += differences.told_apart(
         {
             method: [
                 -harness.over_all(evaluation, TITLES[1]) for evaluation in of_seeds

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from benchmarks.harness import markdown
 from cmbjax import runtime
 from cmbjax.camera import ITOP_CAMERA
 from cmbjax.data.flags import Flags
@@ -58,11 +59,11 @@ def main(config: LatencyConfig) -> dict[str, dict[str, float]]:
     for name, options in backends.items():
         predictor = Predictor(config.network, camera=camera, **options)
         rows[name] = measure(predictor, frames, config.rounds)
-    print("| ms | " + " | ".join([*STAGES, "all"]) + " |")
-    print("| --- |" + " ---: |" * (len(STAGES) + 1))
-    for name, row in rows.items():
-        cells = [f"{row[stage]:.1f}" for stage in (*STAGES, "all")]
-        print(f"| {name} | " + " | ".join(cells) + " |")
+    lines = [
+        {"ms": name} | {stage: f"{ms:.1f}" for stage, ms in row.items()}
+        for name, row in rows.items()
+    ]
+    print(markdown(lines))
     return rows
 
 

@@ -140,24 +140,24 @@ def measure(config: OwnBoxesConfig) -> dict[str, float]:
         "people": float(len(examples)),
         "found, %": 100 * float(np.mean([posed.is_found for posed in own])),
     }
-    for name, poses in (("label's box", by_label), ("own box", own)):
-        table = metrics.table(
-            metrics.Poses(
-                predictions_px=np.stack([posed.joints_px for posed in poses]),
-                targets_px=targets_px,
-                visible=counted,
-                predictions_m=np.stack([posed.joints_m for posed in poses]),
-                targets_m=targets_m,
-            ),
-            skeleton,
-            ["pckh", "map_10cm"],
+    by_box = {
+        name: metrics.Poses(
+            predictions_px=np.stack([posed.joints_px for posed in poses]),
+            targets_px=targets_px,
+            visible=counted,
+            predictions_m=np.stack([posed.joints_m for posed in poses]),
+            targets_m=targets_m,
         )
-        row = metrics.overall_row(skeleton)
+        for name, poses in (("label's box", by_label), ("own box", own))
+    }
+    row = metrics.overall_row(skeleton)
+    for name, poses in by_box.items():
+        table = metrics.table(poses, skeleton, ["pckh", "map_10cm"])
         result |= {f"{title}, {name}": table[title][row] for title in table}
-    is_found = np.array([posed.is_found for posed in own])
-    off = np.linalg.norm(np.stack([p.joints_m for p in own]) - targets_m, axis=2)
-    known = counted & np.isfinite(targets_m).all(axis=2) & is_found[:, None]
-    are_right = off < skeleton.right_m
+    measured = metrics.are_right(by_box["own box"], skeleton)
+    assert measured is not None, "frames are in millimetres"
+    are_right, known = measured
+    known = known & np.array([[posed.is_found] for posed in own])
     confidence = np.stack([posed.confidence for posed in own])
     if config.fit_confidence:
         peaks = np.stack([posed.peaks for posed in own])

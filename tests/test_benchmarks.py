@@ -16,6 +16,7 @@ import pytest
 
 import datasets
 from benchmarks import (
+    differences,
     figure4,
     figure5,
     figure6,
@@ -137,16 +138,16 @@ def test_a_forest_is_grown_by_its_own_script_once(sweep, monkeypatch):
 
 def test_differences_and_their_intervals_by_hand():
     """Gaps of 1, 2 and 3: their mean 2, deviation 1, t of 2 degrees 4.303."""
-    mean, reach = harness.difference([5, 7, 9], [4, 5, 6])
+    mean, reach = differences.difference([5, 7, 9], [4, 5, 6])
     assert mean == 2 and reach == pytest.approx(4.3027 / 3**0.5, rel=1e-4)
-    assert np.isnan(harness.difference([5], [4])[1])
-    said = harness.told_apart({"A": [5, 7, 9], "B": [4, 5, 6], "C": [1, 2.0, 3]})
+    assert np.isnan(differences.difference([5], [4])[1])
+    said = differences.told_apart({"A": [5, 7, 9], "B": [4, 5, 6], "C": [1, 2.0, 3]})
     assert "A - B: +2.0, not told apart (-0.5 to +4.5)" in said
     assert "B - C: +3.0, 95 % interval +3.0 to +3.0" in said
-    alone = harness.told_apart({"A": [2], "B": [1]})
+    alone = differences.told_apart({"A": [2], "B": [1]})
     assert "one pair of runs: not told apart" in alone
     # What has no partner does not count.
-    assert harness.difference([5, 7, 9], [4, 5, 6, 100]) == (mean, reach)
+    assert differences.difference([5, 7, 9], [4, 5, 6, 100]) == (mean, reach)
 
 
 def test_what_grows_is_written_as_it_is_measured(tmp_path, monkeypatch):
@@ -194,22 +195,22 @@ def test_rows_have_seeds_steps_and_frames_of_their_kind(tmp_path):
 def test_an_interval_over_people_is_wider_than_one_over_frames():
     """Two people of 100 like frames each: a draw has one, the other, or both."""
     values, people = [0.0] * 100 + [1.0] * 100, ["a"] * 100 + ["b"] * 100
-    assert harness.of_people(values, people) == (0.0, 1.0)
-    low, high = harness.of_people(values, [str(i) for i in range(200)])
+    assert differences.of_people(values, people) == (0.0, 1.0)
+    low, high = differences.of_people(values, [str(i) for i in range(200)])
     assert 0.4 < low < 0.45 and 0.55 < high < 0.6  # 1.96 * 0.5 / sqrt(200) = 0.07
     # One in four of a's hundred, three in four of b's: 1/4 alone, 3/4 alone.
-    ratio = harness.of_people([25.0, 75.0], ["a", "b"], of=[100.0, 100.0])
+    ratio = differences.of_people([25.0, 75.0], ["a", "b"], of=[100.0, 100.0])
     assert ratio == (0.25, 0.75)
     with pytest.raises(ValueError, match="at least two people, got 1"):
-        harness.of_people(values, ["a"] * 200)
+        differences.of_people(values, ["a"] * 200)
 
 
 def test_an_interval_over_many_people_is_that_of_their_mean():
     """Twelve people, of whom six have 0 and six 1: 1.96 * 0.5 / sqrt(12) = 0.28."""
-    low, high = harness.of_people([0.0, 1.0] * 6, [str(i) for i in range(12)])
+    low, high = differences.of_people([0.0, 1.0] * 6, [str(i) for i in range(12)])
     assert 0.15 < low < 0.3 and 0.7 < high < 0.85
     # Of five a bootstrap would say little: the lowest and the highest.
-    few = harness.of_people([0.1, 0.2, 0.3, 0.4, 0.9], list("abcde"))
+    few = differences.of_people([0.1, 0.2, 0.3, 0.4, 0.9], list("abcde"))
     assert few == (0.1, 0.9)
 
 
@@ -223,12 +224,12 @@ def test_single_runs_are_told_apart_by_people_who_agree():
         "C": 74.5 + noise,
     }
     scores = {method: np.stack([of, np.full(100, 100)]) for method, of in hits.items()}
-    said = harness.told_apart_by_people(scores, people)
+    said = differences.told_apart_by_people(scores, people)
     assert "A - B: +1.0 to +9.0" in said
     assert "B - C: not told apart, -3.5 to +4.5" in said
     assert said.startswith("Of each of 2 people alone")
     # Of a data set that names nobody a table has no such sentence, and is written.
-    said = harness.told_apart_by_people(scores, [""] * 100)
+    said = differences.told_apart_by_people(scores, [""] * 100)
     assert "do not say who is in them" in said
 
 
@@ -247,10 +248,10 @@ def test_scores_of_frames_by_hand(tmp_path):
     path = tmp_path / "joints.csv"
     path.write_text("\n".join(lines) + "\n")
     # The head's segment is from (0, 0) to (10, 10): half of it is 7.07 pixels.
-    pckh = harness.frame_scores(path, BODY15, "pckh")
+    pckh = differences.frame_scores(path, BODY15, "pckh")
     np.testing.assert_allclose(pckh, [[3, 4], [14, 14]])
     # Joints 1 to 4 are nearer than 100 mm, of 1 to 13.
-    rule = harness.frame_scores(path, BODY15, "map_10cm")
+    rule = differences.frame_scores(path, BODY15, "map_10cm")
     np.testing.assert_allclose(rule, [[4, 4], [13, 13]])
 
 
