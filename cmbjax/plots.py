@@ -198,10 +198,7 @@ def bars(
         path: A PNG.
     """
     rows = list(dict.fromkeys(row for column in values.values() for row in column))
-    colours = list(FINGERS)
-    if len(values) > len(colours):
-        many = matplotlib.colormaps["tab20"]
-        colours = [matplotlib.colors.to_hex(many(i)) for i in range(many.N)]
+    colours = _colours(len(values))
     figure = Figure(figsize=(max(5.0, 0.9 * len(rows)), 3.6), layout="constrained")
     ax = figure.subplots()
     width = 0.8 / len(values)
@@ -209,8 +206,7 @@ def bars(
         x = np.arange(len(rows)) - 0.4 + width * (i + 0.5)
         height = [column.get(row, np.nan) for row in rows]
         error = [deviations[method].get(row, np.nan) for row in rows]
-        colour = colours[i % len(colours)]
-        ax.bar(x, height, width, yerr=error, label=method, color=colour, capsize=1)
+        ax.bar(x, height, width, yerr=error, label=method, color=colours[i], capsize=1)
         reported = published.get(method, {})
         marks = [reported.get(row, np.nan) for row in rows]
         label = whose if i == 0 else None
@@ -241,6 +237,31 @@ def share_curves(
     ax.set(xlabel="training data, %", ylabel=unit)
     ax.grid(alpha=0.3)
     ax.legend()
+    _save(figure, path)
+
+
+def validation_curves(
+    curves: Mapping[str, Sequence[Sequence[tuple[float, float]]]], unit: str, path: Path
+) -> None:
+    """Saves how trainings went, a line a run; those of a method have one colour.
+
+    Args:
+        curves: Of each method, of each of its runs, (step, value).
+        unit: Of the values.
+        path: A PNG.
+    """
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    ax = figure.subplots()
+    colours = _colours(len(curves))
+    for (method, runs), colour in zip(curves.items(), colours, strict=True):
+        for i, points in enumerate(filter(None, runs)):
+            steps, values = zip(*points, strict=True)
+            label = None if i else method
+            ax.plot(steps, values, marker="o", ms=3, color=colour, label=label)
+    ax.set(xlabel="step", ylabel=unit)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.grid(alpha=0.3)
+    figure.legend(loc="outside right upper", fontsize=8)
     _save(figure, path)
 
 
@@ -342,6 +363,15 @@ def loss_curve(records: Iterable[Mapping[str, Any]], path: Path) -> None:
     axes[-1].set_xlabel("step")
     axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
     _save(figure, path)
+
+
+def _colours(number: int) -> list[str]:
+    """Returns colours of so many methods; beyond twenty they come again."""
+    colours = list(FINGERS)
+    if number > len(colours):
+        many = matplotlib.colormaps["tab20"]
+        colours = [matplotlib.colors.to_hex(many(i)) for i in range(many.N)]
+    return [colours[i % len(colours)] for i in range(number)]
 
 
 def _draw_bones(

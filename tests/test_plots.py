@@ -149,6 +149,24 @@ def test_sheets_and_curves_are_saved(tmp_path):
     assert len(list(folder.iterdir())) == 9
 
 
+def test_runs_of_a_method_are_lines_of_one_colour_and_one_name(tmp_path, monkeypatch):
+    saved = []
+    monkeypatch.setattr(plots, "_save", lambda figure, path: saved.append(figure))
+    sh, ours = [(100, 40.0), (200, 60.0)], [(100, 50.0)]
+    curves = {"SH": [sh, [], sh[:1]], "Ours": [ours, ours]}
+    plots.validation_curves(curves, "%", tmp_path / "curves.png")
+    (ax,) = saved[0].axes
+    assert [line.get_xydata().tolist() for line in ax.lines] == [
+        [[100, 40], [200, 60]],
+        [[100, 40]],
+        [[100, 50]],
+        [[100, 50]],
+    ]
+    colours = [line.get_color() for line in ax.lines]
+    assert colours[0] == colours[1] != colours[2] == colours[3]
+    assert ax.get_legend_handles_labels()[1] == ["SH", "Ours"]
+
+
 def test_a_sheet_needs_frames_and_a_title_for_each(tmp_path):
     with pytest.raises(ValueError, match="at least one frame"):
         plots.pose_sheet([], None, None, STICK, [], tmp_path / "sheet.png")
