@@ -1,12 +1,15 @@
 """Evaluates a trained network: `python evaluate.py --metric=pckh`."""
 
 import dataclasses
+import functools
+import math
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+import jax
+import jax.numpy as jnp
 import tyro
 
 import datasets
@@ -14,13 +17,16 @@ from cmbjax import metrics, runtime
 from cmbjax.data.flags import RunFlags
 from cmbjax.depth.crops import CropMode
 from cmbjax.evaluate import predictions, report
+from cmbjax.files import read_json
 from cmbjax.heatmaps import DECODES
-from cmbjax.models.network import Outputs
+from cmbjax.models.network import Network, Outputs
 from cmbjax.predict.card import read_card
 from cmbjax.predict.runtimes import open_network
 from cmbjax.registry import pick
 from cmbjax.train import step
 from cmbjax.train.run import Run, data_dir_of, open_run
+
+WRITTEN = ("results.json", "joints.csv", "pdj.png", "frames.png")  # of a report
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -87,6 +93,8 @@ class EvalConfig(RunFlags):
 def main(config: EvalConfig) -> metrics.Columns:
     """Prints the table, writes the results folder, and returns the table."""
     run, frames = open_run(config, datasets.load)
+    if config.out_dir is not None:
+        check_out_dir(config.out_dir, run)
     skeleton, torso = frames.skeleton, config.torso
     if torso is not None:
         pick(skeleton.torsos, "torso", torso)
@@ -99,9 +107,15 @@ def main(config: EvalConfig) -> metrics.Columns:
     if flip is None:
         is_frozen = memory == "frozen" and config.network is None
         flip = model.averages_mirrored and is_frozen
-    network, batch_size = None, config.batch_size
     if config.network is not None:
         network, batch_size = load_network(config, run, int(state.step))
+    else:
+        network, batch_size = None, config.batch_size
+        if not model.sequential:  # else it is so many streams
+            batch_size = min(batch_size, max(1, len(frames)))
+        shape = (batch_size, preparation.side, preparation.side, model.num_frames)
+        mirror = frames.skeleton.mirror if flip else None
+        check_memory(config, model, state, shape, mirror)
     result = predictions.evaluate(
         state.variables,
         frames,
@@ -178,6 +192,52 @@ def main(config: EvalConfig) -> metrics.Columns:
     return columns
 
 
+def check_memory(
+    config: EvalConfig,
+    model: Network,
+    state: step.TrainState,
+    shape: tuple[int, ...],
+    mirror: tuple[int, ...] | None,
+) -> None:
+    """Refuses a batch of this shape, see `predictions.apply_frozen`, that is too large.
+
+    Raises:
+        ValueError: No device holds it.
+    """
+    forward = functools.partial(
+        predictions.apply_frozen, model=model, r=step.R_AFTER_SWITCH, mirror=mirror
+    )
+    depth = jax.ShapeDtypeStruct(shape, jnp.float32)
+    runtime.check_memory(
+        f"--batch_size={config.batch_size}",
+        math.prod(shape),
+        functools.partial(runtime.bytes_at_once, forward, state.variables, depth),
+    )
+
+
+def check_out_dir(out_dir: Path, run: Run) -> None:
+    """Refuses to write over what no evaluation wrote.
+
+    In the run's own folder nothing else has these names, and what evaluate.py wrote
+    elsewhere is told by its results.json, which names a run's config.
+
+    Raises:
+        ValueError: One of the files is there.
+    """
+    there = [name for name in WRITTEN if (out_dir / name).exists()]
+    if not there or out_dir.resolve().is_relative_to(run.folder.resolve()):
+        return
+    try:
+        about = read_json(out_dir / "results.json", dict[str, Any])
+    except (ValueError, OSError):
+        about = {}
+    if "train_config" not in about:
+        raise ValueError(
+            f"--out_dir={out_dir} holds {', '.join(there)}, but no results.json of "
+            "evaluate.py: expected an empty folder, or that of an earlier evaluation"
+        )
+
+
 def load_network(
     config: EvalConfig, run: Run, step: int
 ) -> tuple[Callable[..., Outputs], int]:
@@ -200,8 +260,6 @@ def load_network(
 
 
 if __name__ == "__main__":
-    try:
+    with runtime.script("evaluate.py"):
         runtime.prepare()
         main(tyro.cli(EvalConfig, use_underscores=True))
-    except (ValueError, OSError) as error:
-        sys.exit(f"evaluate.py: {error}")

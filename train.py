@@ -1,7 +1,6 @@
 """Trains a network: `python train.py --dataset=k2hpd --r_switch_step=10000`."""
 
 import functools
-import sys
 from typing import Annotated, Any
 
 import grain
@@ -189,8 +188,6 @@ def finish(run: Run, num_steps: int) -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with runtime.script("train.py", FloatingPointError, Interrupted):
         runtime.prepare()
         tyro.cli(main, use_underscores=True)
-    except (ValueError, OSError, FloatingPointError, Interrupted) as error:
-        sys.exit(f"train.py: {error}")

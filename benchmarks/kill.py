@@ -8,6 +8,7 @@ a training that nobody stopped.
 import dataclasses
 import hashlib
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -18,8 +19,9 @@ import jax
 import numpy as np
 import tyro
 
-from cmbjax.data.flags import Flags
-from cmbjax.files import write_json
+from cmbjax import runtime
+from cmbjax.data.flags import HIGHEST_INTEGER, Flags, check_ranges
+from cmbjax.files import only_one, read_json, write_json
 from cmbjax.train.checkpoints import Checkpoints
 from cmbjax.train.run import Run
 
@@ -32,6 +34,8 @@ TRAINING = {
     "validate_every": 0,
     "checkpoint_every": 5,
 }
+COUNTS_FILE, WHOLE, KILLED = "kill.json", "whole", "killed_"
+COUNTS = {"killed": 0, "before a checkpoint": 0, "ended": 0, "different": 0}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,55 +49,103 @@ class KillConfig(Flags):
     longest_s: float = 20.0
     """A training lives at most so long before it is killed."""
     run_dir: Path = Path("runs/kill")
-    """Gets the trainings; is emptied first."""
+    """Gets the trainings; what this benchmark left there before goes first."""
     seed: int = 0
     """Of the times at which is killed."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_ranges(
+            self, {"times": (1, HIGHEST_INTEGER), "longest_s": (0.001, 86_400)}
+        )
+
+
+def claim(folder: Path) -> None:
+    """Makes the folder, or finds it to be one that this benchmark made.
+
+    Raises:
+        ValueError: It holds something else.
+    """
+    marker = folder / COUNTS_FILE
+    try:
+        is_ours = read_json(marker, dict[str, int]).keys() == COUNTS.keys()
+    except ValueError:
+        is_ours = False
+    if folder.exists() and any(folder.iterdir()) and not is_ours:
+        raise ValueError(
+            f"--run_dir={folder} is not empty, and holds no {COUNTS_FILE} of this "
+            "benchmark: expected a new folder, or one that it made"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(marker, COUNTS)
+
+
+def clear(folder: Path) -> None:
+    """Takes away the trainings of an earlier run of this benchmark, and no other."""
+    for path in folder.iterdir():
+        if re.fullmatch(rf"{WHOLE}|{KILLED}\d+", path.name):
+            shutil.rmtree(path)
 
 
 def main(config: KillConfig) -> dict[str, int]:
     """Returns how many were killed, how many trainings ended, and how many differed."""
-    if config.longest_s <= 0:
-        raise ValueError(f"--longest_s must be above 0, got {config.longest_s}")
-    shutil.rmtree(config.run_dir, ignore_errors=True)
+    claim(config.run_dir)
+    with only_one(
+        config.run_dir / "lock",
+        f"--run_dir={config.run_dir}: another kill.py is at work in this folder",
+    ):
+        clear(config.run_dir)
+        return kill(config)
+
+
+def kill(config: KillConfig) -> dict[str, int]:
+    """Does what `main` does, in a folder of its own."""
     rng = random.Random(config.seed)
-    whole = config.run_dir / "whole"
+    whole = config.run_dir / WHOLE
     start = time.monotonic()
-    _train(config, whole).wait()
+    train(config, whole, None)
     print(f"undisturbed: {time.monotonic() - start:.0f} s", flush=True)
     expected = last_state(whole, config.num_steps)
-    counts = {"killed": 0, "before a checkpoint": 0, "ended": 0, "different": 0}
+    counts = dict(COUNTS)
     while counts["killed"] < config.times:
-        run_dir = config.run_dir / f"killed_{counts['ended']}"
+        run_dir = config.run_dir / f"{KILLED}{counts['ended']}"
         while last_state(run_dir, config.num_steps) is None:
-            running = _train(config, run_dir)
-            try:
-                running.wait(timeout=rng.uniform(0, config.longest_s))
-            except subprocess.TimeoutExpired:
-                running.kill()
-                running.wait()
+            if not train(config, run_dir, rng.uniform(0, config.longest_s)):
                 counts["killed"] += 1
-                counts["before a checkpoint"] += not list(
-                    run_dir.glob("checkpoints/[0-9]*")
-                )
-                continue
-            if running.returncode:
-                raise RuntimeError(f"{run_dir}: {(run_dir.parent / 'log').read_text()}")
+                counts["before a checkpoint"] += not Checkpoints.are_in(run_dir)
         counts["ended"] += 1
         counts["different"] += last_state(run_dir, config.num_steps) != expected
         print(counts, flush=True)
+        write_json(config.run_dir / COUNTS_FILE, counts)
         shutil.rmtree(run_dir)
-    write_json(config.run_dir / "kill.json", counts)
     return counts
 
 
-def _train(config: KillConfig, run_dir: Path) -> "subprocess.Popen[bytes]":
+def train(config: KillConfig, run_dir: Path, seconds: float | None) -> bool:
+    """Trains in a process that lives so long at most; returns whether it ended itself.
+
+    Raises:
+        RuntimeError: It failed; says what it said.
+    """
     flags = TRAINING | {"num_steps": config.num_steps, "run_dir": run_dir}
     words = [f"--{name}={value}" for name, value in flags.items()]
-    config.run_dir.mkdir(parents=True, exist_ok=True)
-    with (config.run_dir / "log").open("wb") as log:
-        return subprocess.Popen(
+    path = config.run_dir / "log"
+    with (
+        path.open("wb") as log,
+        subprocess.Popen(
             [sys.executable, "train.py", *words], stdout=log, stderr=log
-        )
+        ) as running,
+    ):
+        try:
+            running.wait(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            return False
+        finally:
+            running.kill()  # also where this process is to end
+            running.wait()
+    if running.returncode:
+        raise RuntimeError(f"{run_dir}: {path.read_text()}")
+    return True
 
 
 def last_state(run_dir: Path, num_steps: int) -> str | None:
@@ -114,8 +166,6 @@ def last_state(run_dir: Path, num_steps: int) -> str | None:
 
 
 if __name__ == "__main__":
-    try:
+    with runtime.script("kill.py", RuntimeError):
         done = main(tyro.cli(KillConfig, use_underscores=True))
-    except (ValueError, OSError, RuntimeError) as error:
-        sys.exit(f"kill.py: {error}")
-    sys.exit(int(done["different"] > 0))
+        sys.exit(int(done["different"] > 0))

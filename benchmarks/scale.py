@@ -8,7 +8,6 @@ import dataclasses
 import functools
 import os
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -30,7 +29,7 @@ from benchmarks.speed import (
 )
 from cmbjax import plots, runtime
 from cmbjax.camera import ITOP_CAMERA
-from cmbjax.data.flags import Flags
+from cmbjax.data.flags import Flags, check_ranges
 from cmbjax.files import write_text
 from cmbjax.models import fast
 from cmbjax.predict.predictor import Predictor
@@ -53,6 +52,10 @@ class ScaleConfig(Flags):
     """People of whom frames are made by each number of processes; 0 for none."""
     out_dir: Path = Path("runs/scale")
     """Gets the table and the picture."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_ranges(self, {"repeats": (1, 10_000), "making": (0, 10_000)})
 
 
 Curve = tuple[str, str, dict[float, float]]  # against what, the unit, values
@@ -193,8 +196,6 @@ def _ms(seconds: np.ndarray, frames: int) -> float:
 
 
 if __name__ == "__main__":
-    try:
+    with runtime.script("scale.py"):
         runtime.prepare()
         main(tyro.cli(ScaleConfig, use_underscores=True))
-    except (ValueError, OSError) as error:
-        sys.exit(f"scale.py: {error}")

@@ -12,7 +12,6 @@ import os
 import platform
 import re
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -25,18 +24,24 @@ import numpy as np
 import optax
 import tyro
 
+import datasets
 from benchmarks.harness import markdown
 from cmbjax import runtime
+from cmbjax.data.augment import Augmentation
 from cmbjax.data.batches import training_batches
-from cmbjax.data.flags import Flags
+from cmbjax.data.examples import DepthFrames
+from cmbjax.data.flags import Flags, check_ranges
 from cmbjax.data.views import Preparation
 from cmbjax.export import formats
 from cmbjax.files import write_json, write_text
 from cmbjax.models import MODELS, fast
 from cmbjax.models.layers import PLAIN, Form
+from cmbjax.models.posenet import PoseNet
 from cmbjax.predict.card import ONNX_FILE
 from cmbjax.predict.runtimes import open_network
+from cmbjax.registry import pick
 from cmbjax.train import step as training
+from cmbjax.train.config import RANGES
 
 JOINTS = 19
 EAGER = "PyTorch eager, channels last"
@@ -80,12 +85,46 @@ class SpeedConfig(Flags):
     out_dir: Path = Path("runs/speed")
     """Gets speed.md and speed.json."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        model = pick(MODELS, "model", self.model)(num_joints=JOINTS)
+        if not isinstance(model, PoseNet):
+            raise ValueError(
+                f"--model={self.model} has one form alone: expected a network with "
+                "memory blocks, or one of those without that it is compared with"
+            )
+        sides = RANGES["side"]
+        check_ranges(
+            self, {"side": sides, "train_sides": sides, "width": RANGES["width"]}
+        )
+        for side in (self.side, *self.train_sides):
+            if side % model.divisor:
+                raise ValueError(
+                    f"--side and --train_sides must be multiples of {model.divisor}, "
+                    f"got {side}"
+                )
+        if not self.train_sides:
+            raise ValueError("--train_sides must be at least one, got none")
+
 
 def main(config: SpeedConfig) -> None:
     """Runs every part, and writes the tables."""
+    for side in config.train_sides:
+        runtime.check_memory(
+            f"--batch_size={config.batch_size} --train_sides={side} "
+            f"--width={config.width:g}",
+            config.batch_size * side**2,
+            functools.partial(
+                training.bytes_of_step,
+                MODELS[config.model](num_joints=JOINTS, width=config.width),
+                side=side,
+                batch_size=config.batch_size,
+            ),
+        )
+    frames = datasets.load(config.dataset, None, config.tfds_dir, split="train")
     config.out_dir.mkdir(parents=True, exist_ok=True)
     tables: dict[str, list[Row]] = {}
-    for title, rows in measured(config):
+    for title, rows in measured(config, frames):
         tables[title] = rows
         # As they come: what a stopped run has measured stays.
         write_json(config.out_dir / "speed.json", tables)
@@ -97,7 +136,9 @@ def main(config: SpeedConfig) -> None:
     write_text(config.out_dir / "speed.md", text)
 
 
-def measured(config: SpeedConfig) -> Iterator[tuple[str, list[Row]]]:
+def measured(
+    config: SpeedConfig, frames: DepthFrames
+) -> Iterator[tuple[str, list[Row]]]:
     """Yields each table, with its title, when it is measured."""
     rate = matrix_product_rate()
     yield "Machine", [machine(rate)]
@@ -105,7 +146,7 @@ def measured(config: SpeedConfig) -> Iterator[tuple[str, list[Row]]]:
     yield "Training step", steps
     yield "Inference, batch 1", inference(config, rate)
     yield "Training step by layer", by_layer(config)
-    yield "Input pipeline", input_pipeline(config, steps)
+    yield "Input pipeline", input_pipeline(config, steps, frames)
 
 
 def median_times(timed: Mapping[str, Timed], repeats: int) -> dict[str, np.ndarray]:
@@ -482,17 +523,16 @@ def _layers_of(text: str):
             yield operation.group(1), (name, "transpose(" in path)
 
 
-def input_pipeline(config: SpeedConfig, steps: list[Row]) -> list[Row]:
+def input_pipeline(
+    config: SpeedConfig, steps: list[Row], frames: DepthFrames
+) -> list[Row]:
     """Returns frames a second that the pipeline delivers, with nothing else at work.
 
     Args:
         config: Of the benchmark.
         steps: See `training_steps`; the fastest of a side is compared with.
+        frames: The split.
     """
-    import datasets
-    from cmbjax.data.augment import Augmentation
-
-    frames = datasets.load(config.dataset, None, config.tfds_dir, split="train")
     rows = []
     for side in config.train_sides:
         preparation = Preparation(
@@ -529,8 +569,6 @@ def input_pipeline(config: SpeedConfig, steps: list[Row]) -> list[Row]:
 
 
 if __name__ == "__main__":
-    try:
+    with runtime.script("speed.py"):
         runtime.prepare()
         main(tyro.cli(SpeedConfig, use_underscores=True))
-    except (ValueError, OSError) as error:
-        sys.exit(f"speed.py: {error}")

@@ -5,7 +5,6 @@
 
 import dataclasses
 import statistics
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +15,7 @@ import tyro
 from tqdm import tqdm
 
 import datasets
-from cmbjax import calibration
+from cmbjax import calibration, runtime
 from cmbjax.data import detection
 from cmbjax.data.examples import decode_depth
 from cmbjax.data.flags import Flags
@@ -212,7 +211,5 @@ def fit(config: WholeFramesConfig) -> Result:
 
 
 if __name__ == "__main__":
-    try:
+    with runtime.script("whole_frames.py"):
         main(tyro.cli(WholeFramesConfig, use_underscores=True))
-    except (ValueError, OSError) as error:
-        sys.exit(f"whole_frames: {error}")

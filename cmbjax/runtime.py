@@ -1,9 +1,11 @@
-"""What a script sets, and asks of the machine, before it computes."""
+"""What a script sets, and asks of the machine, before it computes; and how it ends."""
 
 import contextlib
 import ctypes
 import os
 import platform
+import signal
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,8 @@ CPU_LIBRARY: dict[str, str | bool] = {YNNPACK_OPTION: "LIBRARY_FUSION_TYPE_REDUC
 # Of what runs once, such as drawing the parameters: half a minute of compilation less.
 COMPILED_QUICKLY: dict[str, str | bool] = {"xla_backend_optimization_level": "0"}
 
+LIMIT = Path("/sys/fs/cgroup/memory.max")  # of a container; "max" where there is none
+
 # malloc.h of the GNU C library.
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
 
@@ -37,6 +41,27 @@ def prepare() -> None:
     if YNNPACK_OPTION not in flags:
         os.environ["XLA_FLAGS"] = f"{flags} --{YNNPACK_OPTION}=reduce".strip()
     keep_freed_memory()
+
+
+@contextlib.contextmanager
+def script(name: str, *ends: type[Exception]) -> Iterator[None]:
+    """Ends a script whose input is refused, or that is interrupted, in one line.
+
+    SIGTERM is as Ctrl-C: whatever is held is let go of, and other processes end, too.
+
+    Args:
+        name: Of the script, for the line.
+        *ends: Exceptions that say what the user has to know, beside ValueError and
+            OSError.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    told: tuple[type[Exception], ...] = (ValueError, OSError, MemoryError, *ends)
+    try:
+        yield
+    except told as error:
+        sys.exit(f"{name}: {str(error) or 'there is not enough memory'}")
+    except KeyboardInterrupt:
+        sys.exit(f"{name}: interrupted")
 
 
 def keep_compiled() -> None:
@@ -65,7 +90,9 @@ def memory_bytes() -> int:
     """Returns how much memory this process' first device has."""
     device = jax.local_devices()[0]
     if device.platform == "cpu":
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        limit = LIMIT.read_text().strip() if LIMIT.exists() else "max"
+        whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        return min(whole, int(limit)) if limit.isdigit() else whole
     return (device.memory_stats() or {}).get("bytes_limit", 2**63)
 
 

@@ -1,6 +1,8 @@
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import jax
 import jax.numpy as jnp
@@ -122,3 +124,39 @@ def test_memory_is_that_of_what_is_there_at_once_by_hand():
     shape = jax.ShapeDtypeStruct((1000,), jnp.float32)
     assert runtime.bytes_at_once(function, shape) == 5 * 4000
     assert runtime.bytes_at_once(lambda x: x, x) == 4000
+
+
+def test_memory_of_a_container_is_its_limit(tmp_path, monkeypatch):
+    monkeypatch.setattr(runtime, "LIMIT", tmp_path / "memory.max")
+    whole = runtime.memory_bytes()
+    assert whole > 2**28
+    runtime.LIMIT.write_text("max\n")
+    assert runtime.memory_bytes() == whole
+    runtime.LIMIT.write_text("1048576\n")
+    assert runtime.memory_bytes() == 2**20
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (ValueError("--side: bad"), "x.py: --side: bad"),
+        (FileNotFoundError("a.npz: no such file"), "x.py: a.npz: no such file"),
+        (KeyError("a"), None),
+        (FloatingPointError("nan"), "x.py: nan"),
+        (MemoryError(), "x.py: there is not enough memory"),
+        (KeyboardInterrupt(), "x.py: interrupted"),
+    ],
+)
+def test_a_script_ends_in_one_line(error, line):
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit if line else type(error)) as ended:
+            with runtime.script("x.py", FloatingPointError):
+                raise error
+        assert line is None or str(ended.value) == line
+        with pytest.raises(SystemExit, match=r"x\.py: interrupted"):
+            with runtime.script("x.py"):
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(9)
+    finally:
+        signal.signal(signal.SIGTERM, before)

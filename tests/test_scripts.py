@@ -15,6 +15,9 @@ import pytest
 import datasets
 import evaluate
 import train
+from cmbjax import runtime
+from cmbjax.skeletons import BODY15
+from cmbjax.train import step
 from cmbjax.train.config import TrainConfig
 from cmbjax.train.run import Run
 from evaluate import EvalConfig
@@ -66,6 +69,18 @@ def test_k2hpd_trains_and_gives_the_rows_of_table_3(tmp_path, capsys):
     assert len(lines) == stored["num_frames"] * 19 and lines[0]["joint"] == "head"
     pictures = {path.name for path in run_dir.rglob("*.png")}
     assert {"frames.png", "pdj.png", "loss.png", "validation_000002.png"} <= pictures
+    # A batch is no larger than the split; what an evaluation wrote may be replaced.
+    large = EvalConfig(run_dir=run_dir, batch_size=10**6, out_dir=tmp_path / "out")
+    for _ in range(2):
+        again = evaluate.main(large)
+        assert again["PCKh@0.5"] == pytest.approx(columns["PCKh@0.5"])
+    notes = tmp_path / "notes"
+    notes.mkdir()
+    (notes / "joints.csv").write_text("do not lose me")
+    with pytest.raises(ValueError, match=f"--out_dir={notes} holds joints.csv, but"):
+        evaluate.main(dataclasses.replace(large, out_dir=notes))
+    assert [path.name for path in notes.iterdir()] == ["joints.csv"]
+    assert (notes / "joints.csv").read_text() == "do not lose me"
 
 
 @pytest.mark.parametrize("config", ["itop", "itop/top"])
@@ -113,6 +128,67 @@ def test_own_frames_train_and_memory_may_roll(tmp_path):
     np.testing.assert_allclose(
         fitted["coefficients"], expected["coefficients"], atol=1e-3
     )
+
+
+@pytest.mark.parametrize(
+    ("there", "is_refused"),
+    [
+        ({}, False),
+        ({"thesis.txt": ""}, False),
+        ({"frames.png": ""}, True),
+        ({"results.json": "[1]"}, True),
+        ({"results.json": '{"table": {}}', "pdj.png": ""}, True),
+        ({"results.json": '{"train_config": {}}', "pdj.png": ""}, False),
+    ],
+)
+def test_results_are_written_over_those_of_evaluations_alone(
+    tmp_path, there, is_refused
+):
+    run = Run(tmp_path / "run", TrainConfig())
+    for folder in (tmp_path / "out", run.evaluations / "x"):
+        folder.mkdir(parents=True)
+        for name, text in there.items():
+            (folder / name).write_text(text)
+    evaluate.check_out_dir(run.evaluations / "x", run)
+    if is_refused:
+        match = f"--out_dir=.*out holds {', '.join(there)}, but no results.json of eva"
+        with pytest.raises(ValueError, match=match):
+            evaluate.check_out_dir(tmp_path / "out", run)
+    else:
+        evaluate.check_out_dir(tmp_path / "out", run)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"memory_mode": "per_sample"},
+        {"model": "convgru"},
+        {"model": "cnn3d"},
+        {"model": "ief"},
+    ],
+    ids=str,
+)
+def test_a_batch_that_no_device_holds_is_refused_in_evaluations(monkeypatch, flags):
+    """Of each kind of network, and with what is seen in the mirrored image."""
+    config = TrainConfig(side=32, width=0.125, **flags)
+    model = config.make_model(BODY15)
+    state = step.abstract_state(
+        model, config.make_optimizer(), side=32, batch_size=config.batch_size
+    )
+    check = functools.partial(
+        evaluate.check_memory,
+        EvalConfig(batch_size=4096),
+        model,
+        state,
+        (4096, 32, 32, model.num_frames),
+    )
+    monkeypatch.setattr(runtime, "memory_bytes", lambda: 2**36)
+    check(None)
+    check(BODY15.mirror)
+    # The images alone are 16 MiB, and their mirrored ones as many.
+    monkeypatch.setattr(runtime, "memory_bytes", lambda: 2**24)
+    with pytest.raises(ValueError, match=r"^--batch_size=4096: takes about .* GiB"):
+        check(None)
 
 
 def test_missing_data_says_which_files_belong_where(tmp_path):

@@ -1,0 +1,52 @@
+"""What benchmarks.speed and benchmarks.scale take, before they measure anything."""
+
+import pytest
+
+from benchmarks import scale, speed
+from benchmarks.speed import SpeedConfig
+from cmbjax import runtime
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"model": "foo"}, "unknown model 'foo'; choose from: cmb"),
+        ({"model": "sh8"}, "--model=sh8 has one form alone: expected a network with"),
+        ({"width": 1e6}, "--width must be from 0.03125 to 8.0, got 1000000.0"),
+        ({"side": 20_000}, "--side must be from 16 to 1024, got 20000"),
+        ({"side": 100}, "--side and --train_sides must be multiples of 8, got 100"),
+        ({"train_sides": (64, 0)}, "--train_sides must be from 16 to 1024, got 0"),
+        ({"train_sides": (2**40,)}, "--train_sides must fit into 32 bits, at most"),
+        ({"train_sides": ()}, "--train_sides must be at least one, got none"),
+        ({"repeats": 0}, "--repeats must be at least 1, got 0"),
+        ({"batch_size": 10**12}, "--batch_size must fit into 32 bits"),
+    ],
+)
+def test_bad_flag_of_speed_is_refused(flags, message):
+    with pytest.raises(ValueError, match=message):
+        SpeedConfig(**flags)
+
+
+def test_what_is_refused_leaves_no_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(runtime, "memory_bytes", lambda: 2**30)
+    config = {"out_dir": tmp_path / "out", "width": 0.125}
+    match = "--batch_size=1000000 --train_sides=128 --width=0.125: takes about"
+    with pytest.raises(ValueError, match=match):
+        speed.main(SpeedConfig(batch_size=10**6, **config))
+    with pytest.raises(ValueError, match="unknown dataset 'mpii'"):
+        speed.main(SpeedConfig(dataset="mpii", **config))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"making": -1}, "--making must be from 0 to 10000, got -1"),
+        ({"making": 10**9}, "--making must be from 0 to 10000, got 1000000000"),
+        ({"repeats": 10**9}, "--repeats must be from 1 to 10000, got 1000000000"),
+        ({"repeats": 0}, "--repeats must be at least 1, got 0"),
+    ],
+)
+def test_bad_flag_of_scale_is_refused(flags, message):
+    with pytest.raises(ValueError, match=message):
+        scale.ScaleConfig(**flags)
