@@ -23,6 +23,7 @@ import tensorflow_datasets as tfds
 from tqdm import tqdm
 
 from cmbjax.data.examples import Example
+from cmbjax.files import printable
 from cmbjax.registry import pick
 from cmbjax.skeletons import Skeleton
 from datasets import copies, schema
@@ -182,6 +183,19 @@ def _only_one(folder: Path) -> Iterator[None]:
         yield
 
 
+def read_within(path: Path, most: int) -> bytes:
+    """Reads a file that is refused where it is longer than such a file can be.
+
+    Raises:
+        ValueError: It is longer.
+    """
+    with path.open("rb") as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise ValueError(f"{path}: expected at most {most} bytes, got more")
+    return content
+
+
 def file_key(path: Path) -> str:
     """Returns a key of a file's size, first and last MiB: the same on every machine.
 
@@ -321,7 +335,7 @@ class FrameBuilder(DescribedFrames, tfds.core.ShardBasedBuilder):
     def summarise(self, facts: Sequence[Fact]) -> None:
         """Prints what was found, with a warning where it is not what was expected."""
         self._bar.clear()
-        print(f"{self.name}: labels in {self._source}")
+        print(f"{self.name}: labels in {printable(self._source)}")
         for what, found, expected, tolerance in facts:
             line = f"{what}: {found:.6g}"
             if expected is None:

@@ -103,7 +103,9 @@ def state(
 def write_png(path: Path, image: np.ndarray) -> None:
     """Writes an image, with the folders above it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    assert cv2.imwrite(str(path), image)
+    done, png = cv2.imencode(".png", image)  # `imwrite` dies of names that are no UTF-8
+    assert done
+    path.write_bytes(png.tobytes())
 
 
 def k2hpd(

@@ -18,12 +18,14 @@ from datasets.builder import (
     held_out_blocks,
     held_out_subjects,
     outside_share,
+    read_within,
 )
 
 WIDTH, HEIGHT = 320, 240  # pixels
 FOLDERS = {"train": "Training_Dataset", "test": "Test_Dataset"}
 SUBJECTS = {"train": range(16, 31), "test": range(1, 16)}
 OFFICIAL_FRAMES = 435  # in either split
+MOST_BYTES = 10_000  # of a label file
 SATURATED = 32001  # this and what lies above is no distance
 SURFACE_MM = 50  # a joint is this near to the surface seen at its pixel, mostly
 
@@ -135,13 +137,13 @@ def read_depth(path: Path) -> np.ndarray:
     Raises:
         ValueError: The file has another size.
     """
-    data = path.read_bytes()
-    if len(data) != 2 * WIDTH * HEIGHT:
+    size = path.stat().st_size
+    if size != 2 * WIDTH * HEIGHT:
         raise ValueError(
             f"{path}: expected {2 * WIDTH * HEIGHT} bytes ({WIDTH}x{HEIGHT} 16-bit "
-            f"integers), got {len(data)}"
+            f"integers), got {size}"
         )
-    depth_mm = np.frombuffer(data, "<i2").reshape(HEIGHT, WIDTH)
+    depth_mm = np.frombuffer(path.read_bytes(), "<i2").reshape(HEIGHT, WIDTH)
     has_reading = (depth_mm > 0) & (depth_mm < SATURATED)
     return np.where(has_reading, depth_mm, 0).astype(np.uint16)
 
@@ -155,7 +157,7 @@ def read_label(path: Path) -> tuple[np.ndarray, np.ndarray]:
     Raises:
         ValueError: The file holds something else.
     """
-    text = path.read_text(encoding="ascii", errors="replace")
+    text = read_within(path, MOST_BYTES).decode("ascii", errors="replace")
     try:
         numbers = [float(n) for n in text.strip().rstrip(",").split(",")]
         with np.errstate(over="ignore"):

@@ -17,6 +17,7 @@ from datasets.folder import coco
 
 SPLITS = ("train", "validation", "test")
 ALONE = "annotations.json"  # stands alone: one split, test
+MOST_NAME = 200  # bytes; a folder's name may have 255, and a key follows
 Item = tuple[str, int]  # split, and number of a person in its file
 
 
@@ -76,6 +77,7 @@ class Folder(FrameBuilder):
             )
         ((self.skeleton, self.depth_unit),) = kinds
         name = re.sub(r"\W+", "_", self._source.resolve().name)
+        name = name.encode()[:MOST_NAME].decode(errors="ignore")
         config = FolderConfig(
             name=f"{name}_{self._digest()}", source_dir=str(self._source)
         )

@@ -1,6 +1,7 @@
 """TFDS builder of ITOP (Haque et al. 2016); README.md says where the files belong."""
 
 import contextlib
+import math
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -31,6 +32,9 @@ DAMAGED = (
     TypeError,
     ValueError,
 )
+MOST_FRAMES = 200_000  # of a file: five times as many as the longest has
+MOST_BYTES = 2**28  # to be read at once
+IMAGES = ("data", "segmentation")  # are read frame by frame
 CHUNK_CACHE = {"rdcc_nbytes": 64 << 20, "rdcc_nslots": 100_003}  # frame by frame reads
 
 
@@ -229,17 +233,28 @@ def _check(
     path: Path, file: h5py.File, key: str, shape: tuple[int, ...] | None, kinds: str
 ) -> None:
     try:
-        got, there = file.get(key), list(file)
+        dataset, there = file.get(key), list(file)
+        is_array = isinstance(dataset, h5py.Dataset)
+        if is_array:
+            got, dtype, chunk = dataset.shape or (), dataset.dtype, dataset.chunks or ()
     except DAMAGED as error:
         raise ValueError(f"{path}: not a whole HDF5 file ({error})") from None
-    if not isinstance(got, h5py.Dataset):
+    if not is_array:
         raise ValueError(
             f"{path}: has no `{key}`, only {', '.join(there) or 'nothing'}"
         )
-    if (shape is not None and got.shape != shape) or got.dtype.kind not in kinds:
+    if (shape is not None and got != shape) or dtype.kind not in kinds:
         raise ValueError(
             f"{path}: `{key}` must be {list(shape or ('frames',))} of numpy kind "
-            f"{' or '.join(kinds)}, got {list(got.shape)} {got.dtype}"
+            f"{' or '.join(kinds)}, got {list(got)} {dtype}"
+        )
+    # Chunks are unpacked whole, and what is no image is read whole.
+    at_once = max(math.prod(chunk), 0 if key in IMAGES else math.prod(got))
+    if got[:1] > (MOST_FRAMES,) or at_once * dtype.itemsize > MOST_BYTES:
+        raise ValueError(
+            f"{path}: `{key}` must have at most {MOST_FRAMES} frames and {MOST_BYTES} "
+            f"bytes to be read at once, got {list(got)} {dtype} in chunks of "
+            f"{list(chunk)}"
         )
 
 

@@ -4,7 +4,9 @@ Acclaim's files have y up and z forwards; everything here is turned into the per
 frame: x to the left, y to the back, z up.
 """
 
+import lzma
 import tarfile
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +15,11 @@ import numpy as np
 from jaxtyping import Float
 from scipy.spatial.transform import Rotation
 
+from datasets.builder import MIB, read_within
+
+MOST_BYTES = 2**26  # of a motion file, unpacked: nearly 90,000 frames
+MOST = 1e6  # degrees or inches
+DAMAGED = (tarfile.TarError, zlib.error, lzma.LZMAError)  # what archives raise
 FRAMES_APART = 12  # of 120 a second: neighbours are nearly equal
 ACCLAIM_TO_PERSON = np.array([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]])
 
@@ -74,20 +81,21 @@ def read_clips(source: Path) -> list[Clip]:
     Raises:
         ValueError: There is none, a motion has no skeleton, or a file is malformed.
     """
-    texts = dict(_texts(source))
-    skeletons = {
-        Path(name).parent: _named(name, _parse_skeleton, text)
-        for name, text in texts.items()
-        if name.endswith(".asf")
-    }
-    motions = sorted(name for name in texts if name.endswith(".amc"))
+    skeletons: dict[Path, dict[str, Bone]] = {}
+    motions: dict[str, dict[str, np.ndarray]] = {}
+    for name, text in _texts(source):
+        if name.endswith(".asf"):
+            skeletons[Path(name).parent] = _named(name, _parse_skeleton, text)
+        else:
+            motions[name] = _named(name, _parse_motion, text)
     if not motions:
         raise ValueError(f"{source}: no .amc file, and no .tar archive that holds one")
-    if missing := [name for name in motions if Path(name).parent not in skeletons]:
+    names = sorted(motions)
+    if missing := [name for name in names if Path(name).parent not in skeletons]:
         raise ValueError(f"{source}: no .asf file beside {missing[0]}")
     return [
-        _named(name, _clip, texts[name], skeletons[Path(name).parent])
-        for name in motions
+        _named(name, _clip, motions[name], skeletons[Path(name).parent])
+        for name in names
     ]
 
 
@@ -106,18 +114,41 @@ def _named(name: str, parse: Callable[..., Any], *arguments: Any) -> Any:
 def _texts(source: Path) -> Iterator[tuple[str, str]]:
     for path in sorted(source.rglob("*")):
         if path.suffix in (".asf", ".amc"):
-            yield str(path.relative_to(source)), path.read_text(errors="replace")
+            text = read_within(path, MOST_BYTES).decode(errors="replace")
+            yield str(path.relative_to(source)), text
         elif ".tar" in path.suffixes:
-            try:
-                with tarfile.open(path) as archive:
-                    for member in archive:
-                        if member.name.endswith((".asf", ".amc")):
-                            file = archive.extractfile(member)
-                            if file is not None:
-                                text = file.read().decode(errors="replace")
-                                yield member.name, text
-            except (tarfile.TarError, EOFError, OSError) as error:
-                raise ValueError(f"{path}: not a whole archive: {error}") from error
+            yield from _texts_in(path)
+
+
+def _texts_in(path: Path) -> Iterator[tuple[str, str]]:
+    """Yields names and texts of an archive's files, not those of links."""
+    try:
+        with tarfile.open(path) as archive:
+            for member in archive:
+                if not (member.isreg() and member.name.endswith((".asf", ".amc"))):
+                    continue
+                if member.size > MOST_BYTES:
+                    raise ValueError(
+                        f"{path}: {member.name}: expected at most {MOST_BYTES} bytes, "
+                        f"got {member.size}"
+                    )
+                file = archive.extractfile(member)
+                assert file is not None
+                yield member.name, file.read().decode(errors="replace")
+            _check_end(archive)
+    except (*DAMAGED, EOFError, OSError) as error:
+        raise ValueError(f"{path}: not a whole archive: {error}") from error
+
+
+def _check_end(archive: tarfile.TarFile) -> None:
+    """Refuses an archive that goes on: tarfile takes a damaged header for the end."""
+    file = archive.fileobj
+    assert file is not None
+    file.seek(archive.offset)
+    if file.read(tarfile.BLOCKSIZE).strip(b"\0"):
+        raise tarfile.ReadError("a header is damaged")
+    while file.read(MIB):  # to the checksum that compression writes last
+        pass
 
 
 def _parse_skeleton(name: str, text: str) -> dict[str, Bone]:
@@ -149,22 +180,19 @@ def _parse_skeleton(name: str, text: str) -> dict[str, Bone]:
             continue
         for child in children:
             field = fields[child]
-            bones[child] = Bone(
-                parent,
-                np.array(field["direction"], float),
-                # "XYZ" turns about the fixed x first.
-                Rotation.from_euler(
-                    "xyz", np.radians(np.array(field["axis"][:3], float))
-                ),
-                tuple(field.get("dof", ())),
-            )
+            direction = np.array(field["direction"], float)
+            axis = np.array(field["axis"][:3], float)
+            _check_numbers(name, child, np.concatenate([direction, axis]))
+            # "XYZ" turns about the fixed x first.
+            axes = Rotation.from_euler("xyz", np.radians(axis))
+            freedoms = tuple(field.get("dof", ()))
+            bones[child] = Bone(parent, direction, axes, freedoms)
     if missing := set(BONES.values()) - set(bones):
         raise ValueError(f"{name}: no bone {', '.join(sorted(missing))}")
     return bones
 
 
-def _clip(name: str, text: str, bones: dict[str, Bone]) -> Clip:
-    values = _parse_motion(name, text)
+def _clip(name: str, values: dict[str, np.ndarray], bones: dict[str, Bone]) -> Clip:
     turned: dict[str, Rotation] = {}
     for bone_name, bone in bones.items():
         angles = np.zeros((len(values["root"]), 3))
@@ -203,4 +231,16 @@ def _parse_motion(name: str, text: str) -> dict[str, np.ndarray]:
     rows = [{bone: len(values) for bone, values in frame.items()} for frame in frames]
     if not frames or any(row != rows[0] for row in rows):
         raise ValueError(f"{name}: expected the same bones in each frame, at least one")
-    return {bone: np.array([frame[bone] for frame in frames]) for bone in frames[0]}
+    values = {bone: np.array([frame[bone] for frame in frames]) for bone in frames[0]}
+    for bone, numbers in values.items():
+        _check_numbers(name, bone, numbers)
+    return values
+
+
+def _check_numbers(name: str, bone: str, numbers: np.ndarray) -> None:
+    bad = numbers[~(np.abs(numbers) <= MOST)]
+    if bad.size:
+        raise ValueError(
+            f"{name}: {bone}: expected numbers from {-MOST:g} to {MOST:g}, got "
+            f"{bad[0]:g}"
+        )

@@ -1,7 +1,9 @@
 """TFDS builder of UTD-MHAD (Chen et al. 2015); see README.md for its files."""
 
+import io
 import re
-from collections.abc import Iterator, Sequence
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,7 +13,7 @@ import scipy.io
 from cmbjax.camera import camera_to_pixels
 from cmbjax.skeletons import BODY20
 from datasets import schema
-from datasets.builder import Fact, FrameBuilder, outside_share
+from datasets.builder import Fact, FrameBuilder, outside_share, read_within
 
 WIDTH, HEIGHT = 320, 240  # pixels (C)
 # fx, fy, cx, cy of the picture as it is turned here (C): the files count pixels from
@@ -19,6 +21,9 @@ WIDTH, HEIGHT = 320, 240  # pixels (C)
 CAMERA = np.array([285.63, 285.63, 159.5, 120.5], np.float32)
 NEAREST_M = 0.4  # nothing that the camera measures is nearer
 LAG = 2  # frames by which the skeleton's are ahead of the depth's (C)
+MOST_FRAMES = 500  # of a recording: four times as many as the longest has
+MOST_BYTES = 2**27  # of a file, unpacked too: nearly twice the longest, of doubles
+COMPRESSED = 15  # the kind of a piece that is packed by zlib
 DEPTH, SKELETON = "Depth", "Skeleton"
 NAME = re.compile(r"a(\d+)_s(\d+)_t(\d+)_depth\.mat")
 SUBJECTS = {"train": (1, 3, 5, 7), "test": (2, 4, 6, 8)}  # (C)
@@ -157,7 +162,12 @@ def _length(path: Path, name: str) -> int:
             f"{path}: expected an array {name} of three axes, got "
             f"{', '.join(f'{k} {list(v)}' for k, v in shapes.items()) or 'nothing'}"
         )
-    return int(shapes[name][-1])
+    length = int(shapes[name][-1])
+    if length > MOST_FRAMES:
+        raise ValueError(
+            f"{path}: {name} must have at most {MOST_FRAMES} frames, got {length}"
+        )
+    return length
 
 
 def read_recording(recording: Recording) -> tuple[np.ndarray, np.ndarray]:
@@ -199,20 +209,53 @@ def read_matrix(path: Path, name: str, shape: tuple[int, int]) -> np.ndarray:
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
-    values = np.asarray(_loaded(scipy.io.loadmat, path).get(name))
-    if values.shape[:-1] != shape or values.dtype.kind not in "iuf":
+    file = unpacked(path)
+    values = np.asarray(_loaded(scipy.io.loadmat, path, file).get(name))
+    fits = values.shape[:-1] == shape and values.shape[-1] <= MOST_FRAMES
+    if not fits or values.dtype.kind not in "iuf":
         raise ValueError(
-            f"{path}: {name} must be numbers [{shape[0]}, {shape[1]}, frames], got "
-            f"{list(values.shape)} {values.dtype}"
+            f"{path}: {name} must be numbers [{shape[0]}, {shape[1]}, frames], at most "
+            f"{MOST_FRAMES} frames, got {list(values.shape)} {values.dtype}"
         )
     if not np.isfinite(values).all():
         raise ValueError(f"{path}: {name} has values that are no finite numbers")
     return values
 
 
-def _loaded(load: Any, path: Path) -> Any:
+def unpacked(path: Path) -> io.BytesIO:
+    """Reads a MATLAB file of version 5, and unpacks what is compressed in it.
+
+    SciPy takes as much memory as a compressed array says that it needs.
+
+    Raises:
+        ValueError: It is no such file, or needs more than `MOST_BYTES`.
+    """
+    content = read_within(path, MOST_BYTES)
+    if content[124:128] != b"\x00\x01IM":
+        raise ValueError(f"{path}: not a whole MATLAB file of version 5")
+    pieces, at, left = [content[:128]], 128, MOST_BYTES
+    while tag := content[at : at + 8]:
+        kind, size = (
+            int.from_bytes(tag[:4], "little"),
+            int.from_bytes(tag[4:], "little"),
+        )
+        piece = content[at + 8 : at + 8 + size]
+        if kind == COMPRESSED:
+            stream = zlib.decompressobj()
+            tag = b""
+            piece = _loaded(stream.decompress, path, piece, left)
+            if stream.unconsumed_tail:
+                raise ValueError(
+                    f"{path}: expected at most {MOST_BYTES} bytes, unpacked, got more"
+                )
+        pieces += [tag, piece]
+        at, left = at + 8 + size, left - len(piece)
+    return io.BytesIO(b"".join(pieces))
+
+
+def _loaded(load: Callable[..., Any], path: Path, *arguments: Any) -> Any:
     try:
-        return load(path)
+        return load(*(arguments or (path,)))
     # SciPy documents no errors of damaged files: among others are zlib.error, TypeError
     # and IndexError.
     except Exception as error:

@@ -215,6 +215,12 @@ def test_numbers_beyond_float32_are_no_label(tmp_path):
         read_label(tmp_path / "shand")
 
 
+def test_a_label_longer_than_any_is_refused(tmp_path):
+    (tmp_path / "shand").write_text("1," * 60 + " " * 10_000)
+    with pytest.raises(ValueError, match="shand: expected at most 10000 bytes, got mo"):
+        read_label(tmp_path / "shand")
+
+
 def test_a_label_may_lack_the_trailing_separator(tmp_path):
     (tmp_path / "shand").write_text(",".join(str(n) for n in range(60)) + "\n")
     joints_px, z_mm = read_label(tmp_path / "shand")

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import os
 import pickle
 import shutil
 
@@ -151,6 +152,22 @@ def test_an_edited_image_is_prepared_anew(source, tmp_path):
     depth = read(prepare(source, tmp_path), "test")[0]["depth"]
     decoded = cv2.imdecode(np.frombuffer(depth, np.uint8), cv2.IMREAD_UNCHANGED)
     assert decoded[0, 0] == 777
+
+
+@pytest.mark.parametrize(
+    ("name", "kept"),
+    [
+        (b"a" * 250, "a" * 200),
+        ("骨".encode() * 85, "骨" * 66),  # three bytes each
+        (b"frames_\xff\xfe", "frames__"),  # no UTF-8
+    ],
+)
+def test_a_folder_may_have_any_name(tmp_path, name, kept):
+    folder = tmp_path / os.fsdecode(name)
+    fabricate.coco(folder)
+    prepared = prepare(folder, tmp_path / "tfds")
+    assert len(read(prepared, "test")) == 3
+    assert prepared.builder_config.name[:-13] == kept
 
 
 def test_raw_depth_is_said_in_the_file(source, tmp_path):

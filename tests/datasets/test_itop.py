@@ -223,6 +223,36 @@ def test_joints_beyond_what_a_camera_sees_are_refused(broken, tmp_path, key, mos
     assert_refused(broken, tmp_path, ValueError, match)
 
 
+def test_more_frames_than_the_longest_file_has_are_refused(
+    broken, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("datasets.itop.itop.MOST_FRAMES", 11)
+    match = r"labels.h5: `id` must have at most 11 frames .*, got \[12\]"
+    assert_refused(broken, tmp_path, ValueError, match)
+
+
+def test_what_unpacks_to_more_than_it_may_is_refused(broken, tmp_path, monkeypatch):
+    """A few kilobytes may say that they are gigabytes."""
+    monkeypatch.setattr("datasets.itop.itop.MOST_BYTES", 1_500_000)
+    prepare(broken, tmp_path / "as it is")
+    path = broken / "ITOP_side_train_depth_map.h5"
+    with h5py.File(path, "r+") as file:
+        depth = file["data"][:]
+        del file["data"]
+        file.create_dataset("data", data=depth, chunks=depth.shape, compression=9)
+    match = r"depth_map.h5: `data` must .* 1500000 bytes to be .*chunks of \[12, 240, 3"
+    assert_refused(broken, tmp_path, ValueError, match)
+
+
+def test_numbers_that_take_more_than_they_may_are_refused(broken, tmp_path):
+    path = broken / "ITOP_side_train_labels.h5"
+    with h5py.File(path, "r+") as file:
+        del file["id"]
+        file.create_dataset("id", (12,), "S100000000", chunks=(1,), compression=9)
+    match = r"labels.h5: `id` must .* 268435456 bytes to be .*, got \[12\] \|S100000000"
+    assert_refused(broken, tmp_path, ValueError, match)
+
+
 def test_depth_of_integers_is_refused(broken, tmp_path):
     path = broken / "ITOP_side_train_depth_map.h5"
     spoil(path, "data", lambda depth: depth.astype(np.uint16))

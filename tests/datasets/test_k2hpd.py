@@ -222,6 +222,12 @@ def test_a_joint_far_from_every_image_is_refused(number):
         parse_label(line, "here")
 
 
+def test_a_label_file_longer_than_any_is_refused(broken, tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.k2hpd.k2hpd.MOST_BYTES", 900)
+    match = "train_annos.txt: expected at most 900 bytes, got more"
+    assert_refused(broken, tmp_path, ValueError, match)
+
+
 def test_test_frames_alone_are_prepared(broken, tmp_path):
     (broken / "train_annos.txt").unlink()
     k2hpd = prepare(broken, tmp_path / "tfds")

@@ -99,6 +99,82 @@ def test_malformed_motion_is_named(tmp_path, name, text, says):
         motion.read_clips(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        ("01_00.amc", motion_file(1, float("nan")), "lradius: expected .* got nan"),
+        ("01_00.amc", motion_file(1, 1e30), "lradius: expected .* 1e.06, got 1e.30"),
+        (
+            "01.asf",
+            skeleton_file().replace("1 0 0", "1 inf 0"),
+            "lradius: expected numbers from -1e.06 to 1e.06, got inf",
+        ),
+        (
+            "01.asf",
+            skeleton_file().replace("0 0 90", "0 0 nan"),
+            "head: expected numbers from -1e.06 to 1e.06, got nan",
+        ),
+    ],
+)
+def test_motion_that_nobody_makes_is_refused(tmp_path, name, text, says):
+    write_motions(tmp_path / "01")
+    (tmp_path / "01" / name).write_text(text)
+    with pytest.raises(ValueError, match=f"{name}: {says}"):
+        motion.read_clips(tmp_path)
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_a_motion_longer_than_any_is_refused(tmp_path, monkeypatch, packed):
+    monkeypatch.setattr(motion, "MOST_BYTES", 5000)
+    write_motions(tmp_path / "01")
+    (tmp_path / "01/01_00.amc").write_text(motion_file(500, 90.0))
+    if packed:
+        with tarfile.open(tmp_path / "all.tar.gz", "w:gz") as archive:
+            archive.add(tmp_path / "01", arcname="01")
+        (tmp_path / "01/01_00.amc").unlink()
+    where = "all.tar.gz: 01/01_00.amc" if packed else "01_00.amc"
+    with pytest.raises(ValueError, match=f"{where}: expected at most 5000 bytes, got"):
+        motion.read_clips(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["gz", "xz", "bz2"])
+def test_a_damaged_archive_is_named(tmp_path, kind):
+    write_motions(tmp_path / "files/01", clips=9, root="1 2 3 4 5 6.789")
+    path = tmp_path / "packed" / f"all.tar.{kind}"
+    path.parent.mkdir()
+    with tarfile.open(path, f"w:{kind}") as archive:
+        archive.add(tmp_path / "files/01", arcname="01")
+    content = path.read_bytes()
+    for at in range(20, len(content) - 20, 40):
+        damaged = content[:at] + bytes(byte ^ 0x55 for byte in content[at : at + 9])
+        path.write_bytes(damaged + content[at + 9 :])
+        says = rf"all.tar.{kind}: not a whole archive|01_\d+.amc: |01.asf: "
+        with pytest.raises(ValueError, match=says):
+            motion.read_clips(path.parent)
+
+
+def test_a_damaged_header_is_not_the_end_of_an_archive(tmp_path):
+    write_motions(tmp_path / "files/01", clips=3)
+    (tmp_path / "packed").mkdir()
+    path = tmp_path / "packed/all.tar"
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as archive:
+        archive.add(tmp_path / "files/01", arcname="01")
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"01/01_01.amc", b"01/01_01.amd"))
+    with pytest.raises(ValueError, match="all.tar: not a whole archive: a header is d"):
+        motion.read_clips(path.parent)
+
+
+def test_links_in_an_archive_are_no_motions(tmp_path):
+    write_motions(tmp_path / "files/01")
+    (tmp_path / "files/01/01_07.amc").symlink_to("01_07.amc")
+    (tmp_path / "packed").mkdir()
+    with tarfile.open(tmp_path / "packed/all.tar", "w") as archive:
+        archive.add(tmp_path / "files/01", arcname="01")
+    (clip,) = motion.read_clips(tmp_path / "packed")
+    assert clip.name == "01_00"
+
+
 def test_no_motion_or_no_skeleton_is_said(tmp_path):
     with pytest.raises(ValueError, match=r"no \.amc file"):
         motion.read_clips(tmp_path)

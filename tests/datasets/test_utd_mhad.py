@@ -1,5 +1,7 @@
 """UTD-MHAD's builder, on made-up files of its form, and on the real ones if there."""
 
+import zlib
+
 import numpy as np
 import pytest
 import scipy.io
@@ -109,6 +111,54 @@ def test_joints_beyond_what_a_camera_sees_are_refused(tmp_path, axis, value, say
     scipy.io.savemat(path, {"d_skel": joints})
     with pytest.raises(ValueError, match=rf"a1_s1_t1_skeleton\.mat: {says}"):
         load(tmp_path, "train")
+
+
+@pytest.mark.parametrize("compress", [True, False])
+def test_an_array_that_takes_more_than_it_may_is_refused(
+    tmp_path, monkeypatch, compress
+):
+    monkeypatch.setattr(utd_mhad, "MOST_BYTES", 1_000_000)
+    path = tmp_path / "x.mat"
+    for frames, much in ((12, False), (14, True)):
+        values = np.zeros((240, 320, frames), np.uint8)
+        scipy.io.savemat(path, {"d_depth": values}, do_compression=compress)
+        if not much:
+            read = utd_mhad.read_matrix(path, "d_depth", (240, 320))
+            np.testing.assert_array_equal(read, values)
+            continue
+        with pytest.raises(ValueError, match="x.mat: expected at most 1000000 bytes"):
+            utd_mhad.read_matrix(path, "d_depth", (240, 320))
+
+
+def test_an_array_larger_than_it_says_is_refused(tmp_path, monkeypatch):
+    """SciPy makes room for as many numbers as are packed, whatever the shape."""
+    monkeypatch.setattr(utd_mhad, "MOST_BYTES", 1_000_000)
+    path = tmp_path / "x.mat"
+    scipy.io.savemat(path, {"d_depth": np.zeros((240, 320, 1), np.uint8)})
+    content = bytearray(path.read_bytes())
+    size = content.index((240 * 320).to_bytes(4, "little"))
+    content[size : size + 4] = (2**27).to_bytes(4, "little")
+    packed = zlib.compress(bytes(content[128:]) + bytes(2**24))
+    tag = (15).to_bytes(4, "little") + len(packed).to_bytes(4, "little")
+    path.write_bytes(bytes(content[:128]) + tag + packed)
+    with pytest.raises(ValueError, match="x.mat: expected at most 1000000 bytes, unpa"):
+        utd_mhad.read_matrix(path, "d_depth", (240, 320))
+
+
+def test_more_frames_than_a_recording_has_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(utd_mhad, "MOST_FRAMES", 5)
+    fabricate.utd_mhad(tmp_path / "source")
+    with pytest.raises(ValueError, match="d_depth must have at most 5 frames, got 6"):
+        load(tmp_path, "train")
+    path = tmp_path / "source/Depth/a1_s1_t1_depth.mat"
+    with pytest.raises(ValueError, match=r"at most 5 frames, got \[240, 320, 6\]"):
+        utd_mhad.read_matrix(path, "d_depth", (240, 320))
+
+
+def test_a_matlab_file_of_another_version_is_refused(tmp_path):
+    scipy.io.savemat(tmp_path / "x.mat", {"d_depth": np.zeros((240, 320))}, format="4")
+    with pytest.raises(ValueError, match="x.mat: not a whole MATLAB file of version 5"):
+        utd_mhad.read_matrix(tmp_path / "x.mat", "d_depth", (240, 320))
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="the real recordings are not at hand")

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import tarfile
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -187,10 +189,23 @@ def _built(kind: Callable[..., FrameBuilder], **options: Any) -> Callable[[Path]
         builder._source, builder._bar = folder / "source", tqdm(disable=True)
         splits = builder.splits(builder._checked_source())
         for items in splits.values():
-            if items:
-                list(builder.examples(items[:2]))
+            for example in builder.examples(items[:2]) if items else ():
+                _check_example(example)
 
     return read
+
+
+def _check_example(example: dict[str, Any]) -> None:
+    visible = example["visible"]
+    assert (np.abs(example["joints_px"][visible]) <= schema.MOST_PX + 1).all()
+    assert not (np.abs(example["joints_m"]) > schema.MOST_M).any()
+    assert not (np.abs(example["camera"]) > schema.MOST_FOCAL_PX).any()
+
+
+def _read_coco(folder: Path) -> None:
+    content = coco.read(folder / "annotations.json")
+    for person in content.persons:
+        _check_example({**vars(person), "camera": content.camera})
 
 
 def _prepared(folder: Path) -> None:
@@ -208,6 +223,21 @@ def _read_prepared(folder: Path) -> None:
 
 def _mocap(folder: Path) -> None:
     write_motions(folder / "01", clips=2)
+
+
+def _motions(folder: Path) -> None:
+    for clip in read_clips(folder):
+        assert np.isfinite(clip.rotations).all() and np.isfinite(clip.directions).all()
+
+
+def _archives(folder: Path) -> None:
+    with tempfile.TemporaryDirectory() as source:
+        write_motions(Path(source) / "01", clips=2)
+        for ending, form in (("", tarfile.USTAR_FORMAT), (".gz", tarfile.PAX_FORMAT)):
+            (folder / f"x{ending}").mkdir()
+            path = folder / f"x{ending}" / f"all.tar{ending}"
+            with tarfile.open(path, f"w:{ending[1:]}", format=form) as archive:
+                archive.add(Path(source) / "01", arcname="01")
 
 
 BINARY = mutate.binary
@@ -240,7 +270,7 @@ TARGETS: Sequence[Target] = (
     Target(
         "coco",
         fabricate.coco,
-        lambda folder: coco.read(folder / "annotations.json"),
+        _read_coco,
         {".json": mutate.json_text},
     ),
     Target(
@@ -275,7 +305,8 @@ TARGETS: Sequence[Target] = (
         _built(Astar),
         {"shand": mutate.text, "skdepth": BINARY},
     ),
-    Target("mocap", _mocap, read_clips, {".asf": mutate.text, ".amc": mutate.text}),
+    Target("mocap", _mocap, _motions, {".asf": mutate.text, ".amc": mutate.text}),
+    Target("archive", _archives, _motions, {".tar": BINARY, ".gz": BINARY}, slow=True),
     Target(
         "utd_mhad",
         lambda folder: fabricate.utd_mhad(folder / "source", frames=5),
