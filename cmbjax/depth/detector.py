@@ -5,6 +5,7 @@ Pixels: the centre of the top-left pixel is (0.5, 0.5).
 """
 
 import functools
+import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ from cmbjax.files import checksum, read_json
 from cmbjax.sessions import open_session
 
 SIDE = 160  # pixels of the square that the network sees; a frame is thinned out to it
+LEAST_FILLED = 0.75  # of its side, where pixels are evenly spaced
 STRIDE = 4  # pixels of that square a cell
 UNIT = 8.0  # pixels: distances are predicted as logarithms of multiples of it
 LEAST_SCORE = 0.33
@@ -118,13 +120,13 @@ class Sight(NamedTuple):
     Attributes:
         image: float32 [SIDE, SIDE, 3]: depth relative to the frame's own range,
             whether there is a reading, and depth in units of 4 m (0 without a unit).
-        thinning: Pixels of the frame a pixel.
+        thinning: Pixels of the frame a pixel, at least 1.
         nearest: Depth that is -1 in the first channel.
         span: Depth from there to 1.
     """
 
     image: np.ndarray
-    thinning: int
+    thinning: float
     nearest: float
     span: float
 
@@ -136,8 +138,15 @@ def look(depth: np.ndarray, *, metric: bool) -> Sight:
         depth: [height, width], 0 = no reading.
         metric: Whether it is in millimetres.
     """
-    thinning = -(-max(depth.shape) // SIDE)
-    small = depth[::thinning, ::thinning].astype(np.float32)
+    longer = max(depth.shape)
+    thinning = float(-(-longer // SIDE))  # whole: pixels that are evenly spaced
+    if longer < LEAST_FILLED * SIDE * thinning:
+        thinning = max(longer / SIDE, 1.0)
+    rows, columns = (
+        (np.arange(math.ceil(size / thinning - 1e-6)) * thinning).astype(int)
+        for size in depth.shape
+    )
+    small = depth[np.ix_(rows, columns)].astype(np.float32)
     valid = small > 0
     if metric:
         valid &= small < FARTHEST_MM
@@ -148,11 +157,11 @@ def look(depth: np.ndarray, *, metric: bool) -> Sight:
     nearest, farthest = np.percentile(readings[:: 1 + readings.size // 4000], [3, 97])
     span = max(float(farthest - nearest), 50.0 if metric else 4.0)
     relative = np.clip(2 * (small - nearest) / span - 1, -2, 2)
-    rows, columns = small.shape
-    image[:rows, :columns, 0] = np.where(valid, relative, 0)
-    image[:rows, :columns, 1] = valid
+    part = image[: len(rows), : len(columns)]
+    part[..., 0] = np.where(valid, relative, 0)
+    part[..., 1] = valid
     if metric:
-        image[:rows, :columns, 2] = np.where(valid, np.minimum(small / 4000, 2), 0)
+        part[..., 2] = np.where(valid, np.minimum(small / 4000, 2), 0)
     return Sight(image, thinning, float(nearest), span)
 
 
@@ -172,7 +181,7 @@ def without_flecks(depth: np.ndarray) -> np.ndarray:
 
 
 def decode(
-    maps: np.ndarray, sight: Sight, shape: tuple[int, ...], least_score: float
+    maps: np.ndarray, sight: Sight, shape: tuple[float, ...], least_score: float
 ) -> list[Person]:
     """Returns the people in what the network gave, the surest first.
 
@@ -217,7 +226,7 @@ def mirrored(maps: np.ndarray) -> np.ndarray:
 
 
 def _box(
-    at: np.ndarray, sides: np.ndarray, thinning: int, shape: tuple[int, ...]
+    at: np.ndarray, sides: np.ndarray, thinning: float, shape: tuple[float, ...]
 ) -> np.ndarray:
     """Returns a box in a frame, given logarithms of how far its sides are."""
     reach = UNIT * np.exp(np.clip(sides, -4, 4))

@@ -10,11 +10,15 @@ import numpy as np
 ENDINGS = (".png", ".npy")
 MAX_PIXELS = 2**24  # of a file: a few bytes can claim to be more than the memory holds
 PNG = b"\x89PNG\r\n\x1a\n"
+MOST_BYTES, MORE_BYTES = 16, 2**20  # of a PNG: a pixel, and what is beside the image
+MOST_HEADER = 10_000  # bytes of a .npy, which says how long its header is
 NEAREST_M, FARTHEST_M = 0.05, 50.0  # a median reading outside is in other units
-# A value for no reading is far, no pixel lies between it and the others, and it is
-# found often: 9999 and 10000, say.
-LEAST_FAR_MM, FAR_GAP, LEAST_FAR_SHARE = 6000, 1.25, 0.001
-LEAST_OUTLIERS = 0.005  # of a frame: clean ones have up to 0.001, at corners
+BEYOND_MM = 65_500  # is no reading: 65535, and what 16 bits cannot tell
+# A far value for no reading, or two beside one another, such as 9999 and 10000: it is
+# found often, and hardly anything is a little nearer or farther, as a wall's noise is.
+LEAST_FAR_MM, LEAST_FAR_SHARE = 6000, 0.001
+SAME_FAR, NEAR_FAR, MOST_NEAR = 1.001, 1.25, 0.1
+LEAST_OUTLIERS = 0.02  # of a frame: people far away in small ones have up to half that
 
 
 def files_of(folder: Path) -> list[Path]:
@@ -52,13 +56,28 @@ def read_frame(path: Path, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     if path.suffix.lower() != ".npy":
         raise ValueError(f"{path}: expected a .png or .npy file, got {path.suffix!r}")
     try:
+        _check_header(path)
         frame = np.lib.format.open_memmap(path, mode="r")
     # What a changed header raises is not documented: among others SyntaxError,
     # TokenError, TypeError, OverflowError.
     except Exception as error:
         raise ValueError(f"{path}: not a whole .npy array ({error})") from None
     _check_size(path, frame.shape, max_pixels)
+    if frame.dtype.kind not in "uif":  # others may have megabytes a pixel
+        raise ValueError(
+            f"{path}: expected integers or floats in metres, got {frame.dtype!s:.40}"
+        )
     return np.array(frame)
+
+
+def _check_header(path: Path) -> None:
+    """Refuses a .npy file whose header NumPy would read gigabytes of."""
+    with path.open("rb") as file:
+        start = file.read(12)
+    # After six letters the version: of the first the length has two bytes, then four.
+    length = int.from_bytes(start[8:12], "little") if start[6:7] > b"\1" else 0
+    if length > MOST_HEADER:
+        raise ValueError(f"a header of {length} bytes")
 
 
 def _check_size(path: Path, shape: tuple[int, ...], max_pixels: int) -> None:
@@ -75,15 +94,16 @@ def to_millimetres(
     """Returns a frame in millimetres, 0 = no reading; beyond 65.5 m there is none.
 
     Args:
-        frame: [height, width] or [height, width, 1]: integers, of which 0 and the
-            largest of their type are no reading, or floats in metres, where 0, NaN and
-            infinity are none (as in ROS).
+        frame: [height, width] or [height, width, 1]: integers, of which 0, 65535 and
+            the largest of their type are no reading, or floats in metres, where 0, NaN
+            and infinity are none (as in ROS). Nor are negative ones, if there are few.
         depth_scale: Metres per unit of integers.
         name: For errors.
 
     Raises:
-        ValueError: It has another shape or type, holds no reading at all or negative
-            ones, or its readings are no distances of a room in that unit.
+        ValueError: It has another shape or type, holds no reading at all or more
+            negative ones than others, or its readings are no distances of a room in
+            that unit.
     """
     frame = np.asarray(frame)
     if frame.ndim == 3 and frame.shape[-1] == 1:
@@ -104,10 +124,17 @@ def to_millimetres(
         millimetres *= np.float32(1000 if is_float else 1000 * depth_scale)
     if not is_float:  # some cameras have the largest number where there is no reading
         millimetres[frame == np.iinfo(frame.dtype).max] = 0
+        if frame.dtype.itemsize > 2:
+            millimetres[frame == np.iinfo(np.uint16).max] = 0
     millimetres[~np.isfinite(millimetres)] = 0
-    if (lowest := float(millimetres.min())) < 0:
-        raise ValueError(f"{name}: negative depth, from {lowest / 1000:g} m")
-    valid = millimetres[millimetres > 0]
+    is_negative = millimetres < 0
+    if 2 * np.count_nonzero(is_negative) > np.count_nonzero(millimetres):
+        lowest = float(millimetres.min()) / 1000
+        raise ValueError(f"{name}: negative depth, from {lowest:g} m")
+    millimetres[is_negative] = 0
+    valid = millimetres[(millimetres > 0) & (millimetres < BEYOND_MM)]
+    if not valid.size:
+        valid = millimetres[millimetres > 0]
     if not valid.size:
         what = "0"
         if is_float and not np.isfinite(frame).all():
@@ -123,7 +150,7 @@ def to_millimetres(
             f"{NEAREST_M:g} to {FARTHEST_M:g} m: another unit?"
         )
     np.rint(millimetres, out=millimetres)
-    millimetres[millimetres >= 2**16] = 0
+    millimetres[millimetres >= BEYOND_MM] = 0
     return millimetres.astype(np.uint16)
 
 
@@ -131,20 +158,24 @@ def without_far_value(depth: np.ndarray) -> np.ndarray:
     """Returns depth with 0 for a far value that stands for no reading, if there is one.
 
     Of a wall so far away, at one distance in all its pixels, nothing is lost that
-    matters.
+    matters; a frame that is nothing else stays.
 
     Args:
         depth: uint16 [height, width] millimetres, 0 = no reading.
     """
-    largest = int(depth.max(initial=0))
-    if largest < LEAST_FAR_MM:
+    far = depth[depth >= LEAST_FAR_MM]
+    if far.size < LEAST_FAR_SHARE * depth.size:
         return depth
-    is_largest = depth == largest
-    others = int(np.where(is_largest, 0, depth).max())
-    is_apart = 0 < FAR_GAP * others < largest
-    if not is_apart or is_largest.mean() < LEAST_FAR_SHARE:
-        return depth
-    return np.where(is_largest, 0, depth)
+    value = int(np.bincount(far).argmax())
+
+    def within(factor: float) -> np.ndarray:
+        return (depth * factor >= value) & (depth <= value * factor)
+
+    is_value = within(SAME_FAR)
+    number = np.count_nonzero(is_value)
+    is_often = LEAST_FAR_SHARE * depth.size <= number < np.count_nonzero(depth)
+    beside = np.count_nonzero(within(NEAR_FAR)) - number
+    return depth * ~is_value if is_often and beside <= MOST_NEAR * number else depth
 
 
 def without_outliers(depth: np.ndarray) -> np.ndarray:
@@ -156,7 +187,7 @@ def without_outliers(depth: np.ndarray) -> np.ndarray:
     Args:
         depth: uint16 [height, width], 0 = no reading.
     """
-    median = cv2.medianBlur(depth, 3)
+    median = np.asarray(cv2.medianBlur(depth, 3), np.uint16)
     # Half as far again as the nearer of the two; OpenCV's differences end at 0.
     is_near = (cv2.subtract(median, depth) > depth >> 1) & (depth > 0)
     is_far = (cv2.subtract(depth, median) > median >> 1) & (median > 0)
@@ -210,13 +241,22 @@ def read_png(
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such depth image")
-    png = path.read_bytes()
-    # After the signature: the first block's length and name, width and height.
-    if png.startswith(PNG) and len(png) >= 24:
-        _check_size(path, struct.unpack(">II", png[16:24])[::-1], max_pixels)
-    image = unpacked_png(png)
+    number_bytes = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(24)
+    image = None
+    if start.startswith(PNG) and len(start) == 24:
+        # After the signature: the first block's length and name, width and height.
+        height, width = struct.unpack(">II", start[16:])[::-1]
+        _check_size(path, (height, width), max_pixels)
+        if number_bytes > MOST_BYTES * height * width + MORE_BYTES:
+            raise ValueError(
+                f"{path}: {number_bytes} bytes are more than any PNG image of "
+                f"{height} x {width} pixels has"
+            )
+        image = unpacked_png(path.read_bytes())
     if image is None:
-        raise ValueError(f"{path}: not a whole PNG image ({len(png)} bytes)")
+        raise ValueError(f"{path}: not a whole PNG image ({number_bytes} bytes)")
     if image.dtype != dtype:
         raise ValueError(
             f"{path}: expected {8 * np.dtype(dtype).itemsize} bits a channel, "

@@ -5,11 +5,13 @@ down, z forward, metres.
 """
 
 import dataclasses
+import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
+import cv2
 import numpy as np
 
 from cmbjax.calibration import presence, probabilities
@@ -17,6 +19,7 @@ from cmbjax.camera import default_camera
 from cmbjax.depth import crops, detector, lifting
 from cmbjax.depth.images import (
     MAX_PIXELS,
+    checked_depth,
     files_of,
     read_frame,
     to_millimetres,
@@ -30,6 +33,7 @@ from cmbjax.predict.card import (
     CARD_FILE,
     ONNX_FILE,
     Card,
+    MemoryUse,
     find_folder,
     read_card,
 )
@@ -46,22 +50,28 @@ from cmbjax.skeletons import SKELETONS, Skeleton
 
 OUTSIDE, HIDDEN, SEEN = 0, 1, 2  # values of `Pose.visibility`
 SHORT = 0.5  # of a trunk's length in the image
+LEAST_BOX = 2  # pixels of a side of a box that is given: boxes are no fractions
 LEAST_PEAK = 0.12  # of the heat map of a joint that is in the picture
+# Where a joint is out of the picture its map's highest cell is often a low one beside
+# the edge: closer to it, as a part of the box's longer side, peaks are to be higher.
+NEAR_EDGE, LEAST_PEAK_THERE = 0.06, 0.4
 # A pose tells a person from a thing better than the detector, which sees a frame of 160
 # pixels: where the card says how, what the detector is hardly sure of is posed, too.
 LEAST_PRESENCE = 0.5
 POSED_SCORE = 0.12  # of the detector, at least
-MOST_POSED = {"nearest": 6, "all": 10}  # the surest
+MOST_POSED = {"nearest": 6, "all": 30}  # the surest
 AT_ONCE = 3  # of these, where the nearest is asked for; the others if none is somebody
-NEARLY_THE_SURER = 0.6  # of the highest of the detector's scores: those at once
+NEARLY_THE_SURER = 0.4  # of the highest of the detector's scores: those at once
 NEARLY_AS_SURE = 0.85  # as the surest: the nearest of these is the nearest
 # Less of a trunk's length in the image, and a pose less sure than that on the average:
 # which way is up is tried.
 SURE_UP, SURE_POSE = 0.75, 0.6
 TWIN = 1.5  # times what a joint may be off to be right: nearer poses are one person's
 
+# What a frame can be at fault for: what is none, and what takes more than there is.
+FAULTS = (ValueError, OSError, MemoryError, cv2.error)
+
 People = Literal["nearest", "all"]
-MemoryUse = Literal["frozen", "rolling"]
 Side = Literal["", "right", "left"]
 
 
@@ -211,14 +221,14 @@ class Predictor:
             pick(DECODES, "decode", decode)
         if roll not in (None, 0, 90, 180, 270):
             raise ValueError(f"roll must be 0, 90, 180 or 270 degrees, got {roll}")
-        if not 0 < depth_scale < np.inf:
-            raise ValueError(f"depth_scale must be above 0, got {depth_scale}")
+        if not isinstance(depth_scale, int | float) or not 0 < depth_scale < np.inf:
+            raise ValueError(f"depth_scale must be above 0, got {depth_scale!r}")
         if not max_pixels > 0:
             raise ValueError(f"max_pixels must be above 0, got {max_pixels}")
         if least_score is not None and not 0 < least_score < 1:
             raise ValueError(f"least_score must be between 0 and 1, got {least_score}")
         self.card = _checked_card(network)
-        is_default = network in (None, "people")
+        is_default = network is None or str(network) == "people"
         self._above = _checked_card(ABOVE) if is_default else None
         self.skeleton: Skeleton = SKELETONS[self.card.skeleton]
         self.camera = None if camera is None else _checked_camera(camera)
@@ -263,8 +273,8 @@ class Predictor:
                 floats (metres; 0, NaN and infinity = no reading), or the file of one:
                 a 16-bit PNG or .npy.
             boxes: [people, 4] pixels, where people are known; looked for by default.
-                There is a pose for each then, in their order, by the first of the
-                networks, and people are upright unless `roll` says how they are not.
+                There is a pose for each then, in their order; people are upright
+                unless `roll` says how they are not.
 
         Raises:
             FileNotFoundError: There is no such file.
@@ -300,9 +310,9 @@ class Predictor:
         boxes: np.ndarray | None,
         ask: Callable[[View, np.ndarray], Pose],
     ) -> list[Pose]:
+        checked_depth(depth_mm, "a frame that was read", metric=True)
         if boxes is not None:
-            views = [self.crop(depth_mm, box) for box in _checked_boxes(boxes)]
-            return [ask(view, depth_mm) for view in views]
+            return [self._in_box(depth_mm, b, ask) for b in _checked_boxes(boxes)]
         people = self.find(depth_mm)
         if self.people == "all" or not self._poses_tell:
             return self._given([self.pose(depth_mm, person, ask) for person in people])
@@ -314,6 +324,20 @@ class Predictor:
             if given := self._given(poses):
                 return given
         return []
+
+    def _in_box(
+        self,
+        depth_mm: np.ndarray,
+        box: np.ndarray,
+        ask: Callable[[View, np.ndarray], Pose],
+    ) -> Pose:
+        """Returns the pose in a box; not sure, of two networks the surer one's."""
+        tried = []
+        for card in (self.card, self._above):
+            if card is not None and max(map(_how_sure, tried), default=0) < SURE_POSE:
+                view = self.crop(depth_mm, box, card=card)
+                tried.append((view, ask(view, depth_mm)))
+        return max(tried, key=_how_sure)[1]
 
     def _given(self, poses: list[Pose]) -> list[Pose]:
         """Returns the poses of people who are there, each once, nearest first.
@@ -393,12 +417,12 @@ class Predictor:
                 that frame, and the stream goes on. By default the error ends it.
         """
         if isinstance(frames, str | Path):
-            frames = files_of(Path(frames))
+            frames = files_of(_expanded(frames))
         run = Stream(self) if self.memory == "rolling" else self
         for frame in frames:
             try:
                 poses = run(frame)
-            except (ValueError, OSError) as error:
+            except FAULTS as error:
                 if on_error is None:
                     raise
                 on_error(frame, error)
@@ -418,7 +442,7 @@ class Predictor:
         name = "the frame"
         if isinstance(frame, str | Path):
             name = str(frame)
-            frame = read_frame(Path(frame), max_pixels=self.max_pixels)
+            frame = read_frame(_expanded(frame), max_pixels=self.max_pixels)
         depth_mm = to_millimetres(frame, depth_scale=self.depth_scale, name=name)
         return without_outliers(without_far_value(depth_mm))
 
@@ -558,7 +582,10 @@ class Predictor:
             depth_mm, joints_px, joints_m[:, 2], self.skeleton.thick_m
         )
         visibility = np.where(is_hidden, HIDDEN, SEEN).astype(np.uint8)
-        visibility[~is_inside | (peaks < LEAST_PEAK)] = OUTSIDE
+        margin = NEAR_EDGE * float((view.box[2:] - view.box[:2]).max())
+        is_central = in_picture(joints_px, depth_mm.shape, margin)
+        least_peak = np.where(is_central, LEAST_PEAK, LEAST_PEAK_THERE)
+        visibility[~is_inside | (peaks < least_peak)] = OUTSIDE
         pose = Pose(
             joints_px=joints_px,
             joints_m=joints_m.astype(np.float32),
@@ -639,9 +666,19 @@ def _distances(first: Pose, second: Pose) -> np.ndarray:
     return np.linalg.norm(first.joints_m - second.joints_m, axis=1)
 
 
-def in_picture(joints_px: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Returns which joints [joints] are in a picture of shape [height, width]."""
-    return np.asarray(((joints_px >= 0) & (joints_px < shape[::-1])).all(axis=1))
+def in_picture(
+    joints_px: np.ndarray, shape: tuple[int, ...], margin: float = 0.0
+) -> np.ndarray:
+    """Returns which joints [joints] are in a picture of shape [height, width].
+
+    Args:
+        joints_px: [joints, 2] pixels.
+        shape: Of the picture.
+        margin: Pixels that they are to be away from its edges.
+    """
+    size = np.array(shape[::-1])
+    is_there = (joints_px >= margin) & (joints_px < size - margin)
+    return np.asarray(is_there.all(axis=1))
 
 
 def mean_of_surest(pose: Pose, shape: tuple[int, ...]) -> float:
@@ -673,6 +710,10 @@ def side_of(joints_m: np.ndarray, skeleton: Skeleton) -> Side:
     return "right" if float(np.mean(beyond, axis=0) @ normal) > 0 else "left"
 
 
+def _expanded(path: Path | str) -> Path:
+    return Path(os.path.expanduser(path))
+
+
 def _checked_card(network: Path | str | None) -> Card:
     """Reads the card of a network for people, or hands, in millimetres."""
     card = read_card(find_folder(network))
@@ -685,7 +726,7 @@ def _checked_card(network: Path | str | None) -> Card:
 
 
 def _checked_camera(camera: Sequence[float] | np.ndarray) -> np.ndarray:
-    checked = np.asarray(camera, np.float32)
+    checked = _floats(camera)
     is_good = checked.shape == (4,) and np.isfinite(checked).all()
     if not is_good or (checked[:2] <= 0).any():
         raise ValueError(
@@ -696,13 +737,21 @@ def _checked_camera(camera: Sequence[float] | np.ndarray) -> np.ndarray:
 
 
 def _checked_boxes(boxes: np.ndarray) -> list[np.ndarray]:
-    checked = np.asarray(boxes, np.float32)
+    checked = _floats(boxes)
     if checked.shape == (0,):  # of an empty list
         return []
     is_good = checked.ndim == 2 and checked.shape[1] == 4 and np.isfinite(checked).all()
-    if not is_good or (checked[:, 2:] <= checked[:, :2]).any():
+    if not is_good or (checked[:, 2:] - checked[:, :2] < LEAST_BOX).any():
         raise ValueError(
-            "boxes must be [people, 4], x0 < x1 and y0 < y1 in pixels, got "
-            f"{checked.tolist()}"
+            "boxes must be [people, 4], x0, y0, x1, y1 in pixels, at least "
+            f"{LEAST_BOX} wide and high, got {np.asarray(boxes, object).tolist()}"
         )
     return list(checked)
+
+
+def _floats(values: Sequence[float] | np.ndarray) -> np.ndarray:
+    """Returns an array, which is NaN where the values are no numbers of one shape."""
+    try:
+        return np.asarray(values, np.float32)
+    except (TypeError, ValueError):
+        return np.full(4, np.nan, np.float32)

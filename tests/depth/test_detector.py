@@ -48,6 +48,35 @@ def test_a_frame_is_thinned_out_and_scaled_by_what_is_in_it():
     assert not raw.image[..., 2].any()
 
 
+@pytest.mark.parametrize(
+    ("shape", "thinning", "seen"),
+    [
+        ((120, 160), 1.0, (120, 160)),
+        ((60, 100), 1.0, (60, 100)),
+        ((168, 160), 1.05, (160, 153)),
+        ((150, 200), 1.25, (120, 160)),
+        ((212, 256), 2.0, (106, 128)),  # of K2HPD: evenly spaced pixels fill enough
+        ((242, 322), 2.0125, (121, 160)),
+        ((424, 512), 4.0, (106, 128)),
+    ],
+)
+def test_whatever_its_size_a_frame_fills_most_of_what_the_network_sees(
+    shape, thinning, seen
+):
+    depth = (1 + np.arange(np.prod(shape)) % 60_000).reshape(shape).astype(np.uint16)
+    shown = detector.look(depth, metric=False)
+    assert shown.thinning == pytest.approx(thinning)
+    filled = np.flatnonzero(shown.image[0, :, 1]), np.flatnonzero(shown.image[:, 0, 1])
+    assert (len(filled[1]), len(filled[0])) == seen
+    assert shown.image[: seen[0], : seen[1], 1].all()
+    # Pixels as far apart as the thinning says, the first one first.
+    columns = (np.arange(seen[1]) * thinning).astype(int)
+    relative = 2 * (depth[0, columns] - shown.nearest) / shown.span - 1
+    np.testing.assert_allclose(
+        shown.image[0, : seen[1], 0], np.clip(relative, -2, 2), atol=1e-5
+    )
+
+
 def test_far_values_are_no_readings_and_a_frame_without_any_is_empty():
     depth = np.full((50, 60), 2000, np.uint16)
     depth[:25] = 65535

@@ -1,3 +1,4 @@
+import os
 import resource
 import struct
 import zlib
@@ -21,6 +22,13 @@ def test_millimetres_by_hand():
     # 70 m cannot be told in 16 bits, and is no person's distance.
     far = np.array([[1.0, 1.0, 70.0]])
     np.testing.assert_array_equal(images.to_millimetres(far), [[1000, 1000, 0]])
+    # 65535 is no reading in wider types either, whatever the unit, nor is a negative.
+    wide = np.array([[65535, 65535, 2000, -1]], np.int32)
+    np.testing.assert_array_equal(images.to_millimetres(wide), [[0, 0, 2000, 0]])
+    half = images.to_millimetres(wide, depth_scale=0.0005)
+    np.testing.assert_array_equal(half, [[0, 0, 1000, 0]])
+    told = np.array([[65.535, 65.535, 2.0, -0.001, -1.0]])
+    np.testing.assert_array_equal(images.to_millimetres(told), [[0, 0, 2000, 0, 0]])
     column = metres[..., None]
     np.testing.assert_array_equal(
         images.to_millimetres(column), images.to_millimetres(metres)
@@ -122,6 +130,42 @@ def test_a_file_that_says_it_is_huge_is_refused_unread(tmp_path):
         images.read_frame(array)
 
 
+def test_a_file_that_is_huge_itself_is_refused_unread(tmp_path):
+    """Of 30 GB, as a file system makes them of a good one by `truncate`: no memory."""
+    depth = np.full((30, 40), 1000, np.uint16)
+    good = schema.encode_png(depth)
+    (tmp_path / "x.png").write_bytes(good)
+    np.save(tmp_path / "x.npy", depth)
+    npy = (tmp_path / "x.npy").read_bytes()
+    version_2 = npy[:6] + b"\2\0" + b"\xff\xff\xff\x7f" + npy[10:]
+    np.lib.format.open_memmap(
+        tmp_path / "wide.npy", mode="w+", dtype="<U200000000", shape=(4, 6)
+    )
+    cases = [
+        ("x.png", good, r"30000000000 bytes are more than any PNG image of 30 x 40"),
+        ("y.png", b"junk" * 9, r"not a whole PNG image \(30000000000 bytes"),
+        ("y.npy", version_2, r"not a whole \.npy array \(a header of 2147483647"),
+        ("wide.npy", None, r"expected integers or floats in metres, got <U200000000"),
+    ]
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for name, content, says in cases:
+        path = tmp_path / name
+        if content is not None:
+            path.write_bytes(content)
+            os.truncate(path, 30 * 10**9)
+        with pytest.raises(ValueError, match=f"{name}: {says}"):
+            images.read_frame(path)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**16  # KiB
+    # With as much beside the image as a camera might write there it is read.
+    text = b"tEXt" + b"k\0" + bytes(2**20)
+    block = (
+        struct.pack(">I", len(text) - 4) + text + struct.pack(">I", zlib.crc32(text))
+    )
+    at = good.index(b"IDAT") - 4
+    (tmp_path / "x.png").write_bytes(good[:at] + block + good[at:])
+    np.testing.assert_array_equal(images.read_frame(tmp_path / "x.png"), depth)
+
+
 def test_a_block_that_says_it_is_huge_takes_no_memory(tmp_path):
     """OpenCV alone takes as much as the block's length says: here 3.9 GiB."""
     path = tmp_path / "x.png"
@@ -190,7 +234,8 @@ def test_a_listing_has_files_of_any_spelling_and_no_folders(tmp_path):
     [
         (10_000, 0.2, 4_000, False),
         (9_999, 0.01, 7_900, False),
-        (10_000, 0.2, 9_000, True),  # a room that deep
+        (10_000, 0.9, 20_000, False),  # a room with a little beside the value
+        (10_000, 0.02, 9_990, True),  # a room that deep
         (10_000, 0.0004, 4_000, True),  # one pixel of 2,500 is none
         (5_000, 0.2, 3_000, True),  # a wall
     ],
@@ -202,6 +247,13 @@ def test_a_far_value_for_no_reading_is_none(largest, share, others, is_reading):
     np.testing.assert_array_equal(images.without_far_value(depth), expected)
 
 
+def test_two_values_for_no_reading_and_a_pixel_beside_them_are_told_apart():
+    depth = np.full((50, 50), 2_000, np.uint16)
+    depth[:20], depth[20:30], depth[30, 30] = 9_999, 10_000, 8_500
+    expected = np.where(np.isin(depth, (9_999, 10_000)), 0, depth)
+    np.testing.assert_array_equal(images.without_far_value(depth), expected)
+
+
 def test_a_frame_at_one_far_distance_keeps_its_readings():
     wall = np.full((4, 5), 9_000, np.uint16)
     np.testing.assert_array_equal(images.without_far_value(wall), wall)
@@ -210,13 +262,13 @@ def test_a_frame_at_one_far_distance_keeps_its_readings():
 def test_single_pixels_far_off_are_no_readings():
     depth = np.full((9, 12), 2_000, np.uint16)
     depth[:, 6:] = 2_900  # an edge, less than half as far again
-    depth[4:6, 1:4] = 1_000  # two pixels wide
+    depth[4:6, 1:4] = 1_000  # two pixels high
     expected = depth.copy()
     for row, column, value in ((1, 1, 300), (2, 9, 5_000), (7, 4, 65_535)):
         depth[row, column] = value
         expected[row, column] = 0
     cleaned = images.without_outliers(depth)
-    # Of the block two pixels wide the corners have a median behind them.
+    # The block's corners have a median that lies behind it.
     expected[[4, 4, 5, 5], [1, 3, 1, 3]] = 0
     np.testing.assert_array_equal(cleaned, expected)
 

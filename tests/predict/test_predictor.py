@@ -21,7 +21,7 @@ from cmbjax.data.views import Preparation
 from cmbjax.depth import crops, detector
 from cmbjax.evaluate import predictions
 from cmbjax.predict import overlay, records
-from cmbjax.predict.card import WEIGHTS, read_card
+from cmbjax.predict.card import WEIGHTS, Arguments, read_card
 from cmbjax.predict.predictor import (
     Pose,
     Predictor,
@@ -90,24 +90,26 @@ def test_joints_are_seen_hidden_or_not_in_the_picture(small):
     maps[0, :, :, 2] *= 0.1  # hardly anywhere
     maps[0, :, :, 3] = 0
     maps[0, 0, 8, 3] = 0.6  # above the picture
+    maps[0, :, :, 4:6] = 0
+    maps[0, 2, 8, 4:6] = 0.39, 0.41  # beside the upper edge: a low peak, a higher one
     pose = predictor.decode(
         view, {"heatmaps": maps, "depth_maps": np.zeros_like(maps)}, depth_mm
     )
-    assert pose.joints_px[3, 1] < 0 < pose.joints_px[0, 1]
-    assert pose.visibility.tolist() == [2, 1, 0, 0] + [2] * 11
+    assert pose.joints_px[3, 1] < 0 < pose.joints_px[4, 1] < 3.6  # 0.06 of 60 pixels
+    assert pose.visibility.tolist() == [2, 1, 0, 0, 0, 2] + [2] * 9
     for seen, all_of_them in (
         (pose.seen_px, pose.joints_px),
         (pose.seen_m, pose.joints_m),
     ):
-        assert np.isnan(seen[1:4]).all()
-        np.testing.assert_array_equal(seen[4:], all_of_them[4:])
+        assert np.isnan(seen[1:5]).all()
+        np.testing.assert_array_equal(seen[5:], all_of_them[5:])
     line = records.line(Path("a.png"), [pose], predictor.camera, BODY15, depth_mm.shape)
     (person_of_file,) = records.coco([line], BODY15, Path())["annotations"]
     keypoints = np.reshape(person_of_file["keypoints"], (15, 3))
-    assert person_of_file["num_keypoints"] == 13
+    assert person_of_file["num_keypoints"] == 12
     np.testing.assert_array_equal(keypoints[:, 2], pose.visibility)
     np.testing.assert_allclose(keypoints[1, :2], pose.joints_px[1], atol=0.01)
-    assert not keypoints[2:4].any()
+    assert not keypoints[2:5].any()
 
 
 def test_confidence_is_the_probability_that_the_card_says(small):
@@ -368,6 +370,23 @@ def test_files_arrays_and_units_give_one_pose(small, tmp_path):
         np.testing.assert_array_equal(pose.joints_m, first.joints_m)
 
 
+def test_poses_are_of_frames_that_were_read(small):
+    predictor = Predictor(small["maps"])
+    for boxes in (None, [[10.0, 10, 90, 200]]):
+        with pytest.raises(ValueError, match=r"that was read must be .* uint16, got"):
+            predictor.poses(np.full((240, 320), 2.5, np.float32), boxes=boxes)
+
+
+def test_a_far_value_for_no_reading_changes_nothing():
+    depth = person(0).depth_mm.copy()
+    depth[np.random.default_rng(0).random(depth.shape) < 0.2] = 0
+    predictor = Predictor(camera=ITOP_CAMERA)
+    (expected,) = predictor(depth)
+    for value in (10_000, 12_345):
+        (pose,) = predictor(np.where(depth == 0, np.uint16(value), depth))
+        np.testing.assert_array_equal(pose.joints_m, expected.joints_m)
+
+
 def test_a_frame_without_a_person_gives_no_pose(small):
     wall = np.full((240, 320), 4000, np.uint16)
     predictor = Predictor(small["maps"])
@@ -375,7 +394,9 @@ def test_a_frame_without_a_person_gives_no_pose(small):
     assert len(predictor(wall, boxes=np.array([[10.0, 10, 90, 200]]))) == 1
     for boxes, says in (
         ([10.0, 10, 90, 200], r"boxes must be \[people, 4\]"),
-        ([[10.0, 10, 10, 200]], "x0 < x1 and y0 < y1 in pixels, got"),
+        ([[10.0, 10, 10, 200]], "x0, y0, x1, y1 in pixels, at least 2 wide and high"),
+        ([[0.1, 0.1, 0.9, 0.9]], "at least 2 wide and high, got"),
+        (["a"], r"boxes must be \[people, 4\], .* got \['a'\]"),
         ([[400.0, 10, 500, 200]], r"box \[400.0, .* holds no reading"),
     ):
         with pytest.raises(ValueError, match=says):
@@ -409,6 +430,8 @@ def test_bad_arguments_are_refused(small, tmp_path):
         ({"depth_scale": 0.0}, "depth_scale must be above 0, got 0"),
         ({"camera": (285, 285, 160)}, r"camera must be \[fx, fy, cx, cy\]"),
         ({"camera": (0, 285, 160, 120)}, "focal lengths above 0"),
+        ({"camera": "abc"}, r"camera must be \[fx, fy, cx, cy\] .* got abc"),
+        ({"depth_scale": "0.001"}, "depth_scale must be above 0, got '0.001'"),
         ({"least_score": 0.0}, "least_score must be between 0 and 1, got 0"),
         ({"least_score": float("nan")}, "least_score must be between 0 and 1, got nan"),
         ({"decode": "mean"}, "unknown decode 'mean'"),
@@ -444,20 +467,13 @@ def test_onnx_of_which_a_bit_is_flipped_is_refused(small, tmp_path):
 
 def test_card_of_the_first_format_is_read(small, tmp_path):
     stored = json.loads((small["maps"] / "card.json").read_text())
-    del stored["format"], stored["network"]
+    del stored["format"], stored["network"], stored["sha256"]
     (tmp_path / "card.json").write_text(json.dumps(stored))
     old, new = read_card(tmp_path), read_card(small["maps"])
     assert (
         old.network
         == new.network
-        == {
-            "name": "cmb",
-            "num_joints": 15,
-            "width": 0.125,
-            "head3d": "maps",
-            "memory_mode": "shared",
-            "trunk_norm": True,
-        }
+        == Arguments("cmb", 15, 0.125, "maps", "shared", True)
     )
 
 
@@ -637,7 +653,8 @@ def test_who_may_be_seen_from_above_is_posed_by_the_network_that_is_surer(monkey
     assert view.card.folder.name == "people-96"
     alone = Predictor("people-96", camera=ITOP_CAMERA)
     assert len(alone.views(depth, above)) == 1  # the one that was asked for
-    assert len(Predictor("people", camera=ITOP_CAMERA).views(depth, above)) == 2
+    for name in ("people", Path("people")):
+        assert len(Predictor(name, camera=ITOP_CAMERA).views(depth, above)) == 2
     monkeypatch.setattr(predictor, "find", lambda _: [above])
     expected = []
     for name in names:
@@ -649,6 +666,50 @@ def test_who_may_be_seen_from_above_is_posed_by_the_network_that_is_surer(monkey
     (pose,) = predictor(depth)
     np.testing.assert_array_equal(pose.joints_m, surer.joints_m)
     assert surer is expected[0]  # of somebody who stands before the camera
+
+
+def test_in_a_box_the_other_network_is_asked_where_the_first_is_not_sure(monkeypatch):
+    predictor = Predictor(camera=ITOP_CAMERA)
+    depth = person(0).depth_mm
+    (found,) = predictor.find(depth)
+    monkeypatch.setattr(Predictor, "run", lambda _, view: peaked(heights[view.card]))
+    cards = predictor.card, predictor._above
+    for peaks, surer in (((0.9, 0.95), 0), ((0.1, 0.05), 0), ((0.1, 0.9), 1)):
+        heights = dict(zip(cards, peaks, strict=True))
+        asked = []
+
+        def ask(view, depth_mm, asked=asked):
+            asked.append(view.card)
+            return predictor.decode(view, predictor.run(view), depth_mm)
+
+        monkeypatch.setattr(predictor, "ask", ask)
+        (pose,) = predictor(depth, boxes=[found.body_box])
+        assert asked == list(cards)[: 1 if peaks[0] > 0.5 else 2]
+        assert pose.peaks[0] == pytest.approx(peaks[surer], rel=0.2)
+
+
+def test_the_nearest_is_posed_though_another_is_surer(small, monkeypatch):
+    """Who is farther away may be plainer, as a whole: both are asked."""
+    predictor = Predictor(camera=ITOP_CAMERA)
+    depth = np.full((240, 320), 3000, np.uint16)
+    depth[:, 160:] = 2000
+    up = np.array([0, -1], np.float32)
+    box = np.array([60.0, 40, 110, 200], np.float32)
+    surer = detector.Person(box, box, 3000.0, 0.8, up)
+    right = box + [150, 0, 150, 0]
+    near = detector.Person(right, right, 2000.0, 0.4, up)
+    monkeypatch.setattr(predictor, "_detector", lambda *_, **__: [near, surer])
+    monkeypatch.setattr(predictor, "run", lambda view: peaked(0.9))
+    monkeypatch.setattr(predictor, "least_score", 0.01)
+    (pose,) = predictor(depth)
+    both = Predictor(camera=ITOP_CAMERA, people="all", least_score=0.01)
+    monkeypatch.setattr(both, "_detector", lambda *_, **__: [near, surer])
+    monkeypatch.setattr(both, "run", lambda view: peaked(0.9))
+    assert [round(p.depth_m) for p in both(depth)] == [2, 3]
+    if pose.score < NEARLY_AS_SURE * max(p.score for p in both(depth)):
+        assert pose.depth_m == 3
+    else:
+        assert pose.depth_m == 2
 
 
 def test_where_it_is_not_sure_which_way_is_up_each_quarter_turn_is_tried(monkeypatch):
