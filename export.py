@@ -2,12 +2,14 @@
 
 import dataclasses
 import functools
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import tyro
 
@@ -18,19 +20,20 @@ from cmbjax.data.examples import DepthFrames
 from cmbjax.data.flags import RunFlags
 from cmbjax.data.views import Preparation
 from cmbjax.export import card, formats
-from cmbjax.files import write_json, write_text
+from cmbjax.files import write_text
 from cmbjax.models import Network, PoseNet
 from cmbjax.predict import runtimes
 from cmbjax.predict.card import (
-    CARD_FILE,
     FORMAT,
     INT8_FILE,
     MEMORY_FILE,
     ONNX_FILE,
     STABLEHLO_FILE,
     WEIGHTS_FILE,
+    MemoryUse,
     find_folder,
     read_card,
+    write_card,
 )
 from cmbjax.predict.runtimes import load_weights
 from cmbjax.train import step
@@ -50,7 +53,7 @@ class ExportConfig(RunFlags):
     """weights, for cmbjax.load and Predictor; stablehlo, for JAX; onnx, for ONNX
     Runtime, OpenVINO and others; several joined by +; or all of these. int8, beside
     onnx: the same with 8 bits, calibrated on the frames that are checked with."""
-    memory: Literal["frozen", "rolling"] = "frozen"
+    memory: MemoryUse = "frozen"
     """Part of the network, or an input and an output of it."""
     batch_size: int = 1
     """Frames at once; the files know no other number."""
@@ -103,23 +106,25 @@ def main(config: ExportConfig) -> Path:
             "be compared with"
         )
     rolling, slots = config.memory == "rolling", flags.memory_mode == "per_sample"
-    like = step.abstract_state(
-        model, flags.make_optimizer(), side=flags.side, batch_size=flags.batch_size
-    )
-    if rolling and not like.memory:
+    if rolling and not model.remembers:
         raise ValueError(f"--memory=rolling: {flags.model} has no memory; use frozen")
     if rolling and slots and config.batch_size != flags.batch_size:
         raise ValueError(
             f"--memory=rolling needs --batch_size={flags.batch_size}, a frame for each "
             f"slot of this run's per_sample memory, got {config.batch_size}"
         )
+    number = max(2, -(-config.num_frames // config.batch_size))
+    runtime.check_memory(
+        f"--num_frames={config.num_frames} --batch_size={config.batch_size}",
+        number * config.batch_size * flags.side**2,
+        lambda: bytes_to_check(model, flags.side, number, config.batch_size),
+    )
     _, state = run.restore()
     variables = state.variables
     if config.mean_with is not None:
         variables = mean_with(model, variables, config.mean_with, config.mean_share)
-    r = float(step.r_for_prediction(state, flags.r_switch_step))
+    r = step.r_for_prediction(state, flags.r_switch_step)
     preparation = flags.make_preparation(frames)
-    number = max(2, -(-config.num_frames // config.batch_size))
     batches = depth_batches(frames, preparation, number, config.batch_size)
     calibration = run.calibration
     about = {
@@ -193,6 +198,22 @@ def mean_with(model: Network, variables: Any, other: str, share: float) -> Any:
     return jax.tree.map(
         lambda mine, theirs: (1 - share) * mine + share * theirs, variables, others
     )
+
+
+def bytes_to_check(model: Network, side: int, number: int, batch_size: int) -> int:
+    """Returns about how much memory checking on so many batches takes.
+
+    The frames are there twice while they are stacked, and three functions' outputs
+    while these are compared.
+    """
+    depth = jax.ShapeDtypeStruct((1, side, side, 1), jnp.float32)
+    init = functools.partial(model.init, train=False)
+    variables = jax.eval_shape(init, jax.random.key(0), depth)
+    apply = functools.partial(model.apply, train=False)
+    outputs = jax.tree.leaves(jax.eval_shape(apply, variables, depth))
+    kept = 2 * depth.size + 3 * sum(output.size for output in outputs)
+    of_frame = number * kept * depth.dtype.itemsize
+    return batch_size * (of_frame + runtime.bytes_at_once(apply, variables, depth))
 
 
 def depth_batches(
@@ -273,13 +294,16 @@ def write(
     about["inputs"] = {name: list(value.shape) for name, value in arguments.items()}
     about["outputs"] = {name: list(value.shape[1:]) for name, value in outputs.items()}
     about["files"] = card.of_files(sorted(folder.iterdir()))
-    write_json(folder / CARD_FILE, about)
+    write_card(folder, about)
     write_text(folder / card.TEXT_FILE, card.markdown(about))
 
 
 if __name__ == "__main__":
     try:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         runtime.prepare()
         main(tyro.cli(ExportConfig, use_underscores=True))
     except (ValueError, OSError) as error:
         sys.exit(f"export.py: {error}")
+    except KeyboardInterrupt:
+        sys.exit("export.py: interrupted")

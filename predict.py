@@ -1,23 +1,24 @@
 """Finds people, or hands, and their poses: `python predict.py frame.png`."""
 
 import argparse
+import contextlib
 import dataclasses
 import itertools
 import os
 import signal
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import msgspec
 import numpy as np
 
 from cmbjax.depth.images import MAX_PIXELS, files_of
-from cmbjax.files import printable, read_json, read_lines, write_json, write_text
+from cmbjax.files import each_line, only_one, printable, read_json, write_json
 from cmbjax.predict import overlay, records
-from cmbjax.predict.card import NAMES
-from cmbjax.predict.predictor import SEEN, MemoryUse, People, Pose, Predictor
+from cmbjax.predict.card import NAMES, MemoryUse
+from cmbjax.predict.predictor import FAULTS, SEEN, People, Pose, Predictor
 from cmbjax.predict.runtimes import Backend, Precision
 from cmbjax.skeletons import joint_colours
 
@@ -26,8 +27,10 @@ POSES_FILE = "poses.jsonl"
 SETTINGS_FILE = "settings.json"
 COCO_FILE = "annotations.json"
 RERUN_FILE = "poses.rrd"
+LOCK_FILE = "lock"
+OURS = {"network", "weights", "depth_scale"}  # among the settings of every version
 PRINTED = 10  # frames
-LONGEST = 100  # characters of a frame's name in that of its picture
+LONGEST = 100  # bytes of a frame's name in that of its picture
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -171,16 +174,14 @@ def parse(arguments: Sequence[str] | None = None) -> PredictConfig:
 
 
 def main(config: PredictConfig) -> dict[str, list[Pose]]:
-    """Writes the poses of each frame, prints them, and returns the new ones by file.
+    """Writes the poses of each frame, prints the first, and returns these by file.
 
     Raises:
-        ValueError: `--out_dir` has poses of other settings, or no frame can be read.
+        ValueError: `--out_dir` has poses of other settings, or files of others, or no
+            frame can be read.
         KeyboardInterrupt: After the files were written as far as they go.
     """
-    files = [files_of(path.expanduser()) for path in config.frames]
-    # By what they are, not by how they were spelt, and as they were spelt first.
-    by_place = {place_of(path): path for path in reversed([*itertools.chain(*files)])}
-    paths = [by_place[place] for place in reversed(by_place)]
+    frames = frames_of(config.frames)
     network = config.network
     if network is None and config.what != "people":
         network = config.what
@@ -196,75 +197,176 @@ def main(config: PredictConfig) -> dict[str, list[Pose]]:
         precision=config.precision,
         max_pixels=config.max_pixels,
     )
-    out_dir = new_folder(paths[0]) if config.out_dir is None else config.out_dir
-    out_dir = out_dir.expanduser()
-    done = claim(out_dir, config, predictor)
-    paths = [path for path in paths if printable(place_of(path)) not in done]
-    viewer = Viewer(out_dir / RERUN_FILE) if config.rerun else None
-    poses_of: dict[str, list[Pose]] = {}
-    errors: list[Exception] = []
-    try:
-        with (out_dir / POSES_FILE).open("ab") as lines:
-            for path in with_progress(paths):
-                number = len(done) + len(poses_of)
-                try:
-                    depth_mm = predictor.read(path)
-                    poses = predictor.poses(depth_mm)
-                    camera = predictor.intrinsics(depth_mm)
-                    record = records.line(
-                        place_of(path),
-                        poses,
-                        camera,
-                        predictor.skeleton,
-                        depth_mm.shape,
-                    )
-                except (ValueError, OSError) as error:
-                    if config.strict:
-                        raise
-                    said = printable(error)
-                    if str(path) not in str(error):
-                        said = f"{printable(path)}: {said}"
-                    print(f"predict.py: left out: {said}", file=sys.stderr)
-                    errors.append(error)
-                    continue
-                if config.overlays:
-                    name = f"{number:06d}_{printable(path.stem)[:LONGEST]}.png"
-                    joints_px = [pose.seen_px for pose in poses]
-                    picture = out_dir / OVERLAYS / name
-                    overlay.save(picture, depth_mm, joints_px, predictor.skeleton)
-                if viewer:
-                    viewer.log(number, depth_mm, poses, camera, predictor)
-                # Last, and whole: a frame that has a line is done.
-                lines.write(msgspec.json.encode(record) + b"\n")
-                lines.flush()
-                poses_of[str(path)] = poses
-    finally:
-        every = read_lines(out_dir / POSES_FILE, records.Line)
-        write_json(
-            out_dir / COCO_FILE, records.coco(every, predictor.skeleton, out_dir)
-        )
-    if errors and not every:
-        raise errors[0]
-    report(poses_of, len(done), len(errors), out_dir, predictor)
-    if config.camera is None and poses_of:
+    rerun = import_rerun() if config.rerun else None
+    first = Path(next(iter(frames)))
+    with claim(config, predictor, first) as (out_dir, done):
+        viewer = Viewer(out_dir / RERUN_FILE, rerun) if rerun else None
+        new = {
+            place: name
+            for place, name in frames.items()
+            if printable(place) not in done
+        }
+        every = records.Lines(out_dir / POSES_FILE)
+        try:
+            tally = pose(new, predictor, config, out_dir, len(done), viewer)
+        finally:
+            records.write_coco(out_dir / COCO_FILE, every, predictor.skeleton)
+        cameras = records.cameras_of(every)
+        if tally.error and not cameras:
+            raise tally.error
+        report(tally, len(done), out_dir, predictor)
+    if config.camera is None and tally.number:
         assumed = ", ".join(
-            f"{fx:.0f} {fy:.0f} {x:g} {y:g}"
-            for fx, fy, x, y in sorted({record.camera for record in every})
+            f"{fx:.0f} {fy:.0f} {x:g} {y:g}" for fx, fy, x, y in sorted(cameras)
         )
         print(
             f"--camera was not given: assumed {assumed}; metres across the line of "
             "sight are as wrong as the focal length is"
         )
-    return poses_of
+    return tally.first
 
 
-def claim(out_dir: Path, config: PredictConfig, predictor: Predictor) -> set[str]:
-    """Makes a folder for poses, or finds the frames that it has of the same settings.
+def frames_of(paths: Iterable[Path]) -> dict[str, str]:
+    """Returns frames as they are first spelt, by what they are: see `place_of`."""
+    frames: dict[str, str] = {}
+    for path in paths:
+        for file in files_of(Path(os.path.expanduser(path))):
+            frames.setdefault(place_of(file), str(file))
+    return frames
+
+
+def place_of(path: Path | str) -> str:
+    """Returns the path of a frame without dots in it; links stay."""
+    return os.path.abspath(path)
+
+
+@dataclasses.dataclass
+class Tally:
+    """What became of frames.
+
+    Attributes:
+        first: The poses of the first of them, by file.
+        number: Of frames with poses, or nobody in them.
+        number_empty: Of those with nobody.
+        number_left_out: Of frames that are none.
+        error: The first of theirs.
+    """
+
+    first: dict[str, list[Pose]] = dataclasses.field(default_factory=dict)
+    number: int = 0
+    number_empty: int = 0
+    number_left_out: int = 0
+    error: Exception | None = None
+
+
+def pose(
+    frames: dict[str, str],
+    predictor: Predictor,
+    config: PredictConfig,
+    out_dir: Path,
+    number: int,
+    viewer: "Viewer | None",
+) -> Tally:
+    """Writes the poses of frames, and draws them.
+
+    Args:
+        frames: See `frames_of`.
+        predictor: Whose poses.
+        config: Says what is drawn, and whether the first error ends it; others are
+            reported and counted.
+        out_dir: Of `claim`.
+        number: Of the first frame.
+        viewer: Draws, too.
+    """
+    tally, skeleton = Tally(), predictor.skeleton
+    with (out_dir / POSES_FILE).open("ab") as lines:
+        for place, name in with_progress(frames.items()):
+            try:
+                depth_mm = predictor.read(name)
+                poses = predictor.poses(depth_mm)
+                camera = predictor.intrinsics(depth_mm)
+                record = records.line(place, poses, camera, skeleton, depth_mm.shape)
+                if viewer:
+                    viewer.log(number, depth_mm, poses, camera, predictor)
+                if config.overlays:
+                    picture = f"{number:06d}_{short_name(name)}.png"
+                    joints_px = [pose.seen_px for pose in poses]
+                    overlay.save(
+                        out_dir / OVERLAYS / picture, depth_mm, joints_px, skeleton
+                    )
+            except FAULTS as error:
+                told = fault(name, error)
+                if config.strict:
+                    raise told from None
+                print(f"predict.py: left out: {printable(told)}", file=sys.stderr)
+                tally.number_left_out += 1
+                tally.error = tally.error or told
+                continue
+            # Last, and whole: a frame that has a line is done.
+            lines.write(msgspec.json.encode(record) + b"\n")
+            lines.flush()
+            number += 1
+            tally.number += 1
+            tally.number_empty += not poses
+            if tally.number <= PRINTED:
+                tally.first[name] = poses
+    return tally
+
+
+def fault(name: str, error: Exception) -> Exception:
+    """Returns what was wrong with a frame as an error that names its file."""
+    if isinstance(error, ValueError | OSError) and name in str(error):
+        return error
+    said = " ".join(str(error).split()) or "there is not enough memory for it"
+    return ValueError(f"{name}: {said}")
+
+
+@contextlib.contextmanager
+def claim(
+    config: PredictConfig, predictor: Predictor, first: Path
+) -> Iterator[tuple[Path, set[str]]]:
+    """Holds a folder for poses, and the frames that it has of the same settings.
+
+    Args:
+        config: Names the folder; by default it is made.
+        predictor: Whose poses.
+        first: A folder that is made has the name of this frame.
 
     Raises:
-        ValueError: Its poses cannot be gone on with.
+        ValueError: Another process is at it, its poses cannot be gone on with, or files
+            of others are in the way.
     """
-    settings = {
+    if config.out_dir is None:
+        out_dir = new_folder(first)
+    else:
+        out_dir = Path(os.path.expanduser(config.out_dir))
+        check_ours(out_dir, config)
+        out_dir.mkdir(parents=True, exist_ok=True)
+    busy = f"--out_dir={out_dir}: another predict.py is at work in this folder"
+    with only_one(out_dir / LOCK_FILE, busy):
+        before = check_ours(out_dir, config)
+        settings = settings_of(config, predictor)
+        lines = out_dir / POSES_FILE
+        done = set()
+        if lines.exists():
+            done = {record.frame for record in each_line(lines, records.Line)}
+        if done:
+            check_settings(before, settings, out_dir)
+            if config.memory == "rolling" or config.rerun:
+                raise ValueError(
+                    f"--out_dir={out_dir} holds poses already, and neither a rolling "
+                    "memory nor poses.rrd can be gone on with; name another"
+                )
+        (out_dir / OVERLAYS).mkdir(exist_ok=True)
+        write_json(out_dir / SETTINGS_FILE, settings)
+        lines.touch()
+        cut_half_line(lines)
+        yield out_dir, done
+
+
+def settings_of(config: PredictConfig, predictor: Predictor) -> dict[str, Any]:
+    """Returns what poses depend on."""
+    return {
         "network": predictor.card.run,
         "weights": predictor.checksums(),
         "camera": config.camera and list(config.camera),
@@ -274,73 +376,103 @@ def claim(out_dir: Path, config: PredictConfig, predictor: Predictor) -> set[str
         },
         "least_score": predictor.least_score,
     }
-    path, lines = out_dir / SETTINGS_FILE, out_dir / POSES_FILE
-    done = read_lines(lines, records.Line) if lines.exists() else []
-    if done:
-        before = read_json(path) if path.exists() else None
-        if before != settings:
-            before = before if isinstance(before, dict) else {}
-            differ = [
-                name if name == "weights" else f"--{name}"
-                for name in settings
-                if before.get(name) != settings[name]
-            ] or ["of another version"]
-            raise ValueError(
-                f"--out_dir={out_dir} holds poses already, of other settings "
-                f"({', '.join(differ)}); name another"
-            )
-        if config.memory == "rolling" or config.rerun:
-            raise ValueError(
-                f"--out_dir={out_dir} holds poses already, and neither a rolling "
-                "memory nor poses.rrd can be gone on with; name another"
-            )
-    (out_dir / OVERLAYS).mkdir(parents=True, exist_ok=True)
-    write_json(path, settings)
-    if lines.exists():  # without a last line that was cut off
-        write_text(lines, "".join(f"{msgspec.json.encode(x).decode()}\n" for x in done))
-    return {record.frame for record in done}
 
 
-def place_of(path: Path) -> Path:
-    """Returns the path of a frame without dots in it; links stay."""
-    return Path(os.path.abspath(path))
+def check_ours(out_dir: Path, config: PredictConfig) -> dict[str, Any]:
+    """Returns the settings of a folder that this program wrote; of a new one, none.
+
+    Raises:
+        ValueError: A file of others would be written over.
+    """
+    if os.path.lexists(out_dir) and not out_dir.is_dir():
+        raise ValueError(f"--out_dir={out_dir} must be a folder, and is none")
+    path = out_dir / SETTINGS_FILE
+    before = read_json(path) if path.exists() else None
+    if isinstance(before, dict) and before.keys() >= OURS:
+        return before
+    written = [SETTINGS_FILE, POSES_FILE, COCO_FILE, OVERLAYS]
+    written += [RERUN_FILE] if config.rerun else []
+    if there := [name for name in written if os.path.lexists(out_dir / name)]:
+        raise ValueError(
+            f"--out_dir={out_dir} holds {', '.join(there)}, which predict.py did not "
+            "write there; name another"
+        )
+    return {}
+
+
+def check_settings(
+    before: dict[str, Any], settings: dict[str, Any], out_dir: Path
+) -> None:
+    """Refuses to add poses of other settings to those that are there.
+
+    Raises:
+        ValueError: They are of others; names these.
+    """
+    if before == settings:
+        return
+    differ = [
+        name if name == "weights" else f"--{name}"
+        for name in settings
+        if before.get(name) != settings[name]
+    ] or ["of another version"]
+    raise ValueError(
+        f"--out_dir={out_dir} holds poses already, of other settings "
+        f"({', '.join(differ)}); name another"
+    )
+
+
+def cut_half_line(path: Path) -> None:
+    """Cuts off a last line whose writing was interrupted."""
+    with path.open("r+b") as file:
+        whole = sum(len(line) for line in file if line.endswith(b"\n"))
+        file.truncate(whole)
 
 
 def report(
-    poses_of: dict[str, list[Pose]],
-    number_before: int,
-    number_left_out: int,
-    out_dir: Path,
-    predictor: Predictor,
+    tally: Tally, number_before: int, out_dir: Path, predictor: Predictor
 ) -> None:
     """Prints the first poses, and what became of the frames."""
-    for name, poses in itertools.islice(poses_of.items(), PRINTED):
+    for name, poses in tally.first.items():
         for description in describe(poses, predictor):
             print(f"{printable(name)}: {description}")
-    number_empty = sum(not poses for poses in poses_of.values())
-    counts = [f"{len(poses_of)} frames", f"{number_empty} without a {_noun(predictor)}"]
+    noun = _noun(predictor)
+    counts = [f"{tally.number} frames", f"{tally.number_empty} without a {noun}"]
     if number_before:
         counts.append(f"{number_before} more were there already")
-    if number_left_out:
-        counts.append(f"{number_left_out} left out, as they cannot be read")
+    if tally.number_left_out:
+        counts.append(f"{tally.number_left_out} left out, as they cannot be read")
     print(f"{', '.join(counts)}; {printable(out_dir)}")
 
 
-def with_progress(paths: Sequence[Path]) -> Iterable[Path]:
-    """Returns the paths, with a bar where somebody looks and there are several."""
-    if len(paths) == 1 or not sys.stderr.isatty():
-        return paths
+def with_progress(
+    frames: Collection[tuple[str, str]],
+) -> Iterable[tuple[str, str]]:
+    """Returns the frames, with a bar where somebody looks and there are several."""
+    if len(frames) == 1 or not sys.stderr.isatty():
+        return frames
     try:
         from tqdm import tqdm
     except ImportError:  # prediction does without
-        return paths
-    return tqdm(paths, unit="frame")
+        return frames
+    return tqdm(frames, unit="frame")
 
 
 def new_folder(first: Path) -> Path:
-    """Returns a folder in poses/ that is not there yet, named after the first frame."""
-    names = (f"{first.stem}_{n}" if n else first.stem for n in itertools.count())
-    return next(p for name in names if not (p := Path("poses") / name).exists())
+    """Makes a folder in poses/, named after the first frame."""
+    poses, name = Path("poses"), short_name(first)
+    poses.mkdir(exist_ok=True)
+    for number in itertools.count():
+        folder = poses / (f"{name}_{number}" if number else name)
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir()
+            return folder
+    raise AssertionError("there is always another number")
+
+
+def short_name(path: Path | str) -> str:
+    """Returns a frame's name for what is made of it: whole letters, no dots around."""
+    name = printable(Path(path).stem).encode()[:LONGEST]
+    return name.decode(errors="ignore").strip(".") or "frame"
 
 
 def describe(poses: Sequence[Pose], predictor: Predictor) -> Iterator[str]:
@@ -363,17 +495,21 @@ def _noun(predictor: Predictor) -> str:
     return "person" if predictor.skeleton.found_as == "people" else "hand"
 
 
+def import_rerun() -> Any:
+    """Returns the module of the rerun viewer, or says what is missing."""
+    try:
+        import rerun
+    except ImportError:
+        raise ValueError(
+            "--rerun needs rerun-sdk, not installed here: pip install rerun-sdk"
+        ) from None
+    return rerun
+
+
 class Viewer:
     """Writes depth, points and poses for the rerun viewer."""
 
-    def __init__(self, path: Path) -> None:
-        try:
-            import rerun
-        except ImportError:
-            raise ValueError(
-                "--rerun needs rerun-sdk, not installed here: pip install rerun-sdk"
-            ) from None
-        path.parent.mkdir(parents=True, exist_ok=True)
+    def __init__(self, path: Path, rerun: Any) -> None:
         self.rerun = rerun
         rerun.init("cmbjax")
         rerun.save(path)
@@ -425,7 +561,7 @@ if __name__ == "__main__":
     try:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         main(parse())
-    except (ValueError, OSError) as error:
-        sys.exit(f"predict.py: {printable(error)}")
+    except (ValueError, OSError, MemoryError) as error:
+        sys.exit(f"predict.py: {printable(error) or 'there is not enough memory'}")
     except KeyboardInterrupt:
         sys.exit("predict.py: interrupted; with its --out_dir the same command goes on")

@@ -17,7 +17,8 @@ Finite = Annotated[float, msgspec.Meta(gt=-1e6, lt=1e6)]  # of a file's numbers
 
 def checksum(path: Path) -> str:
     """Returns the SHA-256 of a file's content, in hexadecimal digits."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def as_json(value: Any, **layout: Any) -> str:

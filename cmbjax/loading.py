@@ -1,5 +1,6 @@
 """Trained networks by name, for other people's JAX code."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ def load(network: str | Path) -> tuple[Any, dict[str, Any]]:
         FileNotFoundError: There is nothing of that name.
         ValueError: What there is, is damaged or of another version.
     """
-    folder = Path(network).expanduser()
+    folder = Path(os.path.expanduser(network))
     if (folder / "checkpoints").is_dir():
         from cmbjax.train.run import Run
 

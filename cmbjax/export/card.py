@@ -2,12 +2,15 @@
 
 import contextlib
 import functools
+import glob
 import importlib.metadata
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from flax import traverse_util
 
@@ -15,7 +18,7 @@ import cmbjax
 from cmbjax.data.views import Preparation
 from cmbjax.depth import crops
 from cmbjax.export.formats import ONNX_PACKAGES
-from cmbjax.files import checksum, read_json
+from cmbjax.files import checksum, only_one, read_json
 from cmbjax.models.network import Network
 from cmbjax.predict.card import (
     CARD_FILE,
@@ -28,6 +31,8 @@ from cmbjax.predict.card import (
 from cmbjax.train.config import TrainConfig
 
 TEXT_FILE = "README.md"
+LOCK = "export.lock"  # in a folder that becomes another one
+NEW, OLD = "new", "old"
 # Fields of a network that a card holds, where the network has them.
 NETWORK_FIELDS = ("num_joints", "width", "head3d", "memory_mode", "trunk_norm")
 
@@ -45,6 +50,7 @@ def whole_folder(out_dir: Path) -> Iterator[Path]:
         ValueError: `out_dir` is a file, or holds something else.
     """
     out_dir = out_dir.resolve()  # a link stays one
+    clear_away(out_dir)
     if out_dir.exists() and not out_dir.is_dir():
         raise ValueError(f"--out_dir={out_dir} must be a folder, and is a file")
     there = {path.name for path in out_dir.glob("*")}
@@ -57,10 +63,14 @@ def whole_folder(out_dir: Path) -> Iterator[Path]:
             f"but holds {', '.join(others)}"
         )
     out_dir.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(
-        prefix=f".{out_dir.name}.", dir=out_dir.parent, ignore_cleanup_errors=True
-    ) as name:
-        new, old = Path(name) / "new", Path(name) / "old"
+    with (
+        tempfile.TemporaryDirectory(
+            prefix=f".{out_dir.name}.", dir=out_dir.parent, ignore_cleanup_errors=True
+        ) as name,
+        only_one(Path(name) / f"{LOCK}.part", f"{name} is another export.py's"),
+    ):
+        Path(name, f"{LOCK}.part").replace(Path(name, LOCK))  # held by now
+        new, old = Path(name, NEW), Path(name, OLD)
         new.mkdir()
         yield new
         if out_dir.exists():
@@ -70,6 +80,20 @@ def whole_folder(out_dir: Path) -> Iterator[Path]:
         except OSError:
             old.replace(out_dir)
             raise
+
+
+def clear_away(out_dir: Path) -> None:
+    """Ends what an export.py was killed in: what it was to replace is there again."""
+    for path in out_dir.parent.glob(f".{glob.escape(out_dir.name)}.*"):
+        lock, old = path / LOCK, path / OLD
+        if path.is_symlink() or not lock.is_file():
+            continue
+        # Whoever is at work in it holds the lock, and may be gone by now.
+        with contextlib.suppress(ValueError, OSError), only_one(lock, "at work"):
+            if {other.name for other in path.iterdir()} <= {LOCK, NEW, OLD}:
+                if old.exists() and not out_dir.exists():
+                    old.replace(out_dir)
+                shutil.rmtree(path)
 
 
 def of_files(paths: Sequence[Path]) -> Card:
@@ -107,20 +131,52 @@ def command(run: TrainConfig) -> str:
     return " ".join(["python train.py", *words])
 
 
+class _Evaluation(msgspec.Struct):
+    """Of a results.json of evaluate.py, what tells whether it counts here."""
+
+    step: int
+    network: str
+    overall_row: str | None = None  # not in those of earlier versions
+
+
+class _Told(msgspec.Struct):
+    """What a card says of it."""
+
+    frames: str
+    num_frames: int
+    crop: str
+    memory: str
+    decode: str
+    person_found: str
+
+
+class _Table(msgspec.Struct):
+    table: dict[str, dict[str, float | None]]
+
+
 def of_evaluations(run_dir: Path, step: int) -> list[Card]:
-    """Returns what evaluate.py measured of a run after a step, over all joints."""
+    """Returns what evaluate.py measured of a run after a step, over all joints.
+
+    Raises:
+        ValueError: What is in a results.json is none; names the file and the field.
+    """
     measured = []
     for path in sorted(run_dir.glob("evaluations/*/results.json")):
-        results = read_json(path)
-        is_of_step = results["step"] == step and results["network"] == "checkpoint"
-        if not is_of_step or "overall_row" not in results:  # of an earlier version
+        evaluation = read_json(path, _Evaluation)
+        row = evaluation.overall_row
+        is_of_step = (evaluation.step, evaluation.network) == (step, "checkpoint")
+        if not is_of_step or row is None:
             continue
-        metrics = {
-            title: round(column[results["overall_row"]], 1)
-            for title, column in results["table"].items()
-        }
-        keys = ("frames", "num_frames", "crop", "memory", "decode", "person_found")
-        measured.append({key: results[key] for key in keys} | {"metrics": metrics})
+        metrics = {}
+        for title, column in read_json(path, _Table).table.items():
+            if row not in column:
+                raise ValueError(
+                    f"{path}: table: {title} has no {row}, the overall_row"
+                )
+            value = column[row]
+            metrics[title] = float("nan") if value is None else round(value, 1)
+        told = msgspec.structs.asdict(read_json(path, _Told))
+        measured.append(told | {"metrics": metrics})
     return measured
 
 

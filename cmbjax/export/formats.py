@@ -16,7 +16,7 @@ from jax import export
 
 from cmbjax.models import fast
 from cmbjax.models.network import Network, Outputs
-from cmbjax.predict.runtimes import NEW
+from cmbjax.predict import runtimes
 
 Arrays = tuple[Any, ...]  # of JAX, of NumPy, or abstract
 Function = Callable[..., Arrays]
@@ -78,7 +78,7 @@ def forms(
     def of_arrays(step: Callable[..., tuple[Outputs, Variables]]) -> Function:
         def function(depth: Any, *values: Any) -> Arrays:
             outputs, new = step(depth, jax.tree.unflatten(tree, values))
-            return (*_there(outputs).values(), *jax.tree.leaves(new))
+            return (*runtimes.there(outputs).values(), *jax.tree.leaves(new))
 
         return function
 
@@ -107,15 +107,11 @@ def forms(
         folded=of_arrays(in_form(fast.FAST)),
         layers=of_arrays(in_form(fast.LAYERS)),
         memory=blocks,
-        output_names=(*_there(outputs), *(NEW + name for name in blocks)),
+        output_names=(
+            *runtimes.there(outputs),
+            *(runtimes.NEW + name for name in blocks),
+        ),
     )
-
-
-def _there(outputs: Outputs) -> dict[str, Any]:
-    """Returns what there is of a network's outputs, by name."""
-    return {
-        name: value for name, value in outputs._asdict().items() if value is not None
-    }
 
 
 def write_stablehlo(path: Path, function: Function, arguments: Arrays) -> None:

@@ -1,12 +1,16 @@
 """The card of an exported network: what must be known to run it, and to trust it."""
 
 import dataclasses
+import hashlib
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
 
-from cmbjax.files import Finite, checked, checksum, read_json, write_json
+from cmbjax.depth.crops import CropMode
+from cmbjax.files import Finite, as_json, checked, checksum, read_json, write_json
 from cmbjax.skeletons import SKELETONS
 
 CARD_FILE = "card.json"
@@ -21,11 +25,51 @@ WEIGHTS = Path(__file__).parents[1] / "weights"  # a folder each of the package'
 DEFAULT, ABOVE = "people-96", "people-above-96"
 NAMES = {"people": DEFAULT, "hands": "hands-96"}  # of what is to be posed
 
+DIGEST = "sha256"  # field of a card: the checksum of all others
+# Fields that nothing here needs, for who reads a card.
+TOLD = {
+    "format",
+    "model",
+    "parameters",
+    "config",
+    "trained_on",
+    "mean_with",
+    "mean_share",
+    "command",
+    "evaluations",
+    "crop_margin",
+    "dtype",
+    "frames",
+    "versions",
+    "differences",
+    "inputs",
+    DIGEST,
+}
 # What the first format says of a network among its run's flags.
 NETWORK_FLAGS = ("width", "head3d", "memory_mode", "trunk_norm")
 
-
 Above0 = Annotated[float, msgspec.Meta(gt=0, lt=1e6)]
+Count = Annotated[int, msgspec.Meta(ge=1, lt=10**6)]
+MemoryUse = Literal["frozen", "rolling"]
+MemoryMode = Literal["shared", "per_sample"]
+Shapes = Mapping[str, tuple[int, ...]]  # by name
+
+
+class Arguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What makes a network again.
+
+    Attributes:
+        name: In MODELS.
+        num_joints: See `models.Network`, as width and head3d.
+        memory_mode: See `models.PoseNet`, as trunk_norm.
+    """
+
+    name: str
+    num_joints: Count
+    width: Annotated[float, msgspec.Meta(gt=0, le=64)]
+    head3d: Literal["none", "dense", "maps"]
+    memory_mode: MemoryMode
+    trunk_norm: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +91,7 @@ class Card:
 
     Attributes:
         folder: Where it lies.
-        network: Name in MODELS and arguments of the network, and its number of joints.
+        network: What makes it again.
         run: The run that it is of.
         step: Steps that it was trained for.
         skeleton: Name of the joint set.
@@ -65,29 +109,29 @@ class Card:
         calibration: Of each joint's heat map, offset and slope, see
             `calibration.probabilities`; None where it was not measured.
         presence: Coefficients of `calibration.presence`; None where these were not.
-        outputs: Shape of what the files return for a frame, by name.
+        outputs: Shape of what the files return, by name, in their order.
         files: Size and checksum of each file, by name.
     """
 
     folder: Path
-    network: dict[str, Any]
+    network: Arguments
     run: str | None
     step: int
     skeleton: Literal[tuple(SKELETONS)]  # type: ignore[valid-type]
     joints: tuple[str, ...]
     side: Annotated[int, msgspec.Meta(ge=8, le=4096)]
-    crop: Literal["full", "person", "label_box"]
+    crop: CropMode
     depth_range: Above0
     depth_unit: Literal["mm", "raw"]
     stride: Annotated[int, msgspec.Meta(ge=1, le=64)]
     offsets_m: tuple[Finite | None, ...]
-    memory: Literal["frozen", "rolling"]
-    memory_mode: Literal["shared", "per_sample"]
+    memory: MemoryUse
+    memory_mode: MemoryMode
     r: Above0
-    batch_size: Annotated[int, msgspec.Meta(ge=1)]
+    batch_size: Count
     calibration: tuple[tuple[Finite, Finite], ...] | None
     presence: tuple[Finite, Finite, Finite] | None
-    outputs: dict[str, Any]
+    outputs: dict[str, tuple[Count, ...]]
     files: dict[str, FileEntry]
 
     def file(self, name: str) -> Path:
@@ -102,17 +146,33 @@ class Card:
             kinds = {WEIGHTS_FILE: "weights", INT8_FILE: "onnx+weights+int8"}
             kind = kinds.get(name, Path(name).suffix[1:])
             raise FileNotFoundError(f"{path} is not there (export.py --format={kind})")
-        if checksum(path) != self.files[name].sha256:
+        told = self.files[name]
+        if path.stat().st_size != told.bytes or checksum(path) != told.sha256:
             raise ValueError(
-                f"{path} is damaged: its checksum is not that of {CARD_FILE}"
+                f"{path} is damaged: its size or checksum is not that of {CARD_FILE}"
             )
         return path
 
 
+def write_card(folder: Path, about: Mapping[str, Any]) -> None:
+    """Writes the card of a folder, with the checksum of what it says."""
+    told = {name: value for name, value in about.items() if name != DIGEST}
+    write_json(folder / CARD_FILE, told | {DIGEST: _digest(told)})
+
+
 def amend(card: Card, **fields: Any) -> None:
-    """Writes fields into the file of a card, which itself stays as it was read."""
-    path = card.folder / CARD_FILE
-    write_json(path, read_json(path) | fields)
+    """Writes fields into the file of a card, which itself stays as it was read.
+
+    Raises:
+        ValueError: The file is damaged.
+    """
+    read_card(card.folder)
+    write_card(card.folder, read_json(card.folder / CARD_FILE) | fields)
+
+
+def _digest(told: Mapping[str, Any]) -> str:
+    """Returns the checksum of what a card says, in this order and however laid out."""
+    return hashlib.sha256(as_json(told).encode()).hexdigest()
 
 
 def find_folder(network: Path | str | None) -> Path:
@@ -125,7 +185,7 @@ def find_folder(network: Path | str | None) -> Path:
     name = NAMES.get(name, name)
     folder = WEIGHTS / name
     if not (folder / CARD_FILE).is_file():
-        folder = Path(name).expanduser()
+        folder = Path(os.path.expanduser(name))
     if not (folder / CARD_FILE).is_file():
         cards = WEIGHTS.glob(f"*/{CARD_FILE}")
         names = ", ".join(sorted(path.parent.name for path in cards))
@@ -140,12 +200,14 @@ def read_card(folder: Path) -> Card:
     """Reads the card of an exported folder, of this or of the first format.
 
     Raises:
-        ValueError: It is of another format, or lacks something.
+        ValueError: It is damaged, of another format, or lacks something. Cards of
+            earlier versions have no checksum, and only their fields can tell.
     """
     path = folder / CARD_FILE
     stored = read_json(path)
     if not isinstance(stored, dict):
         raise ValueError(f"{path}: expected an object, got {type(stored).__name__}")
+    told = {name: value for name, value in stored.items() if name != DIGEST}
     if "format" not in stored and "config" in stored:
         stored = _from_first_format(stored)
     if stored.get("format") != FORMAT:
@@ -158,15 +220,34 @@ def read_card(folder: Path) -> Card:
     names = {field.name for field in dataclasses.fields(Card)} - {"folder"}
     if missing := sorted(names - stored.keys()):
         raise ValueError(f"{path} lacks {', '.join(missing)}: export the network again")
+    if unknown := sorted(stored.keys() - names - TOLD):
+        raise ValueError(f"{path} has fields that no card has: {', '.join(unknown)}")
     card: Card = checked(stored | {"folder": str(folder)}, Card, str(path))
     expected = SKELETONS[card.skeleton].joints
     per_joint = (card.joints, card.offsets_m, card.calibration or card.joints)
-    if card.joints != expected or len(set(map(len, per_joint))) > 1:
+    numbers = {card.network.num_joints, *map(len, per_joint)}
+    if card.joints != expected or numbers != {len(expected)}:
         raise ValueError(
-            f"{path}: joints, offsets_m and calibration must be of the "
-            f"{len(expected)} joints of {card.skeleton}"
+            f"{path}: joints, offsets_m, calibration and network.num_joints must be of "
+            f"the {len(expected)} joints of {card.skeleton}"
+        )
+    cells = card.side // card.stride
+    heatmaps = (card.batch_size, cells, cells, len(expected))
+    if card.outputs.get("heatmaps") != heatmaps:
+        raise ValueError(
+            f"{path}: batch_size, side, stride and joints make heat maps of "
+            f"{list(heatmaps)}, but outputs are {listed(card.outputs)}"
+        )
+    if DIGEST in stored and stored[DIGEST] != _digest(told):
+        raise ValueError(
+            f"{path} is damaged: what it says has another checksum than its {DIGEST}"
         )
     return card
+
+
+def listed(shapes: Shapes) -> str:
+    """Returns names and shapes, for errors."""
+    return ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
 
 
 def _from_first_format(stored: dict[str, Any]) -> dict[str, Any]:

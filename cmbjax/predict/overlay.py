@@ -6,6 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from cmbjax.files import whole_file
 from cmbjax.skeletons import Skeleton, joint_colours
 
 ENLARGED = 640  # pixels of a picture's longer side, at most, where it is enlarged
@@ -60,11 +61,16 @@ def draw(
 def save(
     path: Path, depth: np.ndarray, poses_px: Sequence[np.ndarray], skeleton: Skeleton
 ) -> None:
-    """Saves what `draw` returns as a PNG."""
+    """Saves what `draw` returns as a PNG, whole or not at all.
+
+    Raises:
+        ValueError: A PNG cannot have that shape.
+    """
     good, png = cv2.imencode(".png", draw(depth, poses_px, skeleton))
     if not good:
         raise ValueError(f"{path}: a picture of {depth.shape} cannot be written as PNG")
-    path.write_bytes(png.tobytes())
+    with whole_file(path) as file:
+        file.write(png.tobytes())
 
 
 def _shaded(depth: np.ndarray) -> np.ndarray:

@@ -1,14 +1,14 @@
 """Poses as records: lines of JSON, and COCO keypoints."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 import numpy as np
 
-from cmbjax.files import printable
+from cmbjax.files import each_line, printable, whole_file
 from cmbjax.predict.predictor import Pose, Side
 from cmbjax.skeletons import Skeleton
 
@@ -56,8 +56,21 @@ class Line(msgspec.Struct):
                 raise ValueError(f"expected people of {len(self.joints)} joints")
 
 
+Camera = tuple[float, float, float, float]
+
+
+class Lines:
+    """The lines of a poses.jsonl, read anew each time, and never all at once."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __iter__(self) -> Iterator[Line]:
+        return each_line(self._path, Line)
+
+
 def line(
-    path: Path,
+    path: Path | str,
     poses: Sequence[Pose],
     camera: np.ndarray,
     skeleton: Skeleton,
@@ -69,8 +82,15 @@ def line(
         ValueError: The network gave what is no number, which JSON does not have.
     """
     for pose in poses:
-        if not all(map(np.isfinite, (*pose.joints_px.flat, *pose.joints_m.flat))):
-            raise ValueError(f"{path}: a joint's place is not a finite number")
+        numbers = (
+            pose.joints_px,
+            pose.joints_m,
+            pose.confidence,
+            pose.box,
+            [pose.depth_m, pose.score],
+        )
+        if not all(np.isfinite(values).all() for values in numbers):
+            raise ValueError(f"{path}: a pose has what is not a finite number")
     return Line(
         frame=printable(path),
         size=(shape[1], shape[0]),
@@ -96,58 +116,21 @@ def coco(lines: Iterable[Line], skeleton: Skeleton, out_dir: Path) -> dict[str, 
     """Returns COCO keypoints, as the data set `folder` reads them.
 
     Args:
-        lines: Of poses.jsonl.
+        lines: Of poses.jsonl; passed through several times.
         skeleton: Of the poses.
         out_dir: Where the file will lie: names of frames are relative to it.
 
     Returns:
-        The file's content; without a camera where frames have several.
+        The file's content, images and annotations one by one; without a camera where
+        frames have several.
     """
-    images: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
-    cameras = set()
-    for record in lines:
-        width, height = record.size
-        cameras.add(record.camera)
-        images.append(
-            {
-                "id": len(images),
-                "file_name": os.path.relpath(record.frame, out_dir),
-                "width": width,
-                "height": height,
-            }
-        )
-        for person in record.people:
-            visibility = np.array(person.visibility)
-            is_there = visibility > 0
-            places = np.where(is_there[:, None], person.joints_px, 0)
-            keypoints = np.column_stack([places, visibility]).ravel()
-            x0, y0, x1, y1 = person.box
-            annotations.append(
-                {
-                    "id": len(annotations),
-                    "image_id": images[-1]["id"],
-                    "category_id": 1,
-                    "keypoints": keypoints.tolist(),
-                    "num_keypoints": int(is_there.sum()),
-                    "bbox": _rounded(np.array([x0, y0, x1 - x0, y1 - y0]), 1),
-                    "area": round((x1 - x0) * (y1 - y0), 2),
-                    "iscrowd": 0,
-                    "score": round(
-                        float(np.mean(person.confidence))
-                        * (1.0 if person.score is None else person.score),
-                        4,
-                    ),
-                    "joints_m": person.joints_m,
-                    **({"side": person.side} if person.side else {}),
-                }
-            )
     bones = [
         [parent + 1, joint + 1]
         for joint, parent in enumerate(skeleton.parents)
         if parent >= 0
     ]
     info: dict[str, Any] = {"description": "predicted by cmbjax"}
+    cameras = cameras_of(lines)
     if len(cameras) == 1:
         (camera,) = cameras
         info["camera"] = dict(zip(("fx", "fy", "cx", "cy"), camera, strict=True))
@@ -161,9 +144,77 @@ def coco(lines: Iterable[Line], skeleton: Skeleton, out_dir: Path) -> dict[str, 
                 "skeleton": bones,
             }
         ],
-        "images": images,
-        "annotations": annotations,
+        "images": _images(lines, out_dir),
+        "annotations": _annotations(lines),
     }
+
+
+def cameras_of(lines: Iterable[Line]) -> set[Camera]:
+    """Returns the cameras that frames have."""
+    return {record.camera for record in lines}
+
+
+def _images(lines: Iterable[Line], out_dir: Path) -> Iterator[dict[str, Any]]:
+    for number, record in enumerate(lines):
+        width, height = record.size
+        yield {
+            "id": number,
+            "file_name": os.path.relpath(record.frame, out_dir),
+            "width": width,
+            "height": height,
+        }
+
+
+def _annotations(lines: Iterable[Line]) -> Iterator[dict[str, Any]]:
+    people = (
+        (image, person)
+        for image, record in enumerate(lines)
+        for person in record.people
+    )
+    for number, (image, person) in enumerate(people):
+        visibility = np.array(person.visibility)
+        is_there = visibility > 0
+        places = np.where(is_there[:, None], person.joints_px, 0)
+        keypoints = np.column_stack([places, visibility]).ravel()
+        x0, y0, x1, y1 = person.box
+        score = 1.0 if person.score is None else person.score
+        yield {
+            "id": number,
+            "image_id": image,
+            "category_id": 1,
+            "keypoints": keypoints.tolist(),
+            "num_keypoints": int(is_there.sum()),
+            "bbox": _rounded(np.array([x0, y0, x1 - x0, y1 - y0]), 1),
+            "area": round((x1 - x0) * (y1 - y0), 2),
+            "iscrowd": 0,
+            "score": round(float(np.mean(person.confidence)) * score, 4),
+            "joints_m": person.joints_m,
+            **({"side": person.side} if person.side else {}),
+        }
+
+
+def write_coco(path: Path, lines: Iterable[Line], skeleton: Skeleton) -> None:
+    """Writes what `coco` returns, whole or not at all, and never holds all of it.
+
+    Args:
+        path: Of the file.
+        lines: Of poses.jsonl.
+        skeleton: Of the poses.
+    """
+    with whole_file(path) as file:
+        start = b"{\n"
+        for name, value in coco(lines, skeleton, path.parent.resolve()).items():
+            file.write(start + msgspec.json.encode(name) + b": ")
+            if isinstance(value, Iterator):
+                file.write(b"[")
+                for number, item in enumerate(value):
+                    file.write(b",\n" if number else b"\n")
+                    file.write(msgspec.json.encode(item))
+                file.write(b"]")
+            else:
+                file.write(msgspec.json.encode(value))
+            start = b",\n"
+        file.write(b"\n}\n")
 
 
 def _rounded(values: np.ndarray, digits: int) -> list[Any]:

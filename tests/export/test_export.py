@@ -6,8 +6,10 @@ import hashlib
 import json
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -21,10 +23,17 @@ import train
 from cmbjax.data.augment import Augmentation
 from cmbjax.evaluate import predictions
 from cmbjax.export import card, formats
-from cmbjax.files import write_json
+from cmbjax.files import only_one
 from cmbjax.models import fast
 from cmbjax.predict import runtimes
-from cmbjax.predict.card import INT8_FILE, ONNX_FILE, STABLEHLO_FILE, WEIGHTS
+from cmbjax.predict.card import (
+    INT8_FILE,
+    ONNX_FILE,
+    STABLEHLO_FILE,
+    WEIGHTS,
+    write_card,
+)
+from cmbjax.skeletons import BODY15
 from cmbjax.train.config import TrainConfig
 from cmbjax.train.run import Run
 from tests import fabricate
@@ -187,7 +196,7 @@ def test_the_texts_own_code_of_the_weights_runs(tmp_path, monkeypatch):
     """A network of label boxes, which is asked for a batch."""
     shutil.copytree(WEIGHTS / "people-96", tmp_path, dirs_exist_ok=True)
     about = json.loads((tmp_path / "card.json").read_text()) | {"crop": "label_box"}
-    write_json(tmp_path / "card.json", about)
+    write_card(tmp_path, about)
     (tmp_path / "README.md").write_text(card.markdown(about))
     monkeypatch.chdir(tmp_path)
     names = {"depth": np.ones((1, 96, 96, 1), np.float32)}
@@ -540,3 +549,137 @@ def test_the_mean_with_another_network_by_hand(run_dir, trained, tmp_path):
         export.mean_with(model, variables, "people-96", 0.5)
     with pytest.raises(ValueError, match="between 0 and 1, got 1"):
         export.ExportConfig(run_dir=run_dir, mean_share=1.0)
+
+
+def killed(tmp_path, *files):
+    """What an export.py that was killed leaves beside `out`."""
+    folder = tmp_path / ".out.ab12cd"
+    for name in ("export.lock", *files):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(name)
+    return folder
+
+
+def test_what_a_killed_export_left_goes_with_the_next(run_dir, tmp_path):
+    config = export.ExportConfig(
+        run_dir=run_dir, out_dir=tmp_path / "out", format="weights", num_frames=2
+    )
+    left = killed(tmp_path, "new/weights.npz")
+    others = [tmp_path / name for name in (".out.git", ".out.12", ".outer.12", "out.x")]
+    for other in others:
+        other.mkdir()
+        (other / "notes.txt").write_text("mine")
+    (others[1] / "export.lock").write_text("")  # beside what is not an export's
+    export.main(config)
+    assert not left.exists() and all(other.exists() for other in others)
+    # Where somebody is at work in it, it stays.
+    left = killed(tmp_path, "new/weights.npz")
+    with only_one(left / "export.lock", "held"):
+        export.main(config)
+        assert left.exists()
+    export.main(config)
+    assert not left.exists()
+
+
+def test_an_export_that_was_killed_while_it_was_replaced_is_there_again(tmp_path):
+    out_dir = tmp_path / "out"
+    left = killed(tmp_path, "old/card.json", "new/card.json")
+    card.clear_away(out_dir)
+    assert (out_dir / "card.json").read_text() == "old/card.json"
+    assert not left.exists()
+    # Of one that was replaced, the newer stays.
+    left = killed(tmp_path, "old/other.json")
+    card.clear_away(out_dir)
+    assert [path.name for path in out_dir.iterdir()] == ["card.json"]
+    assert not left.exists()
+
+
+def test_a_terminated_export_leaves_nothing(run_dir, tmp_path):
+    command = [sys.executable, ROOT / "export.py", "--run_dir", run_dir]
+    running = subprocess.Popen(
+        [*command, "--format=onnx", "--num_frames=2", "--out_dir", tmp_path / "out"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=fabricate.environment(ROOT),
+    )
+    for _ in range(1200):
+        if any(tmp_path.iterdir()) or running.poll() is not None:
+            break
+        time.sleep(0.1)
+    assert [path.name[:5] for path in tmp_path.iterdir()] == [".out."]
+    running.send_signal(signal.SIGTERM)
+    _, said = running.communicate(timeout=120)
+    assert said.endswith("export.py: interrupted\n") and running.returncode == 1
+    assert not any(tmp_path.iterdir())
+
+
+def test_frames_beyond_the_memory_are_refused_by_an_estimate(run_dir, tmp_path):
+    for flags in ({"batch_size": 10**9}, {"num_frames": 10**9}):
+        config = export.ExportConfig(
+            run_dir=run_dir, out_dir=tmp_path / "out", format="weights", **flags
+        )
+        with pytest.raises(ValueError, match=r"--batch_size=.* takes about .* GiB"):
+            export.main(config)
+    assert not (tmp_path / "out").exists()
+    # By hand: of a frame the input twice, and 16 x 16 x 15 heat maps and 15 joints
+    # thrice, float32; what the network holds at once besides.
+    model = Run.open(run_dir).config.make_model(BODY15)
+    one, four = (export.bytes_to_check(model, 32, n, 1) for n in (1, 4))
+    assert four - one == 3 * 4 * (2 * 32 * 32 + 3 * (16 * 16 * 15 + 15 * 3))
+
+
+RESULTS = {
+    "step": 2,
+    "network": "checkpoint",
+    "overall_row": "Full Body",
+    "table": {"PDJ": {"Full Body": 51.26, "Head": 9.0}, "mAP": {"Full Body": None}},
+    "frames": "itop/side, test",
+    "num_frames": 3,
+    "crop": "person",
+    "memory": "frozen",
+    "decode": "dark",
+    "person_found": "3 of 3",
+}
+
+
+def evaluated(folder, results):
+    path = folder / "evaluations/one/results.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(results))
+    return path
+
+
+def test_what_was_evaluated_is_told(tmp_path):
+    evaluated(tmp_path, RESULTS)
+    (told,) = card.of_evaluations(tmp_path, 2)
+    names = ("frames", "num_frames", "crop", "memory", "decode", "person_found")
+    assert {name: told[name] for name in names} == {
+        name: RESULTS[name] for name in names
+    }
+    assert told["metrics"]["PDJ"] == 51.3 and np.isnan(told["metrics"]["mAP"])
+    assert card.of_evaluations(tmp_path, 3) == []
+    evaluated(tmp_path, {"step": 2, "network": "checkpoint"})  # of an earlier version
+    assert card.of_evaluations(tmp_path, 2) == []
+
+
+@pytest.mark.parametrize(
+    ("results", "says"),
+    [
+        ([], "Expected `object`, got `array`"),
+        (None, "Expected `object`, got `null`"),
+        ({}, "missing required field `step`"),
+        (RESULTS | {"table": None}, r"got `null` - at `\$.table`"),
+        (RESULTS | {"table": {"PDJ": None}}, r"got `null` - at `\$.table\[...\]`"),
+        (RESULTS | {"table": {"PDJ": {"Head": 1.0}}}, "table: PDJ has no Full Body"),
+        (RESULTS | {"frames": 3}, r"got `int` - at `\$.frames`"),
+        (
+            {name: value for name, value in RESULTS.items() if name != "frames"},
+            "missing required field `frames`",
+        ),
+    ],
+)
+def test_an_evaluation_that_is_none_is_named(tmp_path, results, says):
+    path = evaluated(tmp_path, results)
+    with pytest.raises(ValueError, match=f"^{re.escape(str(path))}: .*{says}"):
+        card.of_evaluations(tmp_path, 2)
