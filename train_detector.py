@@ -2,11 +2,9 @@
 
 import dataclasses
 import functools
-import json
-import sys
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 import onnx
 import optax
-import orbax.checkpoint as ocp
 import tyro
 from flax import traverse_util
 from tqdm import tqdm
@@ -23,15 +20,28 @@ from tqdm import tqdm
 import datasets
 from cmbjax import runtime
 from cmbjax.data import detection
-from cmbjax.data.flags import Flags
+from cmbjax.data.flags import Flags, check_ranges
 from cmbjax.depth import detector
 from cmbjax.export.card import save_weights
-from cmbjax.files import check_same, checksum, write_json
+from cmbjax.files import (
+    as_json,
+    check_same,
+    checksum,
+    read_npz,
+    whole_file,
+    write_json,
+)
 from cmbjax.models.detector import HEAD, LAYERS, Detector, folded, loss
+from cmbjax.train.checkpoints import Checkpoints
+from cmbjax.train.config import RANGES
+from cmbjax.train.loop import Interrupted, fit, read_records
+from cmbjax.train.run import refuse_foreign
+from cmbjax.train.step import TrainState
 from datasets.crowd.crowd import Crowd
 
 # Of what is found the data set, and its configs.
 TRAINED_ON = {"people": ("crowd", "crowd+above"), "hands": ("hands", "hands")}
+AHEAD = 4  # batches
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,6 +73,10 @@ class DetectorConfig(Flags):
     seed: int = 0
     """Of parameters and views."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_ranges(self, {"learning_rate": RANGES["learning_rate"]})
+
     @property
     def configs(self) -> str:
         """Configs of the data set, joined by +."""
@@ -78,7 +92,7 @@ def claim(config: DetectorConfig) -> None:
     """Makes the run's folder, or finds it to be of this config.
 
     Raises:
-        ValueError: It holds a run of another.
+        ValueError: It holds a run of another, or something else.
     """
     path = config.folder / "config.json"
     flags = ("num_steps", "batch_size", "learning_rate", "seed")
@@ -87,14 +101,43 @@ def claim(config: DetectorConfig) -> None:
     mine["init_from"] = config.init_from and str(config.init_from)
     if path.exists():
         check_same(path, mine, f"--run_dir={config.folder} holds a run")
+    refuse_foreign(config.folder, path.name)
     config.folder.mkdir(parents=True, exist_ok=True)
     write_json(path, mine)
 
 
 def main(config: DetectorConfig) -> dict[str, Any]:
-    """Trains, exports, and returns how many people of the test split are found."""
-    claim(config)
-    train, test = (load(config, split) for split in ("train", "test"))
+    """Trains, exports, and returns how many people of the test split are found.
+
+    Raises:
+        FloatingPointError: A loss is not finite; the last good checkpoint stands.
+        Interrupted: SIGTERM or SIGINT came while it trained; the state was saved.
+    """
+    frames, test = (load(config, split) for split in ("train", "test"))
+    state = trained(config, frames)
+    path = config.folder / "detector.onnx"
+    write_onnx(path, state.variables)
+    save_weights(path.with_suffix(".npz"), state.variables)
+    records = read_records(config.folder / "metrics.jsonl")
+    losses = [record["loss"] for record in records if record.get("loss") is not None]
+    card: dict[str, Any] = {
+        "sha256": checksum(path),
+        "command": f"python train_detector.py --what={config.what} "
+        f"--num_steps={config.num_steps}",
+        "config": config.configs,
+        "batch_size": config.batch_size,
+        "seed": config.seed,
+        "loss": float(np.mean(losses[-4:])) if losses else None,
+    }
+    write_json(path.with_suffix(".json"), card)
+    card |= {"least_score": detector.LEAST_SCORE}
+    card |= {"test": score(detector.Detector(path, config.what), test, config.what)}
+    write_json(path.with_suffix(".json"), card)
+    return card
+
+
+def trained(config: DetectorConfig, frames: list[detection.Frame]) -> TrainState:
+    """Returns the state after the last step; the folder is made, or gone on in."""
     model = Detector()
     schedule = optax.warmup_cosine_decay_schedule(
         0, config.learning_rate, config.num_steps // 20, config.num_steps
@@ -107,66 +150,53 @@ def main(config: DetectorConfig) -> dict[str, Any]:
         functools.partial(model.init, train=False),
         compiler_options=runtime.COMPILED_QUICKLY,
     )(jax.random.key(config.seed), image)
-    if config.init_from is not None:
+    if config.init_from is not None and not Checkpoints.are_in(config.folder):
         variables = read_weights(config.init_from, variables)
     opt_state = optimizer.init(variables["params"])
-    checkpoints = ocp.CheckpointManager(
-        config.folder.absolute() / "checkpoints",
-        options=ocp.CheckpointManagerOptions(max_to_keep=2, create=True),
+    state = TrainState(jnp.int32(0), memory={}, opt_state=opt_state, **variables)
+    make_batches = functools.partial(
+        detection.batches, frames, seed=config.seed, hands=config.what == "hands"
     )
-    start = checkpoints.latest_step() or 0
-    if start:
-        like = jax.tree.map(ocp.utils.to_shape_dtype_struct, (variables, opt_state))
-        variables, opt_state = checkpoints.restore(
-            start, args=ocp.args.StandardRestore(like)
-        )
-    data = ahead(
-        detection.batches(
-            train,
-            config.batch_size,
-            config.seed,
-            first=start,
-            hands=config.what == "hands",
-        )
-    )
-    losses = []
-    for number in (
-        bar := tqdm(
-            range(start, config.num_steps),
-            initial=start,
-            total=config.num_steps,
-            unit="step",
-            mininterval=5,
-        )
-    ):
-        images, targets = next(data)
+
+    def step(state: TrainState, batch: Any, number: int) -> tuple[TrainState, Any]:
+        variables = {"params": state.params, "batch_stats": state.batch_stats}
         variables, opt_state, value = train_step(
-            variables, opt_state, images, targets, model=model, optimizer=optimizer
+            variables, state.opt_state, *batch, model=model, optimizer=optimizer
         )
-        losses.append(float(value))
-        if number % 50 == 49:
-            bar.set_postfix(loss=f"{np.mean(losses[-50:]):.4f}")
-        if number % 1000 == 999 or number == config.num_steps - 1:
-            state = ocp.args.StandardSave((variables, opt_state))
-            checkpoints.save(number + 1, args=state)
-    checkpoints.close()
-    path = config.folder / "detector.onnx"
-    write_onnx(path, variables)
-    save_weights(path.with_suffix(".npz"), variables)
-    card: dict[str, Any] = {
-        "sha256": checksum(path),
-        "command": f"python train_detector.py --what={config.what} "
-        f"--num_steps={config.num_steps}",
-        "config": config.configs,
-        "batch_size": config.batch_size,
-        "seed": config.seed,
-        "loss": float(np.mean(losses[-200:])) if losses else None,
-    }
-    write_json(path.with_suffix(".json"), card)
-    card |= {"least_score": detector.LEAST_SCORE}
-    card |= {"test": score(detector.Detector(path, config.what), test, config.what)}
-    write_json(path.with_suffix(".json"), card)
-    return card
+        done = state.step + 1
+        return TrainState(done, memory={}, opt_state=opt_state, **variables), value
+
+    size = config.batch_size
+    batch = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype),
+        next(make_batches(1)),
+    )
+    runtime.check_memory(
+        f"--batch_size={size}",
+        size * detector.SIDE**2,
+        lambda: runtime.bytes_at_once(step, state, batch, 0),
+    )
+    # From here on the flags are good: what is refused before leaves no folder behind.
+    claim(config)
+    checkpoints = Checkpoints(config.folder)
+    if checkpoints.latest_step is not None:
+        state = checkpoints.restore(state)
+    try:
+        with Ahead(make_batches(size, first=int(state.step))) as data:
+            return fit(
+                state,
+                data,
+                step=step,
+                validate=lambda _: {},
+                checkpoints=checkpoints,
+                run_dir=config.folder,
+                num_steps=config.num_steps,
+                log_every=50,
+                validate_every=0,
+                checkpoint_every=1000,
+            )
+    finally:
+        checkpoints.close()
 
 
 @functools.partial(
@@ -216,16 +246,31 @@ def load(config: DetectorConfig, split: str) -> list[detection.Frame]:
     return frames
 
 
-def ahead(data: Iterator[Any], number: int = 4) -> Iterator[Any]:
-    """Yields what an endless iterator does, made in a thread some steps ahead.
+class Ahead:
+    """Batches that are made in a thread, some steps before they are asked for.
 
-    What the iterator raises is raised here.
+    What making them raises is raised where they are asked for.
     """
-    with ThreadPoolExecutor(1) as executor:
-        waiting = deque(executor.submit(next, data) for _ in range(number))
-        while True:
-            waiting.append(executor.submit(next, data))
-            yield waiting.popleft().result()
+
+    def __init__(self, data: Iterator[Any]) -> None:
+        """Takes an endless iterator."""
+        self._data, self._thread = data, ThreadPoolExecutor(1)
+        self._waiting: deque[Future[Any]] = deque()
+
+    def __enter__(self) -> "Ahead":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._thread.shutdown(cancel_futures=True)
+
+    def __next__(self) -> Any:
+        while len(self._waiting) < AHEAD:
+            self._waiting.append(self._thread.submit(next, self._data))
+        return self._waiting.popleft().result()
+
+    def get_state(self) -> dict[str, Any]:
+        """Returns nothing: what a batch is depends on its number alone."""
+        return {}
 
 
 def read_weights(path: Path, like: Any) -> Any:
@@ -233,12 +278,10 @@ def read_weights(path: Path, like: Any) -> Any:
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is of another network; names the first array that differs.
+        ValueError: It is damaged, not of finite numbers, or of another network; names
+            the first array that differs.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"--init_from={path}: no such file")
-    with np.load(path) as stored:
-        arrays = dict(stored)
+    arrays = read_npz(path)
     flat = traverse_util.flatten_dict(like, sep="/")
     for name in sorted(flat.keys() | arrays.keys()):
         here, there = (x[name].shape if name in x else None for x in (flat, arrays))
@@ -246,6 +289,8 @@ def read_weights(path: Path, like: Any) -> Any:
             raise ValueError(
                 f"--init_from={path}: {name} is {there} there, expected {here}"
             )
+        if not np.isfinite(arrays[name]).all():
+            raise ValueError(f"--init_from={path}: {name} is not finite")
     loaded = {name: jnp.asarray(value) for name, value in arrays.items()}
     return traverse_util.unflatten_dict(loaded, sep="/")
 
@@ -329,9 +374,8 @@ def write_onnx(path: Path, variables: Any) -> None:
         graph, opset_imports=[onnx.helper.make_opsetid("", 13)], ir_version=8
     )
     onnx.checker.check_model(model)
-    unfinished = path.with_suffix(".part")
-    unfinished.write_bytes(model.SerializeToString())
-    unfinished.replace(path)
+    with whole_file(path) as file:
+        file.write(model.SerializeToString())
 
 
 def score(
@@ -389,8 +433,6 @@ def kinds_of(frame: detection.Frame, person: int, what: str) -> list[str]:
 
 
 if __name__ == "__main__":
-    try:
+    with runtime.script("train_detector.py", FloatingPointError, Interrupted):
         runtime.prepare()
-        print(json.dumps(main(tyro.cli(DetectorConfig)), indent=1))
-    except (ValueError, OSError) as error:
-        sys.exit(f"train_detector.py: {error}")
+        print(as_json(main(tyro.cli(DetectorConfig, use_underscores=True)), indent=1))

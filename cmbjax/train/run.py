@@ -62,12 +62,8 @@ class Run:
                     f"--run_dir={run.folder} holds a run of another config; choose "
                     "another folder, or the same flags. " + "; ".join(differences)
                 )
-        elif run.folder.exists() and any(run.folder.iterdir()):
-            raise ValueError(
-                f"--run_dir={run.folder} is not empty and holds no {CONFIG_FILE}: it "
-                "is not the folder of a run"
-            )
         else:
+            refuse_foreign(run.folder, CONFIG_FILE)
             run.figures.mkdir(parents=True)
             run.save_config()
         return run
@@ -189,6 +185,23 @@ class Run:
         state = checkpoints.restore(like)
         checkpoints.close()
         return model, state
+
+
+def refuse_foreign(folder: Path, name: str) -> None:
+    """Refuses to begin a run where there is something else.
+
+    Args:
+        folder: Of the run; need not be there.
+        name: Of the file that every such run has.
+
+    Raises:
+        ValueError: There is something in it, but not that file.
+    """
+    if folder.exists() and not (folder / name).exists() and any(folder.iterdir()):
+        raise ValueError(
+            f"--run_dir={folder} is not empty and holds no {name}: it is not the "
+            "folder of a run"
+        )
 
 
 def read_config(folder: Path) -> TrainConfig:
