@@ -1,7 +1,6 @@
 """Grows and tests the compared forests: `python train_forest.py --model=rf`."""
 
 import dataclasses
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,16 +11,17 @@ import tyro
 from tqdm import tqdm
 
 import datasets
-from cmbjax import metrics
+from cmbjax import metrics, runtime
 from cmbjax.data.examples import DepthFrames, Example, decode_depth, frame_name
-from cmbjax.data.flags import DataFlags
+from cmbjax.data.flags import DataFlags, check_ranges
 from cmbjax.depth import lifting
 from cmbjax.evaluate import report
 from cmbjax.evaluate.predictions import Result
-from cmbjax.files import check_same, write_json
+from cmbjax.files import check_same, only_one, read_npz, whole_file, write_json
 from cmbjax.forests import parts, votes, walks
 from cmbjax.forests.bodies import cut_out, to_pixels
 from cmbjax.skeletons import Skeleton
+from cmbjax.train.run import refuse_foreign
 from cmbjax.train.statistics import Statistics, training_statistics
 
 FORESTS: dict[str, tuple[Any, Any]] = {
@@ -50,6 +50,10 @@ class ForestConfig(DataFlags):
     seed: int = 0
     """Of pixels, features, trees and walks."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_ranges(self, {"max_depth": (1, 64)})
+
 
 def main(config: ForestConfig) -> metrics.Columns:
     """Grows a forest unless it is there, prints its table, and returns that.
@@ -59,12 +63,39 @@ def main(config: ForestConfig) -> metrics.Columns:
     """
     name = f"{config.dataset.replace('/', '_')}_{config.model}"
     run_dir = config.run_dir or Path("runs") / name
-    frames = _load(config, "train")
+    frames, test = (_load(config, split) for split in ("train", "test"))
     if not frames.metric:
         raise ValueError(f"{frames.name} has no metres, which forests are grown on")
+    claim(config, run_dir, frames)
+    with only_one(
+        run_dir / "lock",
+        f"--run_dir={run_dir}: another train_forest.py is at work in this folder",
+    ):
+        return grow_and_test(config, run_dir, frames, test)
+
+
+def claim(config: ForestConfig, run_dir: Path, frames: DepthFrames) -> None:
+    """Makes the folder of a forest, or finds it to be of this config and these frames.
+
+    Raises:
+        ValueError: It holds a forest of another, or something else.
+    """
+    flags = ("dataset", "model", "num_frames", "max_depth", "seed")
+    mine = {name: getattr(config, name) for name in flags} | {"frames": frames.name}
+    record = run_dir / CONFIG_FILE
+    if record.exists():
+        check_same(record, mine, f"--run_dir={run_dir} holds a forest")
+    refuse_foreign(run_dir, CONFIG_FILE)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    write_json(record, mine)
+
+
+def grow_and_test(
+    config: ForestConfig, run_dir: Path, frames: DepthFrames, test: DepthFrames
+) -> metrics.Columns:
+    """Does what `main` does, in a folder that is this process' own."""
     statistics = training_statistics(frames)
     forest, seconds = grown(config, run_dir, frames)
-    test = _load(config, "test")
     start = time.perf_counter()
     result = evaluate(forest, test, statistics, labelled=config.crop == "label_box")
     ms = 1000 * (time.perf_counter() - start) / max(1, len(result.names))
@@ -101,27 +132,26 @@ def grown(
     """Returns the forest in a folder, grown if there is none, and seconds if it was.
 
     Raises:
-        ValueError: The folder holds a forest of other flags.
+        ValueError: The file in the folder is damaged.
     """
-    flags = ("dataset", "model", "num_frames", "max_depth", "seed")
-    mine = {name: getattr(config, name) for name in flags} | {"frames": frames.name}
-    record, path = run_dir / CONFIG_FILE, run_dir / FOREST_FILE
+    path = run_dir / FOREST_FILE
     module, kind = FORESTS[config.model]
     if path.exists():
-        check_same(record, mine, f"--run_dir={run_dir} holds a forest")
-        with np.load(path) as stored:
-            return kind.of(dict(stored), frames.skeleton), None
+        arrays = read_npz(path)
+        try:
+            return kind.of(arrays, frames.skeleton), None
+        except (KeyError, ValueError, IndexError, TypeError) as error:
+            raise ValueError(
+                f"{path} holds no forest of --model={config.model}: {error}"
+            ) from None
     start = time.perf_counter()
     chosen = _spaced(frames.source, config.num_frames)
     forest = module.grow(
         chosen, frames.skeleton, seed=config.seed, max_depth=config.max_depth
     )
     seconds = time.perf_counter() - start
-    run_dir.mkdir(parents=True, exist_ok=True)
-    write_json(record, mine)
-    unfinished = path.with_suffix(".part.npz")
-    np.savez_compressed(unfinished, **forest.arrays)
-    unfinished.replace(path)
+    with whole_file(path) as file:
+        np.savez_compressed(file, **forest.arrays)
     return forest, seconds
 
 
@@ -141,7 +171,12 @@ def evaluate(
         frames: The split.
         statistics: Of the training split, for the floor.
         labelled: Whether boxes are the labels'.
+
+    Raises:
+        ValueError: There are no frames.
     """
+    if not len(frames.source):
+        raise ValueError(f"{frames.name}: the split has no frames")
     skeleton = frames.skeleton
     rows: list[dict[str, Any]] = []
     for index in tqdm(range(len(frames)), unit="frame", mininterval=5):
@@ -201,7 +236,5 @@ def floor_of(
 
 
 if __name__ == "__main__":
-    try:
+    with runtime.script("train_forest.py"):
         main(tyro.cli(ForestConfig, use_underscores=True))
-    except (ValueError, OSError) as error:
-        sys.exit(f"train_forest.py: {error}")
