@@ -2,7 +2,8 @@
 
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+import operator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -57,22 +58,20 @@ class Predictions(NamedTuple):
 
     Attributes:
         loaded: The batch's frames, and what was read of them.
-        decoded: What the network says.
-        in_other_way: Likewise, decoded as `other_decode` says; None where it is None.
+        decoded: What the network says, by the decode.
     """
 
     loaded: LoadedBatch
-    decoded: Decoded
-    in_other_way: Decoded | None
+    decoded: dict[str, Decoded]
 
 
-def other_decode(model: Network, decode: str) -> str | None:
-    """Returns how maps are read beside `decode`: the paper's way, or the method's own.
+def with_other(model: Network, decode: str) -> list[str]:
+    """Returns a decode, and beside it the paper's, or else the method's own.
 
-    None where there are no maps, or both are one.
+    It is alone where there are no maps, or both are one.
     """
     other = "argmax" if decode != "argmax" else model.default_decode
-    return None if model.stride is None or other == decode else other
+    return [decode] if model.stride is None else list(dict.fromkeys([decode, other]))
 
 
 @functools.partial(jax.jit, static_argnames=("model", "r", "mirror"))
@@ -137,7 +136,7 @@ def predict(
     r: float,
     preparation: Preparation,
     memory: str = "frozen",
-    decode: str = "dark",
+    decodes: Sequence[str] = ("dark",),
     batch_size: int = 16,
     stream_frames: int = 1,
     order: str = "shuffled",
@@ -158,7 +157,7 @@ def predict(
         r: Of Eq. 2, as it was in training.
         preparation: How a frame becomes an input.
         memory: "frozen", or "rolling" to write it from batch to batch.
-        decode: A name in `heatmaps.DECODES`.
+        decodes: Names in `heatmaps.DECODES`.
         batch_size: Frames a batch; a rolling per_sample memory sets its own.
         stream_frames: Of each stream a batch, where the memory is shared by streams.
         order: Of frames with rolling memory: shuffled, sorted by subject and name, or
@@ -166,6 +165,9 @@ def predict(
         order_seed: Of the shuffled order.
         flip: Whether to average with what is seen in the mirrored image; frozen alone.
         network: Answers in place of the model, with frozen memory, to full batches.
+
+    Raises:
+        ValueError: A batch has no whole number of streams, or the order is unknown.
     """
     rolling = memory == "rolling" and bool(jax.tree.leaves(variables["memory"]))
     slots = memories.num_slots(variables["memory"])
@@ -176,6 +178,11 @@ def predict(
     if rolling and model.sequential:
         # Slots are streams, of a frame each; else a batch is as training has them.
         steps = stream_frames if slots is None else 1
+        if batch_size % steps:
+            raise ValueError(
+                f"--batch_size must be a multiple of {steps}, the run's "
+                f"--stream_frames, got {batch_size}"
+            )
         batches, starts_of_recordings = in_streams(
             recordings(frames.source), batch_size // steps
         )
@@ -209,21 +216,15 @@ def predict(
                 variables, depth, is_real, model=model, r=r
             )
             variables = {**variables, "memory": written}
-        read = functools.partial(model.decode, outputs, side=preparation.side)
-        other = other_decode(model, decode)
+        # What only fills up is not read.
+        outputs = jax.tree.map(operator.itemgetter(slice(size)), outputs)
         yield Predictions(
             loaded,
-            _first(read(decode=decode), size),
-            None if other is None else _first(read(decode=other), size),
+            {
+                decode: model.decode(outputs, side=preparation.side, decode=decode)
+                for decode in decodes
+            },
         )
-
-
-def _first(decoded: Decoded, size: int) -> Decoded:
-    """Returns the samples that do not only fill a batch up."""
-    joints_px, scores, joints = decoded
-    return Decoded(
-        joints_px[:size], scores[:size], None if joints is None else joints[:size]
-    )
 
 
 def _ordered(frames: DepthFrames, order: str, seed: int) -> np.ndarray:
@@ -241,9 +242,9 @@ def evaluate(
     frames: DepthFrames,
     statistics: Statistics,
     *,
-    sigma: float,
+    model: Network,
     preparation: Preparation,
-    memory: str = "frozen",
+    sigma: float,
     decode: str = "dark",
     **options: Any,
 ) -> Result:
@@ -253,10 +254,10 @@ def evaluate(
         variables: See `predict`.
         frames: The split.
         statistics: Of the training split.
-        sigma: Of the heat maps, in cells, for the ceiling.
+        model: The network.
         preparation: See `predict`.
-        memory: See `predict`.
-        decode: See `predict`.
+        sigma: Of the heat maps, in cells, for the ceiling.
+        decode: A name in `heatmaps.DECODES`; see `with_other`.
         **options: See `predict`.
 
     Returns:
@@ -267,15 +268,16 @@ def evaluate(
     """
     if not len(frames.source):
         raise ValueError("the split has no frames")
+    decodes = with_other(model, decode)
     parts: list[dict[str, np.ndarray]] = []
     names: list[str] = []
     order: list[int] = []
     batches = predict(
         variables,
         frames,
+        model=model,
         preparation=preparation,
-        memory=memory,
-        decode=decode,
+        decodes=decodes,
         **options,
     )
     with tqdm(total=len(frames.source), desc="evaluating", unit="frame") as progress:
@@ -287,9 +289,8 @@ def evaluate(
                     frames,
                     statistics=statistics,
                     sigma=sigma,
-                    model=options["model"],
+                    model=model,
                     preparation=preparation,
-                    decode=decode,
                 )
             )
             order += loaded.indices
@@ -311,19 +312,16 @@ def evaluate(
             whole[f"{kind}_px"], whole["joints_px"], whole["visible"], *metres
         )
 
-    model = options["model"]
-    other = other_decode(model, decode)
-    rows = {
-        "floor_in_crop": FLOOR_IN_CROP,
-        "in_other_way": f"all joints, {other}",
-        "other_ceiling": f"ceiling: labels on the grid, {other}",
-    }
+    kinds = {FLOOR_IN_CROP: "floor_in_crop"}
+    for other in decodes[1:]:
+        kinds[f"all joints, {other}"] = f"network, {other}"
+        kinds[f"ceiling: labels on the grid, {other}"] = f"ceiling, {other}"
     return Result(
         poses=poses("network"),
         floor=poses("floor"),
         ceiling=poses("ceiling"),
         others={
-            row: poses(kind) for kind, row in rows.items() if f"{kind}_px" in whole
+            row: poses(kind) for row, kind in kinds.items() if f"{kind}_px" in whole
         },
         scores=whole["scores"],
         is_found=whole["is_found"],
@@ -339,10 +337,13 @@ def _compare(
     sigma: float,
     model: Network,
     preparation: Preparation,
-    decode: str,
 ) -> dict[str, np.ndarray]:
-    """Returns labels, predictions, floor and ceiling of a batch, in frame pixels."""
-    loaded, decoded = predictions.loaded, predictions.decoded
+    """Returns labels, predictions, floor and ceiling of a batch, in frame pixels.
+
+    The network's joints and the ceiling of every decode but the first have its name
+    behind their own.
+    """
+    loaded, side = predictions.loaded, preparation.side
     labels = {
         name: np.stack([example[name] for example in loaded.examples])
         for name in ("joints_px", "joints_m", "visible", "camera")
@@ -352,68 +353,59 @@ def _compare(
     labels_in_crop = _each(
         crops.transform_points, map(crops.invert, transforms), labels["joints_px"]
     )
-
-    def on_grid(decode: str) -> np.ndarray:
-        if (stride := model.stride) is None:
-            return labels_in_crop  # without heat maps there is no grid
-        return quantise(
+    # Without heat maps there is no grid.
+    ceilings = dict.fromkeys(predictions.decoded, labels_in_crop)
+    if model.stride is not None:
+        ceilings = quantise(
             labels_in_crop,
             labels["visible"],
-            side=preparation.side // stride,
-            stride=stride,
+            side=side // model.stride,
+            stride=model.stride,
             sigma=sigma,
-            decode=decode,
+            decodes=list(predictions.decoded),
             drawn=model.drawn,
         )
-
-    boxes = metrics.label_boxes(labels["joints_px"], labels["visible"])
-    pixels = {
-        "network_px": _each(crops.transform_points, transforms, decoded.joints_px),
-        "floor_px": np.asarray(metrics.place(statistics.mean_pose, boxes)),
-        "ceiling_px": _each(crops.transform_points, transforms, on_grid(decode)),
-    }
-    regressed = {"network": decoded.joints}
-    if (in_other_way := predictions.in_other_way) is not None:
-        other = other_decode(model, decode)
-        assert other is not None, "it was decoded so"
-        pixels["in_other_way_px"] = _each(
-            crops.transform_points, transforms, in_other_way.joints_px
-        )
-        pixels["other_ceiling_px"] = _each(
-            crops.transform_points, transforms, on_grid(other)
-        )
-        regressed["in_other_way"] = in_other_way.joints
+    in_crop: dict[str, np.ndarray] = {}
+    regressed: dict[str, np.ndarray | None] = {}
+    for decode, decoded in predictions.decoded.items():
+        behind = f", {decode}" if in_crop else ""
+        in_crop[f"network{behind}"] = decoded.joints_px
+        in_crop[f"ceiling{behind}"] = ceilings[decode]
+        regressed[f"network{behind}"] = decoded.joints
     if statistics.mean_in_crop is not None and preparation.crop != "full":
         mean = np.stack([statistics.mean_in_crop] * len(transforms))
         mean[..., 2] *= 1000 / preparation.depth_range
-        mean_px = (mean[..., :2] + 0.5) * preparation.side
-        pixels["floor_in_crop_px"] = _each(crops.transform_points, transforms, mean_px)
+        in_crop["floor_in_crop"] = (mean[..., :2] + 0.5) * side
         regressed["floor_in_crop"] = mean
+    pixels = {
+        kind: _each(crops.transform_points, transforms, joints_px)
+        for kind, joints_px in in_crop.items()
+    }
+    boxes = metrics.label_boxes(labels["joints_px"], labels["visible"])
+    pixels["floor"] = np.asarray(metrics.place(statistics.mean_pose, boxes))
     lift = functools.partial(
         lifting.lift,
         offsets_m=statistics.offsets_m,
         reach_mm=frames.depth_range or preparation.depth_range,
         limb_m=frames.skeleton.limb_m,
     )
-    metres = {
-        name.replace("_px", "_m"): _each(
-            lift, loaded.depths, joints_px, references, labels["camera"]
-        )
-        for name, joints_px in pixels.items()
-        if regressed.get(name.removesuffix("_px")) is None
-    }
-    regressed_to_camera = functools.partial(
-        lifting.regressed_to_camera,
-        side=preparation.side,
-        depth_range=preparation.depth_range,
+    to_camera = functools.partial(
+        lifting.regressed_to_camera, side=side, depth_range=preparation.depth_range
     )
-    for kind, joints in regressed.items():
-        if joints is not None:
-            metres[f"{kind}_m"] = _each(
-                regressed_to_camera, joints, transforms, references, labels["camera"]
-            )
-    certainty = {"scores": decoded.scores, "is_found": loaded.views["is_found"]}
-    return {**labels, **pixels, **metres, **certainty}
+    cameras = labels["camera"]
+    metres = {
+        kind: _each(lift, loaded.depths, joints_px, references, cameras)
+        if (joints := regressed.get(kind)) is None
+        else _each(to_camera, joints, transforms, references, cameras)
+        for kind, joints_px in pixels.items()
+    }
+    return {
+        **labels,
+        **{f"{kind}_px": joints_px for kind, joints_px in pixels.items()},
+        **{f"{kind}_m": joints_m for kind, joints_m in metres.items()},
+        "scores": next(iter(predictions.decoded.values())).scores,
+        "is_found": loaded.views["is_found"],
+    }
 
 
 def quantise(
@@ -423,10 +415,10 @@ def quantise(
     side: int,
     stride: int,
     sigma: float,
-    decode: str = "argmax",
-    drawn: Callable[[np.ndarray], np.ndarray] | None = None,
-) -> np.ndarray:
-    """Returns what a perfect network's heat maps decode to: a result's ceiling.
+    decodes: Sequence[str],
+    drawn: Callable[[np.ndarray], np.ndarray],
+) -> dict[str, np.ndarray]:
+    """Returns what a perfect network's heat maps decode to: a result's ceilings.
 
     Args:
         joints_px: [batch, joints, 2] pixels of the network's input.
@@ -434,16 +426,15 @@ def quantise(
         side: Cells along each side of a map.
         stride: Input pixels per cell.
         sigma: Of the maps' Gaussians, in cells.
-        decode: A name in `heatmaps.DECODES`.
+        decodes: Names in `heatmaps.DECODES`.
         drawn: What becomes of the maps in the network's last layer.
     """
     maps = _jitted_heatmaps(joints_px, visible, side=side, stride=stride, sigma=sigma)
-    decoded, _ = heatmaps.heatmaps_to_joints(
-        np.asarray(maps) if drawn is None else drawn(np.asarray(maps)),
-        stride=stride,
-        decode=decode,
-    )
-    return decoded
+    maps = drawn(np.asarray(maps))
+    return {
+        decode: heatmaps.heatmaps_to_joints(maps, stride=stride, decode=decode)[0]
+        for decode in decodes
+    }
 
 
 _jitted_heatmaps = jax.jit(

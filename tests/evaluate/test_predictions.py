@@ -321,6 +321,32 @@ def test_a_shared_memory_sees_batches_of_streams_as_in_training(monkeypatch):
     assert of_four_streams[0] == [0, 3, 6, 9]  # cut, as there are two recordings
     assert of_two[0] == [0, 6, 1, 7]
     assert of_one[0] == [0, 1, 2, 3] and of_one[1][:2] == [4, 5]
+    for batch_size in (2, 6):  # no stream, and one and a half
+        with pytest.raises(ValueError, match="a multiple of 4, the run's --stream_fra"):
+            evaluate(
+                model,
+                variables,
+                frames=make_frames(source),
+                memory="rolling",
+                batch_size=batch_size,
+                stream_frames=4,
+            )
+
+
+def test_perfect_maps_are_drawn_once_for_all_decodes():
+    drawn = []
+
+    def draw(maps):
+        drawn.append(maps.shape)
+        return maps
+
+    joints_px = np.full((2, 3, 2), 20.5, np.float32)
+    visible = np.ones((2, 3), bool)
+    grid = {"side": 16, "stride": 4, "sigma": 1.5, "drawn": draw}
+    read = predictions.quantise(joints_px, visible, decodes=["dark", "argmax"], **grid)
+    assert drawn == [(2, 16, 16, 3)]
+    np.testing.assert_allclose(read["dark"], 20.5, atol=0.01)
+    np.testing.assert_array_equal(read["argmax"], 22)  # the middle of cell 5
 
 
 def test_raw_depth_has_no_metres():
