@@ -14,11 +14,13 @@ import math
 import os
 import queue
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeVar
+from types import FrameType
+from typing import Any, Literal, NamedTuple, NotRequired, TypedDict, TypeVar
 
 import numpy as np
 import tyro
@@ -40,14 +42,21 @@ from cmbjax.train.run import Run
 ROOT = Path(__file__).parent.parent
 TUNING_SEED = 100  # of the runs that choose a learning rate, and of no row
 TUNING_SHARE = 0.1  # of the training data
+VALIDATIONS = 5  # of a run, for the picture of all
 # The columns of METRICS over which methods are compared.
 OVER_ALL = {"pdj": "PDJ mean", "pckh": "PCKh@0.5", "map_10cm": "mAP@10cm"}
+ERROR = "mean error mm"  # of what has no torso
+ABOUT_SHARES = (
+    "Of a share too, the floor and the joints' offsets behind the surface, where depth "
+    "is looked up, are of all training frames."
+)
 # A step of theirs takes as long as ten of ours, or longer.
 COSTLY = ("phr", "cpm", "cpm_vgg", "ieml", "cnn3d", "vi")
 FORESTS = ("rf", "rtw", "xu_cheng")  # of train_forest.py
 
 Flags = Mapping[str, Any]
 T = TypeVar("T")
+CHILDREN: set[subprocess.Popen[str]] = set()  # that run
 
 # Flags of train.py. The paper's own are its defaults.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -57,7 +66,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "num_steps": 500,
         "schedule": "cosine",
         "r_switch_step": 150,
-        "validate_every": 0,
     },
     # Its augmentation is flipping and rotation alone; see also `Sweep.full`.
     "paper": {
@@ -69,7 +77,14 @@ PRESETS: dict[str, dict[str, Any]] = {
         "augmentation.holes": 0,
     },
 }
+# Not the paper's: in the middle of its training is step 10,000, for one.
+OWN_OF_PRESET = ("num_steps",)
 ALL_DATA = "all_data"  # in --init_from: the run of the same flags on all of the data
+# What a run has of its own that starts from there.
+FINE_TUNING = ("init_from", "train_share", "r_switch_step")
+# Flags of a row that say which method it is, or stand in a table's note by themselves.
+NAMED = ("model", "learning_rate", "num_steps", "num_frames", "seed")
+OF_PAPER = {"head3d": "dense"}  # of a row's own flags what the paper has as well
 LEARNING_RATES = {
     "small": (1.25e-4, 2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2),
     "paper": (2.5e-4,),
@@ -81,6 +96,25 @@ KNOWN_RATES |= {"cnn3d": 1.6e-2, "convgru": 4e-3}
 KNOWN_RATES_OF_OURS = {"none": 8e-3, "maps": 4e-3, "dense": 2e-3}  # by head
 # The sides at which Table 5 counts, or that a method's authors have.
 PAPER_SIDES = {"phr": 256, "cpm": 184, "cpm_vgg": 184, "ief": 224, "cnn3d": 128}
+
+
+class Results(TypedDict):
+    """What tables read of results.json."""
+
+    table: dict[str, dict[str, float | None]]
+    frames: str
+    overall_row: str
+    rows_beside: NotRequired[list[str]]
+
+
+def read_results(folder: Path) -> Results:
+    """Returns what an evaluation wrote into a folder.
+
+    Raises:
+        ValueError: Something else is there; names the file.
+    """
+    results: Results = read_json(folder / "results.json", Results)
+    return results
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -138,23 +172,37 @@ class Sweep(DataFlags):
             preset["side"] = PAPER_SIDES[model]
         if self.preset == "paper" and is_ours(model):
             preset["trunk_norm"] = False
-        return preset | dict(flags)
+        full = preset | dict(flags)
+        every = max(1, full["num_steps"] // VALIDATIONS)
+        return {"validate_every": every, **full}
 
-    @property
-    def departures(self) -> str:
-        """Returns how the preset differs from the paper's setting, for its network."""
+    def departures(self, rows: Mapping[str, Flags]) -> str:
+        """Returns how a table's rows differ from the paper's setting.
+
+        Args:
+            rows: Flags of each; those of the paper's network are compared in all, of
+                others what they have of their own.
+        """
         mine = self.full({})
         mine |= {"decode": self.decode_of({}) or "the network's own"}
         as_paper = dataclasses.replace(
             self, preset="paper", num_steps=None, decode=None
         )
         theirs = as_paper.full({}) | {"decode": "argmax"}
-        names = sorted(mine.keys() | theirs.keys())
         different = [
-            f"{name} {mine.get(name, 'as by default')} (the paper: "
+            f"{name} {mine.get(name, 'as by default')} "
+            f"({'--preset=paper' if name in OWN_OF_PRESET else 'the paper'}: "
             f"{theirs.get(name, 'as by default')})"
-            for name in names
+            for name in sorted((mine.keys() | theirs.keys()) - {"validate_every"})
             if mine.get(name) != theirs.get(name)
+        ]
+        own: dict[tuple[str, Any], list[str]] = {}
+        for row, flags in rows.items():
+            for name, value in flags.items():
+                if name not in NAMED and OF_PAPER.get(name) != value:
+                    own.setdefault((name, value), []).append(row)
+        different += [
+            f"{name} {value} (of {', '.join(of)})" for (name, value), of in own.items()
         ]
         return "Differs from the paper's setting in: " + (
             "; ".join(different) + "." if different else "nothing that it states."
@@ -200,8 +248,7 @@ class Sweep(DataFlags):
         run_dir, full = self.run_dir(flags), self.full(flags)
         if _last_validation(run_dir, full["num_steps"]) is None:
             if full.get("init_from") == ALL_DATA:
-                alone = ("init_from", "train_share")
-                whole = {k: v for k, v in flags.items() if k not in alone}
+                whole = {k: v for k, v in flags.items() if k not in FINE_TUNING}
                 full["init_from"] = self.train(whole)
             self._call("train.py", {"run_dir": run_dir, **self._data, **full})
         else:
@@ -214,7 +261,7 @@ class Sweep(DataFlags):
         assert record is not None, "train.py ends with a validation"
         return record
 
-    def evaluate(self, flags: Flags, **options: Any) -> dict[str, Any]:
+    def evaluate(self, flags: Flags, **options: Any) -> Results:
         """Returns results.json of a run's evaluation, made if it is not there.
 
         Args:
@@ -228,24 +275,39 @@ class Sweep(DataFlags):
         if not (out_dir / "results.json").exists():
             inputs = {"run_dir": run_dir, "out_dir": out_dir, **self._data}
             self._call("evaluate.py", inputs | self._decoding(flags) | options)
-        return read_json(out_dir / "results.json")
+        return read_results(out_dir)
 
-    def _forest(self, flags: Flags) -> dict[str, Any]:
-        """Returns results.json of a forest, which has neither steps nor a rate."""
-        results = self._forest_dir(flags) / "results.json"
-        if not results.exists():
+    def _forest(self, flags: Flags) -> Results:
+        """Returns results.json of a forest, which has neither steps nor a rate.
+
+        Raises:
+            ValueError: It failed, or was tested on other frames.
+        """
+        out_dir = self._forest_dir(flags)
+        if not (out_dir / "results.json").exists():
             inputs = {"run_dir": self.run_dir(flags), **self._data}
             self._call("train_forest.py", inputs | dict(flags))
-        return read_json(results)
+        results = read_results(out_dir)
+        if results["frames"] != self.test.name:
+            raise ValueError(
+                f"{out_dir} holds a test on {results['frames']}, but the data set is "
+                f"now {self.test.name}; choose another --runs_dir"
+            )
+        return results
 
     def _forest_dir(self, flags: Flags) -> Path:
-        crop = flags.get("crop", "person")
-        return self.run_dir(flags) / "evaluations" / crop
+        default = "person" if self.frames.findable else "label_box"
+        return self.run_dir(flags) / "evaluations" / flags.get("crop", default)
+
+    @functools.cached_property
+    def test(self) -> DepthFrames:
+        """The test split."""
+        return self.load("test")
 
     @functools.cached_property
     def people(self) -> list[str]:
         """Who is in each frame of the test split."""
-        names = (example["subject"] for example in self.load("test").source)
+        names = (example["subject"] for example in self.test.source)
         return [n.decode() if isinstance(n, bytes) else str(n) for n in names]
 
     def frame_scores(self, flags: Flags, metric: str) -> np.ndarray:
@@ -333,8 +395,10 @@ class Sweep(DataFlags):
                 waiting = concurrent.futures.as_completed(futures)
                 for _ in tqdm(waiting, total=len(futures), desc="runs", unit="run"):
                     pass
-            except BaseException:  # Ctrl-C: what has not begun does not begin
+            except BaseException:  # Ctrl-C, SIGTERM: what has not begun does not begin
                 pool.shutdown(wait=False, cancel_futures=True)
+                for child in list(CHILDREN):
+                    child.terminate()
                 raise
         failed = [str(f.exception()) for f in futures if f.exception() is not None]
         if failed:
@@ -345,15 +409,16 @@ class Sweep(DataFlags):
         self, function: Callable[..., T], rows: Iterable[Flags]
     ) -> list[list[T]]:
         """Returns, of each row, the function's values of its runs, one a seed."""
-        runs = [[{**row, "seed": i} for i in range(self.seeds_of(row))] for row in rows]
+        runs = [self.runs_of(row) for row in rows]
         values = iter(self.each(function, itertools.chain(*runs)))
         return [list(itertools.islice(values, len(of_row))) for of_row in runs]
 
-    def seeds_of(self, flags: Flags) -> int:
-        """Returns how many runs a row has."""
-        if self.compared_seeds is None or is_ours(flags.get("model", "cmb")):
-            return self.seeds
-        return self.compared_seeds
+    def runs_of(self, row: Flags) -> list[dict[str, Any]]:
+        """Returns the flags of a row's runs, one a seed."""
+        seeds = self.seeds
+        if self.compared_seeds is not None and not is_ours(row.get("model", "cmb")):
+            seeds = self.compared_seeds
+        return [{**row, "seed": seed} for seed in range(seeds)]
 
     def require(self, metric: str) -> None:
         """Refuses a metric before anything is trained for it.
@@ -385,15 +450,29 @@ class Sweep(DataFlags):
 
     def _call(self, script: str, flags: Flags) -> None:
         command = [sys.executable, str(ROOT / script), *map(_flag, flags.items())]
-        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-        if done.returncode:
-            lines = done.stderr.strip().splitlines() or ["no message"]
+        with subprocess.Popen(
+            command,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+        ) as child:
+            CHILDREN.add(child)
+            try:
+                _, errors = child.communicate()
+            except BaseException:  # what is asked to end, saves first
+                child.terminate()
+                raise
+            finally:
+                CHILDREN.discard(child)
+        if child.returncode:
+            lines = errors.strip().splitlines() or ["no message"]
             starts = [
                 i for i, line in enumerate(lines) if line.startswith(f"{script}:")
             ]
             words = "\n".join(lines[starts[-1] if starts else -1 :])
             raise ValueError(
-                f"{shlex.join(command[1:])} ended with {done.returncode}: {words}"
+                f"{shlex.join(command[1:])} ended with {child.returncode}: {words}"
             )
 
 
@@ -414,17 +493,14 @@ def criterion(flags: Flags, record: Mapping[str, float]) -> float:
     """Returns what the best run of several has the most of, in its validation.
 
     A network with a 3-D head is judged by its 3-D joints, others by PDJ; hands, which
-    have no torso, by their mean error.
+    have no torso and are no longer than 10 cm, by their mean error.
     """
+    has_torso = f"validation/{OVER_ALL['pdj']}" in record
     title = OVER_ALL["map_10cm" if "head3d" in flags else "pdj"]
-    score, error = (
-        record.get(f"validation/{name}") for name in (title, "mean error mm")
-    )
-    if score is not None:
-        return score
-    if error is None:
+    value = record.get(f"validation/{title if has_torso else ERROR}")
+    if value is None:
         raise ValueError(f"no rate can be chosen: a validation has {', '.join(record)}")
-    return -error
+    return value if has_torso else -value
 
 
 def with_share(flags: Flags, share: float) -> dict[str, Any]:
@@ -579,6 +655,7 @@ def compare(
         for row, value in column.items()
     ]
     write_csv(sweep.results / f"{name}.csv", long)
+    draw_curves(sweep, name, tuned, OVER_ALL[metric])
     plots.bars(
         {m: {r: c.mean for r, c in column.items()} for m, column in columns.items()},
         {
@@ -590,6 +667,31 @@ def compare(
         "%",
         sweep.results / f"{name}.png",
     )
+
+
+def draw_curves(sweep: Sweep, name: str, rows: Mapping[str, Flags], title: str) -> None:
+    """Draws how every run of some rows did in its validations, beside their table.
+
+    Args:
+        sweep: Of the runs.
+        name: Of the table's files.
+        rows: Flags of each; forests have no steps.
+        title: Of the column that is drawn.
+    """
+    curves = {
+        row: [
+            [
+                (record["step"], value)
+                for record in read_records(run_dir / "metrics.jsonl")
+                if (value := record.get(f"validation/{title}")) is not None
+            ]
+            for run_dir in map(sweep.run_dir, sweep.runs_of(flags))
+        ]
+        for row, flags in rows.items()
+        if flags.get("model") not in FORESTS
+    }
+    picture = sweep.results / f"{name}_curves.png"
+    plots.validation_curves(curves, f"validation: {title}", picture)
 
 
 def about_runs(
@@ -621,7 +723,7 @@ def about_runs(
     return (
         f"Test split of {frames}; {words}. Trained on {len(sweep.frames):,} frames, "
         "which are not what the data set's builder holds out for validation. "
-        f"{sweep.departures}"
+        f"{sweep.departures(tuned)}"
     )
 
 
@@ -667,8 +769,16 @@ def markdown(rows: Sequence[Flags]) -> str:
 
 
 def run(main: Callable[[Sweep], None]) -> None:
-    """Calls a script's main function with the command line's flags."""
+    """Calls a script's main function with the command line's flags.
+
+    SIGTERM ends it as Ctrl-C does: runs that it has begun save, and end with it.
+    """
+    signal.signal(signal.SIGTERM, _end)
     try:
         main(tyro.cli(Sweep, description=main.__doc__, use_underscores=True))
     except (ValueError, OSError) as error:
         sys.exit(f"{Path(sys.argv[0]).name}: {error}")
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    sys.exit(128 + number)  # as shells say it

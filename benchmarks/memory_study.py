@@ -35,7 +35,6 @@ ROWS: dict[str, dict[str, Any]] = {
         "memory_steps": 2,
         "memory_gradient": True,
     },
-    "no BN in the trunk": {"model": "cmb", "trunk_norm": False},
     "memory_ema": {"model": "memory_ema"},
     "memory_constant": {"model": "memory_constant"},
     "cmb_convs": {"model": "cmb_convs"},
@@ -46,12 +45,19 @@ METRICS = tuple(harness.OVER_ALL.values())
 
 def main(sweep: harness.Sweep) -> None:
     """Compares the readings of the memory, and takes the trained one apart."""
-    tuned = sweep.tuned_rows(ROWS)
+    tuned = sweep.tuned_rows(rows_of(sweep))
     compare(sweep, tuned, SHARE)
     compare(sweep, tuned, 1.0)
     cmb = harness.with_share(next(iter(tuned.values())), SHARE)
     rolling(sweep, cmb, harness.with_share(tuned["per_sample"], SHARE))
     dissect(sweep, cmb)
+
+
+def rows_of(sweep: harness.Sweep) -> dict[str, dict[str, Any]]:
+    """Returns the rows, and one whose trunk has BN if the preset's has none."""
+    has_norm = sweep.full(ROWS["cmb: shared"]).get("trunk_norm", True)
+    name = "no BN in the trunk" if has_norm else "BN in the trunk"
+    return {**ROWS, name: {"model": "cmb", "trunk_norm": not has_norm}}
 
 
 def compare(sweep: harness.Sweep, tuned: Mapping[str, Any], share: float) -> None:
@@ -70,9 +76,13 @@ def compare(sweep: harness.Sweep, tuned: Mapping[str, Any], share: float) -> Non
         f"Validation split of {sweep.dataset}, {sweep.full({})['num_steps']} steps, "
         f"{sweep.seeds} seeds, frozen memory."
     )
+    if share < 1:
+        note += f" {harness.ABOUT_SHARES}"
     name = f"memory_{100 * share:g}"
     harness.write(sweep, name, title, lines, note)
     harness.write_csv(sweep.results / f"{name}.csv", lines)
+    named = dict(zip(tuned, flags, strict=True))
+    harness.draw_curves(sweep, name, named, METRICS[0])
 
 
 def rolling(sweep: harness.Sweep, shared: harness.Flags, slots: harness.Flags) -> None:

@@ -11,8 +11,10 @@ from cmbjax.files import printable
 HIGHEST_SEED = 2**32 - 1
 HIGHEST_INTEGER = 2**31 - 1  # as JAX has them
 # Of these there is at least one, in every script.
-COUNTS = ("batch_size", "jobs", "num_frames", "num_steps", "repeats", "rounds", "seeds")
-COUNTS += ("compared_seeds", "costly_steps", "forest_frames")
+COUNTS = (
+    *("batch_size", "jobs", "num_frames", "num_steps", "repeats", "rounds", "seeds"),
+    *("compared_seeds", "costly_steps", "forest_frames"),
+)
 SPLITS = ("train", "validation", "test")
 KEPT_WITH_RUNS = ("tfds_dir",)  # wherever the run is opened from
 WRITTEN_OUT_LATER = ("data_dir",)  # by the builder that reads it
