@@ -40,10 +40,6 @@ class BrowseConfig(DataFlags):
     out_dir: Path | None = None
     """Where the page goes; by default browse/<dataset>_<split>."""
 
-    def __post_init__(self) -> None:
-        if self.num_frames < 1:
-            raise ValueError(f"--num_frames must be at least 1, got {self.num_frames}")
-
 
 def main(config: BrowseConfig) -> Path:
     """Writes pictures and index.html, and returns the latter's path."""

@@ -82,59 +82,62 @@ def read_clips(source: Path) -> list[Clip]:
         ValueError: There is none, a motion has no skeleton, or a file is malformed.
     """
     skeletons: dict[Path, dict[str, Bone]] = {}
-    motions: dict[str, dict[str, np.ndarray]] = {}
-    for name, text in _texts(source):
+    motions: dict[str, tuple[str, dict[str, np.ndarray]]] = {}
+    for where, name, text in _texts(source):
         if name.endswith(".asf"):
-            skeletons[Path(name).parent] = _named(name, _parse_skeleton, text)
+            skeletons[Path(name).parent] = _named(where, _parse_skeleton, text)
         else:
-            motions[name] = _named(name, _parse_motion, text)
+            motions[name] = where, _named(where, _parse_motion, text)
     if not motions:
         raise ValueError(f"{source}: no .amc file, and no .tar archive that holds one")
     names = sorted(motions)
     if missing := [name for name in names if Path(name).parent not in skeletons]:
         raise ValueError(f"{source}: no .asf file beside {missing[0]}")
     return [
-        _named(name, _clip, motions[name], skeletons[Path(name).parent])
+        _named(where, _clip, values, skeletons[Path(name).parent])
         for name in names
+        for where, values in [motions[name]]
     ]
 
 
-def _named(name: str, parse: Callable[..., Any], *arguments: Any) -> Any:
+def _named(where: str, parse: Callable[..., Any], *arguments: Any) -> Any:
     """Returns what `parse` does; whatever a file makes it raise names the file."""
     try:
-        return parse(name, *arguments)
+        return parse(where, *arguments)
     except (ArithmeticError, LookupError, NameError, TypeError, ValueError) as error:
-        if name in str(error):
+        if where in str(error):
             raise
         raise ValueError(
-            f"{name}: not a whole Acclaim file ({type(error).__name__}: {error})"
+            f"{where}: not a whole Acclaim file ({type(error).__name__}: {error})"
         ) from None
 
 
-def _texts(source: Path) -> Iterator[tuple[str, str]]:
+def _texts(source: Path) -> Iterator[tuple[str, str, str]]:
+    """Yields where each file is, for errors, its name in the folder, and its text."""
     for path in sorted(source.rglob("*")):
         if path.suffix in (".asf", ".amc"):
             text = read_within(path, MOST_BYTES).decode(errors="replace")
-            yield str(path.relative_to(source)), text
+            yield str(path), str(path.relative_to(source)), text
         elif ".tar" in path.suffixes:
             yield from _texts_in(path)
 
 
-def _texts_in(path: Path) -> Iterator[tuple[str, str]]:
-    """Yields names and texts of an archive's files, not those of links."""
+def _texts_in(path: Path) -> Iterator[tuple[str, str, str]]:
+    """Yields the same of an archive's files, but not of links."""
     try:
         with tarfile.open(path) as archive:
             for member in archive:
                 if not (member.isreg() and member.name.endswith((".asf", ".amc"))):
                     continue
+                where = f"{path}: {member.name}"
                 if member.size > MOST_BYTES:
                     raise ValueError(
-                        f"{path}: {member.name}: expected at most {MOST_BYTES} bytes, "
+                        f"{where}: expected at most {MOST_BYTES} bytes, "
                         f"got {member.size}"
                     )
                 file = archive.extractfile(member)
                 assert file is not None
-                yield member.name, file.read().decode(errors="replace")
+                yield where, member.name, file.read().decode(errors="replace")
             _check_end(archive)
     except (*DAMAGED, EOFError, OSError) as error:
         raise ValueError(f"{path}: not a whole archive: {error}") from error
@@ -151,7 +154,7 @@ def _check_end(archive: tarfile.TarFile) -> None:
         pass
 
 
-def _parse_skeleton(name: str, text: str) -> dict[str, Bone]:
+def _parse_skeleton(where: str, text: str) -> dict[str, Bone]:
     """Returns the bones of an .asf file, parents first."""
     sections: dict[str, list[str]] = {}
     for line in text.splitlines():
@@ -162,7 +165,7 @@ def _parse_skeleton(name: str, text: str) -> dict[str, Bone]:
             sections[key].append(line)
     if not {"bonedata", "hierarchy"} <= set(sections):
         raise ValueError(
-            f"{name}: expected :bonedata and :hierarchy, got no such parts"
+            f"{where}: expected :bonedata and :hierarchy, got no such parts"
         )
     fields: dict[str, dict[str, list[str]]] = {}
     for line in sections["bonedata"]:
@@ -182,17 +185,17 @@ def _parse_skeleton(name: str, text: str) -> dict[str, Bone]:
             field = fields[child]
             direction = np.array(field["direction"], float)
             axis = np.array(field["axis"][:3], float)
-            _check_numbers(name, child, np.concatenate([direction, axis]))
+            _check_numbers(where, child, np.concatenate([direction, axis]))
             # "XYZ" turns about the fixed x first.
             axes = Rotation.from_euler("xyz", np.radians(axis))
             freedoms = tuple(field.get("dof", ()))
             bones[child] = Bone(parent, direction, axes, freedoms)
     if missing := set(BONES.values()) - set(bones):
-        raise ValueError(f"{name}: no bone {', '.join(sorted(missing))}")
+        raise ValueError(f"{where}: no bone {', '.join(sorted(missing))}")
     return bones
 
 
-def _clip(name: str, values: dict[str, np.ndarray], bones: dict[str, Bone]) -> Clip:
+def _clip(where: str, values: dict[str, np.ndarray], bones: dict[str, Bone]) -> Clip:
     turned: dict[str, Rotation] = {}
     for bone_name, bone in bones.items():
         angles = np.zeros((len(values["root"]), 3))
@@ -201,7 +204,7 @@ def _clip(name: str, values: dict[str, np.ndarray], bones: dict[str, Bone]) -> C
             moved = moved[:, 3:] if bone_name == "root" else moved
             if moved.shape[1] != len(bone.freedoms):
                 raise ValueError(
-                    f"{name}: {bone_name} has {moved.shape[1]} values, expected "
+                    f"{where}: {bone_name} has {moved.shape[1]} values, expected "
                     f"{len(bone.freedoms)}"
                 )
             angles[:, ["rxyz".index(f[1]) - 1 for f in bone.freedoms]] = moved
@@ -211,10 +214,10 @@ def _clip(name: str, values: dict[str, np.ndarray], bones: dict[str, Bone]) -> C
     into = ACCLAIM_TO_PERSON
     rotations = [into @ turned[bone].as_matrix() @ into.T for bone in BONES.values()]
     directions = np.stack([into @ bones[bone].direction for bone in BONES.values()])
-    return Clip(Path(name).stem, np.stack(rotations, axis=1), directions)
+    return Clip(Path(where).stem, np.stack(rotations, axis=1), directions)
 
 
-def _parse_motion(name: str, text: str) -> dict[str, np.ndarray]:
+def _parse_motion(where: str, text: str) -> dict[str, np.ndarray]:
     """Returns [frames, values] of each bone, every `FRAMES_APART`th frame."""
     frames: list[dict[str, list[float]]] = []
     number = 0
@@ -230,17 +233,19 @@ def _parse_motion(name: str, text: str) -> dict[str, np.ndarray]:
             frames[-1][words[0]] = [float(word) for word in words[1:]]
     rows = [{bone: len(values) for bone, values in frame.items()} for frame in frames]
     if not frames or any(row != rows[0] for row in rows):
-        raise ValueError(f"{name}: expected the same bones in each frame, at least one")
+        raise ValueError(
+            f"{where}: expected the same bones in each frame, at least one"
+        )
     values = {bone: np.array([frame[bone] for frame in frames]) for bone in frames[0]}
     for bone, numbers in values.items():
-        _check_numbers(name, bone, numbers)
+        _check_numbers(where, bone, numbers)
     return values
 
 
-def _check_numbers(name: str, bone: str, numbers: np.ndarray) -> None:
+def _check_numbers(where: str, bone: str, numbers: np.ndarray) -> None:
     bad = numbers[~(np.abs(numbers) <= MOST)]
     if bad.size:
         raise ValueError(
-            f"{name}: {bone}: expected numbers from {-MOST:g} to {MOST:g}, got "
+            f"{where}: {bone}: expected numbers from {-MOST:g} to {MOST:g}, got "
             f"{bad[0]:g}"
         )

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import cv2
 import pytest
 
@@ -29,3 +31,10 @@ def test_a_page_shows_each_chosen_frame(tmp_path):
 def test_no_frames_is_refused():
     with pytest.raises(ValueError, match="--num_frames must be at least 1, got 0"):
         browse.BrowseConfig(num_frames=0)
+
+
+def test_paths_begin_at_home_where_they_say_so(monkeypatch):
+    monkeypatch.setenv("HOME", "/somewhere")
+    config = browse.BrowseConfig(out_dir=Path("~/page"), tfds_dir=Path("~/tfds"))
+    assert config.out_dir == Path("/somewhere/page")
+    assert config.tfds_dir == Path("/somewhere/tfds")
