@@ -1,18 +1,23 @@
-"""Damages files for a while: `python -m tests.hostile --minutes=N`."""
+"""Damages files for a while: `python -m tests.hostile --minutes=N`.
+
+Interrupted, by Ctrl-C or SIGTERM, it still says what came.
+"""
 
 import argparse
 import collections
 import json
+import math
 import multiprocessing
 import os
+import signal
 import sys
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 from tests.hostile import fuzz  # noqa: E402
 from tests.hostile.targets import TARGETS  # noqa: E402
+
+Ends = dict[str, collections.Counter[str]]  # of each target, how often each end came
 
 
 def main() -> int:
@@ -23,23 +28,41 @@ def main() -> int:
     parser.add_argument("--keep", default="runs/hostile", help="gets what went wrong")
     parser.add_argument("targets", nargs="*", choices=[[], *(t.name for t in TARGETS)])
     arguments = parser.parse_args()
+    if not 0 < arguments.minutes < math.inf:
+        parser.error(f"--minutes must be above 0, got {arguments.minutes}")
     chosen = [
         t.name for t in TARGETS if not arguments.targets or t.name in arguments.targets
     ]
-    ends: dict[str, collections.Counter[str]] = collections.defaultdict(
-        collections.Counter
-    )
+    ends: Ends = collections.defaultdict(collections.Counter)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        for turn in fuzz.until(arguments.minutes):
+            name = chosen[turn % len(chosen)]
+            seed = arguments.seed + turn // len(chosen)
+            ends[name].update(in_a_process(name, seed, arguments.keep))
+    except KeyboardInterrupt:
+        print("interrupted; until then:")
+    return report(ends)
+
+
+def in_a_process(name: str, seed: int, keep: str) -> dict[str, int]:
+    """Returns what `fuzz.work` does; that the process died is an end like others."""
     context = multiprocessing.get_context("spawn")
-    for turn in fuzz.until(arguments.minutes):
-        name, seed = chosen[turn % len(chosen)], arguments.seed + turn // len(chosen)
-        with ProcessPoolExecutor(1, context) as executor:
-            try:
-                ends[name].update(
-                    executor.submit(fuzz.work, name, seed, arguments.keep).result()
-                )
-            except BrokenProcessPool:  # nothing may end the interpreter itself
-                ends[name][f"the process died, seed {seed}"] += 1
-    total = sum(sum(counts.values()) for counts in ends.values())
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=fuzz.send_work, args=(sender, name, seed, keep))
+    process.start()
+    sender.close()
+    try:
+        return receiver.recv()
+    except EOFError:  # nothing may end the interpreter itself
+        return {f"the process died, seed {seed}": 1}
+    finally:
+        process.kill()
+        process.join()
+
+
+def report(ends: Ends) -> int:
+    """Prints the table, and returns 1 if anything was not handled."""
     bad = {
         name: {end: n for end, n in counts.items() if end not in ("read", "refused")}
         for name, counts in ends.items()
@@ -48,10 +71,10 @@ def main() -> int:
     print("| --- | ---: | ---: | ---: | ---: |")
     for name, counts in ends.items():
         wrong = sum(bad[name].values())
-        cells = (sum(counts.values()), counts["read"], counts["refused"], wrong)
+        cells = (counts.total(), counts["read"], counts["refused"], wrong)
         print(f"| {name} | {' | '.join(map(str, cells))} |")
-    print(f"{total} inputs")
-    print(json.dumps({k: v for k, v in bad.items() if v}, indent=1))
+    print(f"{sum(counts.total() for counts in ends.values())} inputs")
+    print(json.dumps({k: v for k, v in bad.items() if v}, indent=1), flush=True)
     return int(any(bad.values()))
 
 

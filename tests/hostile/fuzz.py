@@ -11,6 +11,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Iterator
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 from tests.hostile.targets import TARGETS, Target
@@ -125,6 +126,11 @@ def _restore(folder: Path, pristine: dict[Path, bytes]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists() or path.read_bytes() != content:
             path.write_bytes(content)
+
+
+def send_work(sender: Connection, name: str, seed: int, keep: str) -> None:
+    """Sends what `work` returns to the process that asked for it."""
+    sender.send(work(name, seed, keep))
 
 
 def work(name: str, seed: int, keep: str) -> dict[str, int]:
