@@ -13,6 +13,7 @@ import datasets
 from cmbjax import plots
 from cmbjax.data.examples import Example, decode_depth, frame_name
 from cmbjax.data.flags import DataFlags
+from cmbjax.files import printable
 
 PAGE = """<!doctype html>
 <meta charset="utf-8">
@@ -64,8 +65,9 @@ def main(config: BrowseConfig) -> Path:
         )
     title = html.escape(f"{frames.name}: {len(figures)} frames")
     page = out_dir / "index.html"
-    page.write_text(PAGE.format(title=title, figures="\n".join(figures)))
-    print(page)
+    text = PAGE.format(title=title, figures="\n".join(figures))
+    page.write_text(text, encoding="utf-8")
+    print(printable(page))
     return page
 
 

@@ -173,7 +173,8 @@ def _only_one(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            print(f"{folder}: another process is at it; waiting", flush=True)
+            where = printable(folder)
+            print(f"{where}: another process is at it; waiting", flush=True)
             fcntl.flock(lock, fcntl.LOCK_EX)
         except OSError as error:
             raise OSError(
