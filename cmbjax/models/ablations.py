@@ -8,6 +8,7 @@ from jaxtyping import Array, Float
 
 from cmbjax.models import memory
 from cmbjax.models.cmb import ConvolutionalMemoryBlock
+from cmbjax.models.memory import Bound
 from cmbjax.models.posenet import PoseNet
 
 
@@ -91,7 +92,7 @@ class RunningMean(ConvolutionalMemoryBlock, kw_only=True):
 
     def write(self, M_t: Float[Array, "batch height width c_m"]) -> None:
         """Stores the mean of what is there and M_t."""
-        if not self.writes():
+        if not memory.is_written(self):
             return
         before: Array = self.get_variable("memory", "value")
         if not memory.is_per_sample(before):
@@ -136,9 +137,7 @@ class WithoutBlocks(PoseNet, kw_only=True):
         """Whether there is a memory."""
         return False
 
-    def enhance(
-        self, name: str, x: Array, *, train: bool, r: float | Float[Array, ""]
-    ) -> Array:
+    def enhance(self, name: str, x: Array, *, train: bool, r: Bound) -> Array:
         """Returns x."""
         return x
 
@@ -146,7 +145,4 @@ class WithoutBlocks(PoseNet, kw_only=True):
 class InOrder(PoseNet, kw_only=True):
     """Sees frames in the order of their recording (Table 6, Ours w/ Sequence)."""
 
-    @property
-    def sequential(self) -> bool:
-        """Whether frames come in the order of their recording."""
-        return True
+    sequential: ClassVar[bool] = True

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 from cmbjax.models import memory
 from cmbjax.models.fast.forms import FAST
 from cmbjax.models.layers import Conv, Form, Part, conv_norm_relu, widened
+from cmbjax.models.memory import Bound
 
 MemoryMode = Literal["shared", "per_sample"]
 
@@ -86,7 +87,7 @@ class ConvolutionalMemoryBlock(nn.Module, kw_only=True):
         x: Float[Array, "batch height width channels"],
         *,
         train: bool,
-        r: float | Float[Array, ""],
+        r: Bound,
     ) -> Float[Array, "batch height width channels_features"]:
         """Returns x (+) C_O.
 
@@ -171,9 +172,9 @@ class ConvolutionalMemoryBlock(nn.Module, kw_only=True):
             )
 
         value = jnp.asarray(self.variable("memory", "value", start).value)
-        if not self.writes():
+        if not memory.is_written(self):
             value = memory.frozen(value)
-        expected = shape[1:] if shared or not self.writes() else shape
+        expected = shape[1:] if shared or not memory.is_written(self) else shape
         if value.shape != expected:
             raise ValueError(
                 f"the {self.memory_mode} memory of {self.name or 'the block'} is "
@@ -185,16 +186,12 @@ class ConvolutionalMemoryBlock(nn.Module, kw_only=True):
 
     def write(self, M_t: Float[Array, "batch height width c_m"]) -> None:
         """Stores M_t, of a shared memory its mean over the batch."""
-        if self.writes():
+        if memory.is_written(self):
             value = widened(M_t)
             shared = self.memory_mode == "shared"
             self.put_variable(
                 "memory", "value", memory.batch_mean(value) if shared else value
             )
-
-    def writes(self) -> bool:
-        """Whether this call writes the memory."""
-        return self.is_mutable_collection("memory") and not self.is_initializing()
 
 
 CMB = ConvolutionalMemoryBlock
@@ -203,7 +200,7 @@ CMB = ConvolutionalMemoryBlock
 def similar_memory(
     memory: Float[Array, "*#shape"],
     x: Float[Array, "*shape"],
-    r: float | Float[Array, ""],
+    r: Bound,
 ) -> Float[Array, "*shape"]:
     """Returns clip_[1/r, r](M / x) * x of Eq. 2 without a quotient; 0 where x is 0.
 

@@ -8,7 +8,7 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from cmbjax.models.layers import repeat
+from cmbjax.models.layers import EPSILON, repeat
 from cmbjax.models.losses import AnyArray
 
 # As `depth.detector` reads them: the centre; four sides of what is seen and four of the
@@ -109,7 +109,9 @@ def folded(variables: Any) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     layers = {}
     for layer in LAYERS:
         norm, running = params[f"{layer.name}_norm"], stats[f"{layer.name}_norm"]
-        scale = np.asarray(norm["scale"]) / np.sqrt(np.asarray(running["var"]) + 1e-5)
+        scale = np.asarray(norm["scale"]) / np.sqrt(
+            np.asarray(running["var"]) + EPSILON
+        )
         bias = np.asarray(norm["bias"]) - scale * np.asarray(running["mean"])
         layers[layer.name] = (np.asarray(params[layer.name]["kernel"]) * scale, bias)
     head = params[HEAD]

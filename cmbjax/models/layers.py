@@ -5,6 +5,7 @@ what they mean stay. `PLAIN` here is the reference; `fast/` has the forms that a
 """
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ from jaxtyping import Array, Float
 
 MOMENTUM = 0.9  # of BN's running statistics
 EPSILON = nn.BatchNorm.epsilon
+BatchNorm = functools.partial(nn.BatchNorm, momentum=MOMENTUM)
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
 
@@ -59,11 +61,8 @@ class Form:
         self, conv: "Conv", parts: Sequence[Part], *, train: bool, norm_name: str
     ) -> Float[Array, "batch height width features"]:
         """Returns relu(BN(conv(parts))), as part of the module that calls it."""
-        norm = nn.BatchNorm(
-            use_running_average=not train,
-            momentum=MOMENTUM,
-            dtype=conv.dtype,
-            name=norm_name,
+        norm = BatchNorm(
+            use_running_average=not train, dtype=conv.dtype, name=norm_name
         )
         return nn.relu(norm(conv(*parts)))
 

@@ -8,11 +8,18 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
+from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 
+from cmbjax.models.losses import AnyArray
+
 Memory = Any  # a nested dict of values
-AnyArray = jax.Array | np.ndarray
+Bound = float | Float[Array, ""]  # r of Eq. 2, at least 1; a number costs less
+
+
+def is_written(module: nn.Module) -> bool:
+    """Whether the call that a module is in writes the memory."""
+    return module.is_mutable_collection("memory") and not module.is_initializing()
 
 
 def is_per_sample(value: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from typing import Any, ClassVar, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
@@ -16,6 +17,7 @@ from cmbjax.models.losses import (
     heatmap_loss,
     joints_loss,
 )
+from cmbjax.models.memory import Bound
 
 
 class Outputs(NamedTuple):
@@ -74,6 +76,9 @@ class Network(nn.Module, kw_only=True):
         stride: Input pixels per heat-map cell; None where there are no heat maps.
         divisor: The input's side must be a multiple of it.
         num_frames: Frames that are seen at once, the last axis of the input; odd.
+        sequential: Whether frames come in the order of their recording, not shuffled.
+        resets_memory: Whether the memory, one a sample, starts from zero with a
+            recording.
         averages_mirrored: Whether the method averages its predictions with those of
             the mirrored image.
         default_decode: The decode that the method has, a name in `heatmaps.DECODES`.
@@ -89,6 +94,8 @@ class Network(nn.Module, kw_only=True):
     stride: ClassVar[int | None] = 2
     divisor: ClassVar[int] = 8
     num_frames: ClassVar[int] = 1
+    sequential: ClassVar[bool] = False
+    resets_memory: ClassVar[bool] = False
     averages_mirrored: ClassVar[bool] = False
     default_decode: ClassVar[str] = "dark"
     sigma: ClassVar[float] = 1.5
@@ -98,22 +105,12 @@ class Network(nn.Module, kw_only=True):
         """Whether there is a memory of earlier batches."""
         return False
 
-    @property
-    def sequential(self) -> bool:
-        """Whether frames come in the order of their recording, and not shuffled."""
-        return False
-
-    @property
-    def resets_memory(self) -> bool:
-        """Whether the memory, one a sample, starts from zero with a recording."""
-        return False
-
     def __call__(
         self,
         depth: Float[AnyArray, "batch side side frames"],
         *,
         train: bool,
-        r: float | Float[Array, ""] = 1.0,
+        r: Bound = 1.0,
     ) -> Float[Array, "batch cells cells joints"] | Outputs:
         """Returns the heat maps; all `Outputs` where there is more than these.
 
@@ -134,7 +131,7 @@ class Network(nn.Module, kw_only=True):
         depth: Float[AnyArray, "batch side side frames"],
         *,
         train: bool,
-        r: float | Float[Array, ""],
+        r: Bound,
     ) -> Outputs:
         """Returns what the network gives; the arguments are those of a call."""
         raise NotImplementedError
@@ -172,9 +169,7 @@ class Network(nn.Module, kw_only=True):
         """Returns a channel count, multiplied by the width."""
         return scaled(features, self.width)
 
-    def loss(
-        self, batch: Batch, *, r: float | Float[Array, ""], sigma: float
-    ) -> Float[Array, ""]:
+    def loss(self, batch: Batch, *, r: Bound, sigma: float) -> Float[Array, ""]:
         """Returns the loss of a batch; called by `apply` with method="loss".
 
         Args:
@@ -208,18 +203,17 @@ class Network(nn.Module, kw_only=True):
             side: Of the network's input, pixels.
             decode: A name in `heatmaps.DECODES`.
         """
-        if outputs.heatmaps is None:
-            joints = np.asarray(outputs.joints)
-            scores = np.ones(joints.shape[:2], np.float32)
-            if outputs.scores is not None:
-                scores = np.asarray(outputs.scores)
+        heatmaps, depth_maps, joints, scores = jax.tree.map(np.asarray, outputs)
+        if heatmaps is None:
+            if scores is None:
+                scores = np.ones(joints.shape[:2], np.float32)
             joints_px = (joints[..., :2] + 0.5) * side
             return Decoded(joints_px, scores, joints if joints.shape[2] == 3 else None)
         assert self.stride is not None, "there are heat maps"
         return decode_maps(
-            np.asarray(outputs.heatmaps),
-            depth_maps=_as_numpy(outputs.depth_maps),
-            joints=_as_numpy(outputs.joints),
+            heatmaps,
+            depth_maps=depth_maps,
+            joints=joints,
             side=side,
             stride=self.stride,
             decode=decode,
@@ -229,7 +223,3 @@ class Network(nn.Module, kw_only=True):
 def scaled(features: int, width: float) -> int:
     """Returns a channel count, multiplied by a network's width; at least 1."""
     return max(1, round(features * width))
-
-
-def _as_numpy(values: Any) -> np.ndarray | None:
-    return None if values is None else np.asarray(values)

@@ -9,6 +9,7 @@ from cmbjax.models.cmb import ConvolutionalMemoryBlock, MemoryMode
 from cmbjax.models.fast.forms import FAST
 from cmbjax.models.layers import Conv, Form, Part, Upsampled, conv_norm_relu, widened
 from cmbjax.models.losses import AnyArray
+from cmbjax.models.memory import Bound
 from cmbjax.models.network import Network, Outputs
 
 HEAD_CELLS = 32  # the dense 3-D head sees maps of at most this side
@@ -49,7 +50,7 @@ class PoseNet(Network, kw_only=True):
         depth: Float[AnyArray, "batch side side 1"],
         *,
         train: bool,
-        r: float | Float[Array, ""],
+        r: Bound,
     ) -> Outputs:
         """Returns heat maps at half the side of `depth`, and what `head3d` gives."""
         depth = self.check(depth)
@@ -92,9 +93,7 @@ class PoseNet(Network, kw_only=True):
             return Outputs(heatmaps, joints=self.regress(heatmaps))
         return Outputs(heatmaps)
 
-    def enhance(
-        self, name: str, x: Array, *, train: bool, r: float | Float[Array, ""]
-    ) -> Array:
+    def enhance(self, name: str, x: Array, *, train: bool, r: Bound) -> Array:
         """Returns x with what a memory block adds to it."""
         block = self.block(
             features=x.shape[-1],

@@ -7,13 +7,14 @@ each frame as the first of a sequence, its state zero. Whoever feeds the streams
 the state to zero where a sequence begins: `memory.reset`.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
 from cmbjax.models.layers import widened
+from cmbjax.models.memory import Bound, is_written
 from cmbjax.models.posenet import PoseNet
 
 
@@ -40,7 +41,7 @@ class _Recurrence(nn.Module, kw_only=True):
         return self.variable("memory", name, jnp.zeros, shape)
 
     def _read(self, state: nn.Variable, x: Array) -> Array:
-        if not self._writes():
+        if not is_written(self):
             return jnp.zeros((*x.shape[:-1], self.features), x.dtype)
         if state.value.shape[:3] != x.shape[:3]:
             raise ValueError(
@@ -51,11 +52,8 @@ class _Recurrence(nn.Module, kw_only=True):
         return state.value.astype(x.dtype)
 
     def _write(self, state: nn.Variable, value: Array) -> None:
-        if self._writes():
+        if is_written(self):
             state.value = widened(value)
-
-    def _writes(self) -> bool:
-        return self.is_mutable_collection("memory") and not self.is_initializing()
 
 
 class ConvGRU(_Recurrence, kw_only=True):
@@ -133,24 +131,15 @@ class RecurrentPoseNet(PoseNet, kw_only=True):
     recurrence: type[_Recurrence] = ConvGRU
     stream_frames: int = 1
 
-    @property
-    def sequential(self) -> bool:
-        """Whether frames come in the order of their recording."""
-        return True
+    sequential: ClassVar[bool] = True
+    resets_memory: ClassVar[bool] = True
 
     @property
     def remembers(self) -> bool:
         """Whether the memory is the paper's, of which there are readings to choose."""
         return False
 
-    @property
-    def resets_memory(self) -> bool:
-        """Whether the memory, one a sample, starts from zero with a recording."""
-        return True
-
-    def enhance(
-        self, name: str, x: Array, *, train: bool, r: float | Float[Array, ""]
-    ) -> Array:
+    def enhance(self, name: str, x: Array, *, train: bool, r: Bound) -> Array:
         """Returns x with what a recurrence adds to it, a stream frame by frame."""
         block = self.recurrence(features=x.shape[-1], dtype=self.dtype, name=name)
         frames = self.stream_frames if train else 1

@@ -15,8 +15,9 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from cmbjax.models.compared.norm import BatchNorm
+from cmbjax.models.layers import BatchNorm
 from cmbjax.models.losses import AnyArray, Batch, joint_targets
+from cmbjax.models.memory import Bound
 from cmbjax.models.network import Network, Outputs
 
 # Kernel over time, rows and columns; channels.
@@ -53,7 +54,7 @@ class CNN3D(Network, kw_only=True):
         depth: Float[AnyArray, "batch side side frames"],
         *,
         train: bool,
-        r: float | Float[Array, ""] = 1.0,
+        r: Bound,
     ) -> Outputs:
         """Returns the joints of the frame in the middle."""
         joints = self.joints_of_frames(depth, train=train)
@@ -91,9 +92,7 @@ class CNN3D(Network, kw_only=True):
         output = nn.Dense(int(np.prod(shape)), dtype=self.dtype, name="joints")(x)
         return output.astype(jnp.float32).reshape(-1, *shape)
 
-    def loss(
-        self, batch: Batch, *, r: float | Float[Array, ""], sigma: float
-    ) -> Float[Array, ""]:
+    def loss(self, batch: Batch, *, r: Bound, sigma: float) -> Float[Array, ""]:
         """Returns the mean distance over frames and joints; see `Network`.
 
         Joints without a label do not count, nor does depth where it is not known. The

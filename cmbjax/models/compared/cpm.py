@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 from cmbjax.models.fast.cpu import eigen_convolution
 from cmbjax.models.fast.pool import max_pool_3x3
 from cmbjax.models.losses import AnyArray, Batch, joints_to_heatmaps
+from cmbjax.models.memory import Bound
 from cmbjax.models.network import Network, Outputs
 
 STAGES = 6
@@ -92,14 +93,12 @@ class ConvolutionalPoseMachine(Network, kw_only=True):
         depth: Float[AnyArray, "batch side side 1"],
         *,
         train: bool,
-        r: float | Float[Array, ""] = 1.0,
+        r: Bound,
     ) -> Outputs:
         """Returns the last stage's heat maps of the joints."""
         return Outputs(self.all_maps(depth, train=train)[-1][..., :-1])
 
-    def loss(
-        self, batch: Batch, *, r: float | Float[Array, ""], sigma: float
-    ) -> Float[Array, ""]:
+    def loss(self, batch: Batch, *, r: Bound, sigma: float) -> Float[Array, ""]:
         """Returns the sum of all stages' losses; the background is one more joint."""
         maps = self.all_maps(batch["depth"], train=True)
         visible = batch["visible"]

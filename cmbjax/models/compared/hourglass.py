@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 from cmbjax.models.compared.norm import norm_relu
 from cmbjax.models.layers import repeat
 from cmbjax.models.losses import AnyArray, Batch, heatmap_loss
+from cmbjax.models.memory import Bound
 from cmbjax.models.network import Network, Outputs
 
 DEPTH = 4  # of an hourglass: times that it halves its maps
@@ -75,14 +76,12 @@ class StackedHourglass(Network, kw_only=True):
         depth: Float[AnyArray, "batch side side 1"],
         *,
         train: bool,
-        r: float | Float[Array, ""] = 1.0,
+        r: Bound,
     ) -> Outputs:
         """Returns the last stack's heat maps, at a quarter of the side."""
         return Outputs(self.all_maps(depth, train=train)[-1])
 
-    def loss(
-        self, batch: Batch, *, r: float | Float[Array, ""], sigma: float
-    ) -> Float[Array, ""]:
+    def loss(self, batch: Batch, *, r: Bound, sigma: float) -> Float[Array, ""]:
         """Returns the sum of all stacks' losses; see `Network`."""
         maps = self.all_maps(batch["depth"], train=True)
         joints_px, visible = batch["joints_px"], batch["visible"]

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 from cmbjax.models.compared.norm import norm_relu
 from cmbjax.models.compared.regression import MeanPose
 from cmbjax.models.losses import AnyArray, Batch, batch_targets
+from cmbjax.models.memory import Bound
 from cmbjax.models.network import Network, Outputs, scaled
 
 STEPS = 4
@@ -124,60 +125,72 @@ class IEF(Network, kw_only=True):
     heads3d = ("none", "dense")
     stride = None
 
+    @property
+    def dimensions(self) -> int:
+        """Coordinates of a joint."""
+        return 3 if self.head3d == "dense" else 2
+
+    @property
+    def largest(self) -> Float[Array, "1 1 xyz"]:
+        """The longest step there is, of each coordinate."""
+        return jnp.array(LARGEST[: self.dimensions]).reshape(1, 1, -1)
+
+    def setup(self) -> None:
+        """Makes the layers, which training and prediction call in unlike ways."""
+        self.trunk = GoogLeNet(width=self.width, norm=self.norm, dtype=self.dtype)
+        self.steps = nn.Dense(
+            self.dimensions * self.num_joints,
+            kernel_init=nn.initializers.normal(0.01),
+        )
+        self.mean_pose = MeanPose(num_joints=self.num_joints)
+
     def outputs(
         self,
         depth: Float[AnyArray, "batch side side 1"],
         *,
         train: bool,
-        r: float | Float[Array, ""] = 1.0,
+        r: Bound,
     ) -> Outputs:
         """Returns the joints after the last step."""
-        return Outputs(joints=self._answer(depth, train=train))
-
-    def loss(
-        self, batch: Batch, *, r: float | Float[Array, ""], sigma: float
-    ) -> Float[Array, ""]:
-        """Returns the squared error of all steps along the path; see `Network`."""
-        return self._answer(batch["depth"], train=True, batch=batch)
-
-    @nn.compact
-    def _answer(
-        self, depth: AnyArray, *, train: bool, batch: Batch | None = None
-    ) -> Array:
-        """Returns the loss where there are labels, or else the joints."""
         depth = self.check(depth)
-        dimensions = 3 if self.head3d == "dense" else 2
-        largest = jnp.array(LARGEST[:dimensions]).reshape(1, 1, -1)
-        trunk = GoogLeNet(width=self.width, norm=self.norm, dtype=self.dtype)
-        output = nn.Dense(
-            dimensions * self.num_joints,
-            kernel_init=nn.initializers.normal(0.01),
-            name="steps",
-        )
-        mean_pose = MeanPose(num_joints=self.num_joints)
+        start = self.mean_pose()[None, :, : self.dimensions]
+        pose = jnp.broadcast_to(start, (len(depth), *start.shape[1:]))
+        for _ in range(STEPS):
+            step = bounded(self.predicted_step(depth, pose, train=train))
+            pose = pose + self.largest * step
+        return Outputs(joints=pose)
 
-        def steps(depth: Array, pose: Array) -> Array:
-            side = depth.shape[1]
-            centre = jnp.zeros((len(depth), 1, 2))
-            inputs = [depth, render(pose, side), render(centre, side)]
-            features = trunk(jnp.concatenate(inputs, axis=-1), train=train)
-            predicted = output(features.astype(jnp.float32))
-            return predicted.reshape(len(depth), dimensions, -1).swapaxes(1, 2)
-
-        if batch is None:
-            start = mean_pose()[None, :, :dimensions]
-            pose = jnp.broadcast_to(start, (len(depth), *start.shape[1:]))
-            for _ in range(STEPS):
-                pose = pose + largest * bounded(steps(depth, pose))
-            return pose
+    def loss(self, batch: Batch, *, r: Bound, sigma: float) -> Float[Array, ""]:
+        """Returns the squared error of all steps along the path; see `Network`."""
+        depth = self.check(batch["depth"])
         label, is_known = batch_targets(batch)
-        start = mean_pose(label, is_known)[None, :, :dimensions]
-        label, is_known = label[..., :dimensions], is_known[..., :dimensions]
-        poses, targets = path(start, label, largest)
-        predicted = steps(jnp.concatenate([depth] * STEPS), jnp.concatenate(poses))
+        start = self.mean_pose(label, is_known)[None, :, : self.dimensions]
+        label, is_known = (
+            label[..., : self.dimensions],
+            is_known[..., : self.dimensions],
+        )
+        poses, targets = path(start, label, self.largest)
+        predicted = self.predicted_step(
+            jnp.concatenate([depth] * STEPS), jnp.concatenate(poses), train=True
+        )
         counted = jnp.concatenate([is_known] * STEPS)
         squares = (predicted - jnp.concatenate(targets)) ** 2
         return jnp.sum(squares * counted) / jnp.maximum(jnp.sum(counted), 1)
+
+    def predicted_step(
+        self,
+        depth: Float[Array, "batch side side 1"],
+        pose: Float[Array, "batch joints xyz"],
+        *,
+        train: bool,
+    ) -> Float[Array, "batch joints xyz"]:
+        """Returns where each joint is to move, in units of the longest step."""
+        side = depth.shape[1]
+        centre = jnp.zeros((len(depth), 1, 2))
+        inputs = [depth, render(pose, side), render(centre, side)]
+        features = self.trunk(jnp.concatenate(inputs, axis=-1), train=train)
+        predicted = self.steps(features.astype(jnp.float32))
+        return predicted.reshape(len(depth), self.dimensions, -1).swapaxes(1, 2)
 
 
 def path(

@@ -18,9 +18,10 @@ from jax.scipy.ndimage import map_coordinates
 from jaxtyping import Array, Bool, Float, Int
 
 from cmbjax.heatmaps import Decoded, heatmaps_to_joints
-from cmbjax.models.compared.norm import BatchNorm
 from cmbjax.models.fast.pool import max_pool_3x3
+from cmbjax.models.layers import BatchNorm
 from cmbjax.models.losses import AnyArray, Batch, heatmap_loss
+from cmbjax.models.memory import Bound
 from cmbjax.models.network import Network, Outputs, scaled
 
 Parents = tuple[int, ...]
@@ -392,7 +393,7 @@ class IEML(Network, kw_only=True):
         depth: Float[AnyArray, "batch side side 1"],
         *,
         train: bool,
-        r: float | Float[Array, ""] = 1.0,
+        r: Bound,
     ) -> Outputs:
         """Returns heat maps, the proposals chosen, and their height times p(match)."""
         scored = self.scored(depth, train=train)
@@ -407,9 +408,7 @@ class IEML(Network, kw_only=True):
             scores=jnp.exp(scores[..., 0]),
         )
 
-    def loss(
-        self, batch: Batch, *, r: float | Float[Array, ""], sigma: float
-    ) -> Float[Array, ""]:
+    def loss(self, batch: Batch, *, r: Bound, sigma: float) -> Float[Array, ""]:
         """Returns the sum of the three losses; see above."""
         scored = self.scored(batch["depth"], train=True)
         places, visible = scored.proposals, batch["visible"]

@@ -1,14 +1,11 @@
 """BN as all compared networks have it."""
 
-import functools
 from typing import Any
 
 from flax import linen as nn
 from jaxtyping import Array
 
-from cmbjax.models.layers import EPSILON, MOMENTUM
-
-BatchNorm = functools.partial(nn.BatchNorm, momentum=MOMENTUM, epsilon=EPSILON)
+from cmbjax.models.layers import BatchNorm
 
 
 def norm_relu(x: Array, *, train: bool, dtype: Any, name: str | None = None) -> Array:

@@ -14,9 +14,11 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from cmbjax.models.compared.hourglass import Residual
-from cmbjax.models.compared.norm import BatchNorm, norm_relu
+from cmbjax.models.compared.norm import norm_relu
 from cmbjax.models.fast.cpu import ConvTranspose, eigen_convolution
+from cmbjax.models.layers import BatchNorm
 from cmbjax.models.losses import AnyArray, Batch, heatmap_loss
+from cmbjax.models.memory import Bound
 from cmbjax.models.network import Network, Outputs
 
 # Channels within and behind, number and stride of the detector's bottlenecks.
@@ -103,14 +105,12 @@ class PartHeatmapRegression(Network, kw_only=True):
         depth: Float[AnyArray, "batch side side 1"],
         *,
         train: bool,
-        r: float | Float[Array, ""] = 1.0,
+        r: Bound,
     ) -> Outputs:
         """Returns the regressor's heat maps."""
         return Outputs(self.both(depth, train=train)[1])
 
-    def loss(
-        self, batch: Batch, *, r: float | Float[Array, ""], sigma: float
-    ) -> Float[Array, ""]:
+    def loss(self, batch: Batch, *, r: Bound, sigma: float) -> Float[Array, ""]:
         """Returns the sum of the detector's and the regressor's loss."""
         logits, maps = self.both(batch["depth"], train=True)
         side, visible = maps.shape[1], batch["visible"]

@@ -12,6 +12,7 @@ from cmbjax.models.compared.norm import norm_relu
 from cmbjax.models.compared.regression import MeanPose
 from cmbjax.models.fast.cpu import eigen_convolution
 from cmbjax.models.losses import AnyArray, Batch, batch_targets
+from cmbjax.models.memory import Bound
 from cmbjax.models.network import Network, Outputs, scaled
 
 VOXELS = 40  # along each side of a volume
@@ -183,19 +184,19 @@ class ViewpointInvariant(Network, kw_only=True):
         depth: Float[AnyArray, "batch side side 1"],
         *,
         train: bool,
-        r: float | Float[Array, ""] = 1.0,
+        r: Bound,
     ) -> Outputs:
         """Returns the joints after the last step, and how surely each is visible."""
-        pose, (_, _, visible) = self._refine(depth, None, train)
+        pose, (_, _, visible) = self._refine(depth, train=train)
         dimensions = 3 if self.head3d == "dense" else 2
         return Outputs(joints=pose[..., :dimensions], scores=nn.sigmoid(visible[-1]))
 
-    def loss(
-        self, batch: Batch, *, r: float | Float[Array, ""], sigma: float
-    ) -> Float[Array, ""]:
+    def loss(self, batch: Batch, *, r: Bound, sigma: float) -> Float[Array, ""]:
         """Returns the sum over steps; see `Network`."""
         label, is_known = batch_targets(batch)
-        _, (poses, offsets, logits) = self._refine(batch["depth"], batch, True)
+        _, (poses, offsets, logits) = self._refine(
+            batch["depth"], label, is_known, train=True
+        )
         if self.head3d == "none":
             is_known = is_known.at[..., 2].set(False)
         reach = EXTENT / 2  # to where a glimpse reaches
@@ -209,12 +210,12 @@ class ViewpointInvariant(Network, kw_only=True):
 
     @nn.compact
     def _refine(
-        self, depth: AnyArray, batch: Batch | None, train: bool
+        self, depth: AnyArray, *labels: Array, train: bool
     ) -> tuple[Array, tuple[Array, Array, Array]]:
         """Returns the last pose; all steps' poses before, offsets and visibility."""
         depth = self.check(depth)
         mean_pose = MeanPose(num_joints=self.num_joints)
-        start = mean_pose() if batch is None else mean_pose(*batch_targets(batch))
+        start = mean_pose(*labels)
         pose = jnp.broadcast_to(start[None], (len(depth), *start.shape))
         features = self.scaled(2048)
         zeros = jnp.zeros((len(depth), features))

@@ -151,7 +151,7 @@ def test_loss_of_a_silent_network_is_that_of_the_path_itself(initialised):
     label, known = map(np.asarray, batch_targets(batch))
     mean = np.nanmean(np.where(known, label, np.nan), axis=0)
     np.testing.assert_allclose(
-        new["batch_stats"]["MeanPose_0"]["mean"], mean, rtol=1e-4, atol=1e-6
+        new["batch_stats"]["mean_pose"]["mean"], mean, rtol=1e-4, atol=1e-6
     )
     # The squared step of each joint, as its distance shrinks from step to step.
     total = 0.0
