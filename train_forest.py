@@ -19,8 +19,7 @@ from cmbjax.evaluate import report
 from cmbjax.evaluate.predictions import Result
 from cmbjax.files import check_same, only_one, read_npz, whole_file, write_json
 from cmbjax.forests import parts, votes, walks
-from cmbjax.forests.bodies import cut_out, to_pixels
-from cmbjax.skeletons import Skeleton
+from cmbjax.forests.bodies import cut_out, reach_mm, to_pixels
 from cmbjax.train.run import refuse_foreign
 from cmbjax.train.statistics import Statistics, training_statistics
 
@@ -45,14 +44,23 @@ class ForestConfig(DataFlags):
     """Of the training split, evenly spaced, at most."""
     max_depth: int = 20
     """Splits from a root to a leaf, at most."""
-    crop: Literal["person", "label_box"] = "person"
-    """Whether people are found in test frames, or their labels' boxes are taken."""
+    reach: float | None = None
+    """Of the depth differences around a pixel, pixel metres: at 1 m so many pixels; by
+    default 129 (rf), 150 (rtw) or 25 (xu_cheng)."""
+    crop: Literal["person", "label_box"] | None = None
+    """Whether people are found in test frames, or their labels' boxes and depths are
+    taken; by default as networks have it: for astar and itop/top label_box."""
     seed: int = 0
     """Of pixels, features, trees and walks."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_ranges(self, {"max_depth": (1, 64)})
+        check_ranges(self, {"max_depth": (1, 64), "reach": (1, 1000)})
+
+    @property
+    def reach_of_features(self) -> float:
+        """Pixel metres."""
+        return self.reach or FORESTS[self.model][0].REACH
 
 
 def main(config: ForestConfig) -> metrics.Columns:
@@ -81,7 +89,8 @@ def claim(config: ForestConfig, run_dir: Path, frames: DepthFrames) -> None:
         ValueError: It holds a forest of another, or something else.
     """
     flags = ("dataset", "model", "num_frames", "max_depth", "seed")
-    mine = {name: getattr(config, name) for name in flags} | {"frames": frames.name}
+    mine = {name: getattr(config, name) for name in flags}
+    mine |= {"reach": config.reach_of_features, "frames": frames.name}
     record = run_dir / CONFIG_FILE
     if record.exists():
         check_same(record, mine, f"--run_dir={run_dir} holds a forest")
@@ -96,8 +105,9 @@ def grow_and_test(
     """Does what `main` does, in a folder that is this process' own."""
     statistics = training_statistics(frames)
     forest, seconds = grown(config, run_dir, frames)
+    crop = config.crop or test.crop
     start = time.perf_counter()
-    result = evaluate(forest, test, statistics, labelled=config.crop == "label_box")
+    result = evaluate(forest, test, statistics, labelled=crop == "label_box")
     ms = 1000 * (time.perf_counter() - start) / max(1, len(result.names))
     columns = report.results_table(result, test.skeleton, ["all"], None)
     megabytes = (run_dir / FOREST_FILE).stat().st_size / 1e6
@@ -106,13 +116,14 @@ def grow_and_test(
         "frames": test.name,
         "trained_on": f"{min(config.num_frames, len(frames))} frames of {frames.name}",
         "num_frames": len(result.names),
-        "crop": config.crop,
+        "crop": crop,
+        "reach": config.reach_of_features,
         "person_found": f"{int(result.is_found.sum())} of {len(result.names)}",
         "growing_s": seconds,
         "ms_a_frame": ms,
         "megabytes": megabytes,
     }
-    out_dir = run_dir / "evaluations" / config.crop
+    out_dir = run_dir / "evaluations" / crop
     report.write_results(out_dir, result, test, columns, about, None)
     print(metrics.format_table(columns))
     print(
@@ -147,7 +158,10 @@ def grown(
     start = time.perf_counter()
     chosen = _spaced(frames.source, config.num_frames)
     forest = module.grow(
-        chosen, frames.skeleton, seed=config.seed, max_depth=config.max_depth
+        dataclasses.replace(frames, source=chosen),
+        seed=config.seed,
+        max_depth=config.max_depth,
+        reach=config.reach_of_features,
     )
     seconds = time.perf_counter() - start
     with whole_file(path) as file:
@@ -181,7 +195,7 @@ def evaluate(
     rows: list[dict[str, Any]] = []
     for index in tqdm(range(len(frames)), unit="frame", mininterval=5):
         example = frames.source[index]
-        body = cut_out(example, skeleton, labelled=labelled)
+        body = cut_out(example, frames, labelled=labelled)
         pose, score = np.full((skeleton.num_joints, 3), np.nan), np.zeros(1)
         if body is not None:
             pose, score = forest.predict(body)
@@ -194,7 +208,7 @@ def evaluate(
                 "score": np.broadcast_to(score, skeleton.num_joints),
                 "is_found": body is not None,
                 "name": frame_name(example),
-                **floor_of(example, skeleton, statistics),
+                **floor_of(example, frames, statistics),
             }
         )
     stacked = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
@@ -217,7 +231,7 @@ def evaluate(
 
 
 def floor_of(
-    example: Example, skeleton: Skeleton, statistics: Statistics
+    example: Example, frames: DepthFrames, statistics: Statistics
 ) -> dict[str, np.ndarray]:
     """Returns the mean training pose in the label's box, its depth looked up."""
     joints_px, visible = example["joints_px"], example["visible"]
@@ -229,8 +243,8 @@ def floor_of(
         1000 * float(np.nanmedian(example["joints_m"][:, 2])),
         np.asarray(example["camera"], np.float32),
         statistics.offsets_m,
-        reach_mm=1000 * skeleton.reach_m,
-        limb_m=skeleton.limb_m,
+        reach_mm=reach_mm(frames),
+        limb_m=frames.skeleton.limb_m,
     )
     return {"floor_px": floor_px, "floor_m": floor_m.astype(np.float32)}
 

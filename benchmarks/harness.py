@@ -14,12 +14,10 @@ import math
 import os
 import queue
 import shlex
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any, Literal, NamedTuple, NotRequired, TypedDict, TypeVar
 
 import numpy as np
@@ -29,7 +27,7 @@ from tqdm import tqdm
 import datasets
 from benchmarks import differences, paper
 from benchmarks.paper import Column
-from cmbjax import metrics, plots
+from cmbjax import metrics, plots, runtime
 from cmbjax.data.examples import DepthFrames
 from cmbjax.data.flags import DataFlags
 from cmbjax.evaluate.report import CEILING, FLOOR
@@ -296,8 +294,8 @@ class Sweep(DataFlags):
         return results
 
     def _forest_dir(self, flags: Flags) -> Path:
-        default = "person" if self.frames.findable else "label_box"
-        return self.run_dir(flags) / "evaluations" / flags.get("crop", default)
+        crop = flags.get("crop", self.frames.crop)
+        return self.run_dir(flags) / "evaluations" / crop
 
     @functools.cached_property
     def test(self) -> DepthFrames:
@@ -771,14 +769,7 @@ def markdown(rows: Sequence[Flags]) -> str:
 def run(main: Callable[[Sweep], None]) -> None:
     """Calls a script's main function with the command line's flags.
 
-    SIGTERM ends it as Ctrl-C does: runs that it has begun save, and end with it.
+    When it is interrupted, the runs that it has begun save, and end with it.
     """
-    signal.signal(signal.SIGTERM, _end)
-    try:
+    with runtime.script(Path(sys.argv[0]).name):
         main(tyro.cli(Sweep, description=main.__doc__, use_underscores=True))
-    except (ValueError, OSError) as error:
-        sys.exit(f"{Path(sys.argv[0]).name}: {error}")
-
-
-def _end(number: int, frame: FrameType | None) -> None:
-    sys.exit(128 + number)  # as shells say it

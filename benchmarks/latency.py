@@ -5,7 +5,6 @@ Each stage of `cmbjax.Predictor` by itself, its median over frames with a person
 
 import dataclasses
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -100,8 +99,6 @@ def measure(predictor: Predictor, frames: list[Any], rounds: int) -> dict[str, f
 
 
 if __name__ == "__main__":
-    try:
+    with runtime.script("latency.py"):
         runtime.prepare()
         main(tyro.cli(LatencyConfig, use_underscores=True))
-    except (ValueError, OSError) as error:
-        sys.exit(f"latency.py: {error}")

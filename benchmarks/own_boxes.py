@@ -4,7 +4,6 @@
 """
 
 import dataclasses
-import sys
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +12,7 @@ from tqdm import tqdm
 
 import datasets
 from benchmarks.whole_frames import refuse_to_fit
-from cmbjax import calibration, metrics
+from cmbjax import calibration, metrics, runtime
 from cmbjax.data import detection
 from cmbjax.data.examples import Example, decode_depth
 from cmbjax.data.flags import DataFlags
@@ -183,7 +182,5 @@ def _posed(pose: Pose | None, skeleton: Skeleton) -> Posed:
 
 
 if __name__ == "__main__":
-    try:
+    with runtime.script("own_boxes.py"):
         main(tyro.cli(OwnBoxesConfig, use_underscores=True))
-    except (ValueError, OSError) as error:
-        sys.exit(f"own_boxes: {error}")

@@ -80,6 +80,19 @@ def test_two_do_not_grow_in_one_folder(config):
             train_forest.main(config)
 
 
+def test_frames_that_nobody_finds_are_seen_in_the_labels_box(config, monkeypatch):
+    """As networks see ITOP's from above, and ASTAR's; the reach is the method's own."""
+    above = {k: dataclasses.replace(v, findable=False) for k, v in FRAMES.items()}
+    monkeypatch.setattr(train_forest, "_load", lambda config, split: above[split])
+    train_forest.main(dataclasses.replace(config, crop=None))
+    results = read_json(config.run_dir / "evaluations/label_box/results.json")
+    assert results["crop"] == "label_box" and results["person_found"] == "6 of 6"
+    assert results["reach"] == read_json(config.run_dir / "forest.json")["reach"] == 150
+    farther = dataclasses.replace(config, reach=200.0)
+    with pytest.raises(ValueError, match=r"reach: 150\.0 there, 200\.0 here"):
+        train_forest.main(farther)
+
+
 def test_what_is_refused_leaves_no_folder(config, monkeypatch):
     flat = dataclasses.replace(FRAMES["train"], metric=False)
     monkeypatch.setattr(train_forest, "_load", lambda config, split: flat)
@@ -93,6 +106,7 @@ def test_what_is_refused_leaves_no_folder(config, monkeypatch):
     [
         ({"max_depth": -5}, "--max_depth must be from 1 to 64, got -5"),
         ({"max_depth": 10**9}, "--max_depth must be from 1 to 64, got 1000000000"),
+        ({"reach": 0.0}, "--reach must be from 1 to 1000, got 0.0"),
         ({"num_frames": 0}, "--num_frames must be at least 1, got 0"),
         ({"seed": 2**40}, "--seed must be from 0 to 4294967295, got"),
     ],

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from cmbjax.depth.crops import CropMode
 from cmbjax.depth.images import unpacked_png
 from cmbjax.skeletons import Skeleton
 
@@ -37,6 +38,11 @@ class DepthFrames:
 
     def __len__(self) -> int:
         return len(self.source)
+
+    @property
+    def crop(self) -> CropMode:
+        """What methods see of these frames, unless told otherwise."""
+        return "person" if self.findable else "label_box"
 
     @property
     def have_depths(self) -> bool:

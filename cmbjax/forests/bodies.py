@@ -1,20 +1,20 @@
 """A person cut out of a frame, as the forests see it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
 from cmbjax.camera import camera_to_pixels, pixels_to_camera
-from cmbjax.data.examples import Example, decode_depth, frame_name
+from cmbjax.data.examples import DepthFrames, Example, decode_depth, frame_name
 from cmbjax.data.views import found_target, labelled_target
 from cmbjax.depth import crops
 from cmbjax.depth.images import unpacked_png
 from cmbjax.forests.trees import FAR_M
-from cmbjax.skeletons import Skeleton
 
 LEAST_PIXELS = 30
+WITHIN = 0.8  # of how far parts may be before and behind the whole
 
 
 class Body(NamedTuple):
@@ -33,24 +33,24 @@ class Body(NamedTuple):
     camera: np.ndarray
 
 
-def cut_out(example: Example, skeleton: Skeleton, *, labelled: bool) -> Body | None:
+def cut_out(example: Example, frames: DepthFrames, *, labelled: bool) -> Body | None:
     """Returns the person of a frame; None where nobody is found.
 
-    What is in the box and within `skeleton.reach_m` of the person's depth.
+    What is in the box and within `reach_mm` of the person's depth.
 
     Args:
-        example: A frame in millimetres.
-        skeleton: Of its labels.
-        labelled: Whether to take the label's box, or to find the person.
+        example: One of the frames.
+        frames: In millimetres.
+        labelled: Whether to take the label's box and depth, or to find the person.
     """
-    depth = decode_depth(example)
+    depth, skeleton = decode_depth(example), frames.skeleton
     if labelled:
         target = labelled_target(example, depth, skeleton)
     else:
         target = found_target(example, depth, skeleton, metric=True)
     if target is None:
         return None
-    reach = 1000 * skeleton.reach_m
+    reach = reach_mm(frames)
     box = target.box
     if target.distance is None:
         distance = crops.reference_depth(depth, box, reach)
@@ -63,7 +63,7 @@ def cut_out(example: Example, skeleton: Skeleton, *, labelled: bool) -> Body | N
     near = np.zeros(depth.shape, bool)
     part = depth[low[1] : high[1], low[0] : high[0]].astype(np.float32)
     near[low[1] : high[1], low[0] : high[0]] = (part > 0) & (
-        np.abs(part - distance) < 0.8 * reach
+        np.abs(part - distance) < WITHIN * reach
     )
     rows, columns = np.nonzero(near)
     if len(rows) < LEAST_PIXELS:
@@ -75,27 +75,33 @@ def cut_out(example: Example, skeleton: Skeleton, *, labelled: bool) -> Body | N
     return Body(depth_m, pixels, points_m.astype(np.float32), camera)
 
 
-def labelled_bodies(
-    frames: Sequence[Example], skeleton: Skeleton, title: str
-) -> Iterator[tuple[Example, Body]]:
+def reach_mm(frames: DepthFrames) -> float:
+    """Returns how far before and behind the whole its parts may be, as networks see it.
+
+    Where the data set does not say it, as the joints' kind has it.
+    """
+    return frames.depth_range or 1000 * frames.skeleton.reach_m
+
+
+def labelled_bodies(frames: DepthFrames, title: str) -> Iterator[tuple[Example, Body]]:
     """Yields each frame whose labelled person is to be seen, with that cut out.
 
     Args:
         frames: Labelled, in millimetres.
-        skeleton: Of the labels.
         title: Of the progress bar.
 
     Raises:
         ValueError: There is no such frame.
     """
     is_empty = True
-    for example in tqdm(frames, desc=title, mininterval=5):
-        body = cut_out(example, skeleton, labelled=True)
+    for example in tqdm(frames.source, desc=title, mininterval=5):
+        body = cut_out(example, frames, labelled=True)
         if body is not None:
             is_empty = False
             yield example, body
     if is_empty:
-        raise ValueError(f"no frame shows {skeleton.found_as} to learn from")
+        what = frames.skeleton.found_as
+        raise ValueError(f"no frame shows {what} to learn from")
 
 
 def body_parts(body: Body, example: Example) -> np.ndarray:

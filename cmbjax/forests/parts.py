@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from cmbjax.data.examples import Example
+from cmbjax.data.examples import DepthFrames
 from cmbjax.forests import trees
 from cmbjax.forests.bodies import Body, body_parts, labelled_bodies
 from cmbjax.skeletons import Skeleton
@@ -16,6 +16,7 @@ SHIFTS = 12  # steps of it
 STARTS = 3  # of each part: the pixels that are surest
 LEAST_PROBABILITY = 0.14  # of a pixel to count, as they have it
 VOTING = 2000  # pixels at most
+REACH = 129.0  # of the features, pixel metres, as they have it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,21 +101,19 @@ def _kernel(points_m: np.ndarray, modes: np.ndarray) -> np.ndarray:
 
 
 def grow(
-    frames: Sequence[Example],
-    skeleton: Skeleton,
+    frames: DepthFrames,
     *,
     seed: int,
     num_trees: int = 3,
     max_depth: int = 20,
     num_features: int = 1000,
     pixels_a_frame: int = 100,
-    reach: float = 200.0,
+    reach: float = REACH,
 ) -> PartsForest:
     """Grows a forest on labelled frames.
 
     Args:
         frames: To draw pixels from.
-        skeleton: Of the labels.
         seed: Of pixels, features and trees.
         num_trees: Trees.
         max_depth: Splits from the root to a leaf, at most.
@@ -127,13 +126,13 @@ def grow(
     """
     from sklearn.tree import DecisionTreeClassifier
 
+    num_joints = frames.skeleton.num_joints
     grown = []
     for tree_number in range(num_trees):
         rng = np.random.default_rng([seed, tree_number])
         offsets = trees.sample_offsets(rng, num_features, reach)
         rows, labels = [], []
-        title = f"tree {tree_number + 1}"
-        for example, body in labelled_bodies(frames, skeleton, title):
+        for example, body in labelled_bodies(frames, f"tree {tree_number + 1}"):
             number = len(body.pixels)
             chosen = rng.choice(number, min(pixels_a_frame, number), False)
             drawn = body._replace(
@@ -151,14 +150,16 @@ def grow(
             min_samples_leaf=5,
             random_state=int(rng.integers(2**31)),
         ).fit(np.concatenate(rows), np.concatenate(labels))
-        values = np.zeros((tree.tree_.node_count, skeleton.num_joints), np.float32)
+        values = np.zeros((tree.tree_.node_count, num_joints), np.float32)
         counts = tree.tree_.value[:, 0]
         values[:, tree.classes_] = counts / counts.sum(axis=1, keepdims=True)
         grown.append(trees.as_arrays(tree.tree_, offsets, values))
-    forest = PartsForest(grown, np.zeros(skeleton.num_joints, np.float32))
+    forest = PartsForest(grown, np.zeros(num_joints, np.float32))
     behind = []
-    some = frames[:: max(1, len(frames) // 300)]
-    for example, body in labelled_bodies(some, skeleton, "joints behind their parts"):
+    step = max(1, len(frames) // 300)
+    some = [frames.source[i] for i in range(0, len(frames), step)]
+    some_frames = dataclasses.replace(frames, source=some)
+    for example, body in labelled_bodies(some_frames, "joints behind their parts"):
         modes, _ = forest.predict(body)
         reach_m = np.linalg.norm(modes, axis=1)
         along = np.einsum("jd,jd->j", example["joints_m"], modes) / reach_m

@@ -10,13 +10,12 @@ surface.
 """
 
 import dataclasses
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from cmbjax.data.examples import Example
+from cmbjax.data.examples import DepthFrames
 from cmbjax.forests import trees
 from cmbjax.forests.bodies import Body, labelled_bodies, to_pixels
 from cmbjax.skeletons import Skeleton
@@ -25,6 +24,7 @@ BANDWIDTH_M = 0.015  # of the mean shift over votes
 SHIFTS = 8
 VOTING = 300  # pixels at most
 CANDIDATES = 24  # poses of single leaves that are looked at, beside the densest votes
+REACH = 25.0  # of the features, pixel metres: about a hand, see `grow`
 FARTHEST_M = 0.03  # a distance from the surface that is no worse than any larger
 
 
@@ -144,21 +144,19 @@ def modes_of(ballots: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def grow(
-    frames: Sequence[Example],
-    skeleton: Skeleton,
+    frames: DepthFrames,
     *,
     seed: int,
     num_trees: int = 3,
     max_depth: int = 20,
     num_features: int = 400,
     pixels_a_frame: int = 80,
-    reach: float = 60.0,
+    reach: float = REACH,
 ) -> VotingForest:
     """Grows both forests on labelled frames of hands.
 
     Args:
-        frames: To draw pixels from.
-        skeleton: Of the labels; has an `up`.
+        frames: To draw pixels from; their joints have an `up`.
         seed: Of pixels, features and trees.
         num_trees: Of each forest.
         max_depth: Splits from the root to a leaf, at most.
@@ -172,11 +170,12 @@ def grow(
     """
     from sklearn.tree import DecisionTreeRegressor
 
+    skeleton = frames.skeleton
     if skeleton.up is None:
         raise ValueError(f"{skeleton.name} has nothing that points upwards")
     low, high = (list(joints) for joints in skeleton.up)
     seen = []
-    for example, body in labelled_bodies(frames, skeleton, "hands"):
+    for example, body in labelled_bodies(frames, "hands"):
         joints_m = np.asarray(example["joints_m"], float)
         if np.isfinite(joints_m).all():
             seen.append((body, joints_m))

@@ -1,13 +1,13 @@
 """RTW: a walk towards each joint from the one before it (Jung et al., 2015)."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from cmbjax.data.examples import Example
+from cmbjax.data.examples import DepthFrames
 from cmbjax.forests import trees
 from cmbjax.forests.bodies import Body, labelled_bodies, to_pixels
 from cmbjax.skeletons import Skeleton
@@ -17,6 +17,7 @@ STEP_M = 0.05
 START_M = 0.5  # how far from the joint a walk is learned
 CLUSTERS = 8  # of the directions in a leaf
 ROUNDS = 8  # of k-means
+REACH = 150.0  # of the features, pixel metres: the most that they have
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,20 +97,18 @@ def walk(
 
 
 def grow(
-    frames: Sequence[Example],
-    skeleton: Skeleton,
+    frames: DepthFrames,
     *,
     seed: int,
     max_depth: int = 20,
     num_features: int = 500,
     starts_a_frame: int = 12,
-    reach: float = 200.0,
+    reach: float = REACH,
 ) -> WalkingTrees:
     """Grows a tree for each joint.
 
     Args:
         frames: Labelled in metres.
-        skeleton: Of the labels.
         seed: Of starts, features and trees.
         max_depth: Splits from the root to a leaf, at most.
         num_features: Depth differences to choose from.
@@ -121,11 +120,11 @@ def grow(
     """
     from sklearn.tree import DecisionTreeRegressor
 
-    rng = np.random.default_rng(seed)
+    skeleton, rng = frames.skeleton, np.random.default_rng(seed)
     offsets = trees.sample_offsets(rng, num_features, reach)
     features: list[list[np.ndarray]] = [[] for _ in skeleton.joints]
     ways: list[list[np.ndarray]] = [[] for _ in skeleton.joints]
-    for example, body in labelled_bodies(frames, skeleton, "walks"):
+    for example, body in labelled_bodies(frames, "walks"):
         for joint, place in enumerate(example["joints_m"]):
             if not np.isfinite(place).all():
                 continue

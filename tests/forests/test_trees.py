@@ -5,10 +5,12 @@ import numpy as np
 import pytest
 
 from cmbjax.camera import camera_to_pixels
+from cmbjax.data.examples import decode_depth
 from cmbjax.forests import parts, trees, votes, walks
 from cmbjax.forests.bodies import Body, body_parts, cut_out, to_pixels
 from cmbjax.skeletons import BODY15, HAND21
 from datasets import schema
+from tests.data.test_batches import make_frames
 
 CAMERA = np.array([100.0, 100, 40, 30], np.float32)
 
@@ -140,6 +142,14 @@ def test_walks_go_from_parents_to_children():
         assert parent in [joint for joint, _ in order[:number]]
 
 
+def frames_of(*source, **changes):
+    return make_frames(source, **changes)
+
+
+def hands(*source):
+    return frames_of(*source, skeleton=HAND21, depth_range=200.0)
+
+
 def example(shift=0.0, parts_image=None):
     """A figure of a trunk and a head, both boards 2 m away, moved to the right."""
     depth = np.full((120, 160), 4000, np.uint16)
@@ -164,7 +174,7 @@ def example(shift=0.0, parts_image=None):
 
 
 def test_the_body_is_cut_out_and_its_parts_are_the_nearest_joints_or_the_labels():
-    found = cut_out(example(), BODY15, labelled=True)
+    found = cut_out(example(), frames_of(), labelled=True)
     assert (found.depth_m[found.depth_m < 5] == 2).all()
     part = body_parts(found, example())
     at = {name: i for i, name in enumerate(BODY15.joints)}
@@ -189,28 +199,43 @@ def test_forests_learn_where_joints_are(forest):
     shifts = np.linspace(-0.3, 0.3, 40)
     frames = [example(shift) for shift in shifts]
     options = {"starts_a_frame": 60} if forest is walks else {}
-    grown = forest.grow(frames[::2], BODY15, seed=0, num_features=200, **options)
+    grown = forest.grow(frames_of(*frames[::2]), seed=0, num_features=200, **options)
     errors = []
     for frame in frames[1::4]:
-        joints_m, scores = grown.predict(cut_out(frame, BODY15, labelled=True))
+        joints_m, scores = grown.predict(cut_out(frame, frames_of(), labelled=True))
         assert joints_m.shape == (15, 3) and np.isfinite(scores).all()
         errors.append(np.linalg.norm(joints_m - frame["joints_m"], axis=1))
     assert np.median(errors) < 0.05
     if forest is walks:  # drawn alike whenever the body is seen, but by the seed
-        body = cut_out(frame, BODY15, labelled=True)
+        body = cut_out(frame, frames_of(), labelled=True)
         again = walks.WalkingTrees.of(grown.arrays, BODY15)
         other = walks.WalkingTrees(grown.grown, BODY15, seed=1)
         np.testing.assert_array_equal(again.predict(body)[0], joints_m)
         assert (other.predict(body)[0] != joints_m).any()
     with pytest.raises(ValueError, match="no frame shows people"):
-        forest.grow([example() | {"visible": np.zeros(15, bool)}], BODY15, seed=0)
+        bare = example() | {"visible": np.zeros(15, bool)}
+        forest.grow(frames_of(bare), seed=0)
+
+
+def test_a_body_reaches_as_far_as_networks_see_of_it():
+    """From above: 1.2 m from a label's depth is beyond a body, but not 2 m."""
+    tall = example()
+    depth = decode_depth(tall)
+    depth[70:74, 75:85] = 3250
+    tall["depth"] = schema.encode_png(depth)
+    for depth_range, deepest in ((1000.0, 2.0), (2000.0, 3.25)):
+        frames = frames_of(depth_range=depth_range)
+        found = cut_out(tall, frames, labelled=True)
+        assert found.points_m[:, 2].max() == pytest.approx(deepest)
+    assert frames_of(findable=False).crop == "label_box"
+    assert frames_of().crop == "person"
 
 
 def test_nobody_is_no_body(monkeypatch):
     from cmbjax.forests import bodies
 
     monkeypatch.setattr(bodies, "found_target", lambda *_, **__: None)
-    assert cut_out(example(), BODY15, labelled=False) is None
+    assert cut_out(example(), frames_of(), labelled=False) is None
 
 
 def test_offsets_turn_clockwise_on_the_screen():
@@ -267,11 +292,11 @@ def test_pixels_vote_for_hands_that_point_anywhere():
     rng = np.random.default_rng(0)
     draw = [(rng.uniform(-np.pi, np.pi), rng.uniform(0, 0.015)) for _ in range(90)]
     frames = [turned_hand(*each) for each in draw]
-    grown = votes.grow(frames[:70], HAND21, seed=0, num_features=200)
+    grown = votes.grow(hands(*frames[:70]), seed=0, num_features=200)
     assert 0.003 < grown.thick_m < 0.02
     off, errors = [], []
     for frame, (angle, _) in zip(frames[70:], draw[70:], strict=True):
-        body = cut_out(frame, HAND21, labelled=True)
+        body = cut_out(frame, hands(), labelled=True)
         found = grown.angle(body, body.pixels, body.points_m)
         off.append(abs((found - angle + np.pi) % (2 * np.pi) - np.pi))
         joints_m, _ = grown.predict(body)
@@ -285,4 +310,4 @@ def test_pixels_vote_for_hands_that_point_anywhere():
     assert fits < grown.misfit(body, body.points_m, truth + (0.02, 0, 0))
     assert fits < grown.misfit(body, body.points_m, truth - (0, 0, 0.03))
     with pytest.raises(ValueError, match="no frame shows hands"):
-        votes.grow([frame | {"visible": np.zeros(21, bool)}], HAND21, seed=0)
+        votes.grow(hands(frame | {"visible": np.zeros(21, bool)}), seed=0)
