@@ -2,8 +2,6 @@
 
 import dataclasses
 import functools
-import signal
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -299,11 +297,6 @@ def write(
 
 
 if __name__ == "__main__":
-    try:
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with runtime.script("export.py"):
         runtime.prepare()
         main(tyro.cli(ExportConfig, use_underscores=True))
-    except (ValueError, OSError) as error:
-        sys.exit(f"export.py: {error}")
-    except KeyboardInterrupt:
-        sys.exit("export.py: interrupted")

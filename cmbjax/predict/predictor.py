@@ -332,7 +332,7 @@ class Predictor:
         ask: Callable[[View, np.ndarray], Pose],
     ) -> Pose:
         """Returns the pose in a box; not sure, of two networks the surer one's."""
-        tried = []
+        tried: list[tuple[View, Pose]] = []
         for card in (self.card, self._above):
             if card is not None and max(map(_how_sure, tried), default=0) < SURE_POSE:
                 view = self.crop(depth_mm, box, card=card)

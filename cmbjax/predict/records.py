@@ -1,9 +1,10 @@
 """Poses as records: lines of JSON, and COCO keypoints."""
 
 import os
+import statistics
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
@@ -11,6 +12,8 @@ import numpy as np
 from cmbjax.files import each_line, printable, whole_file
 from cmbjax.predict.predictor import Pose, Side
 from cmbjax.skeletons import Skeleton
+
+Camera = tuple[float, float, float, float]  # fx, fy, cx, cy
 
 
 class Person(msgspec.Struct):
@@ -37,10 +40,10 @@ class Line(msgspec.Struct):
         people: Who is in it.
     """
 
-    frame: str
+    frame: Annotated[str, msgspec.Meta(min_length=1)]
     size: tuple[int, int]
-    camera: tuple[float, float, float, float]
-    joints: list[str]
+    camera: Camera
+    joints: Annotated[list[str], msgspec.Meta(min_length=1)]
     people: list[Person]
 
     def __post_init__(self) -> None:
@@ -54,9 +57,6 @@ class Line(msgspec.Struct):
             }
             if lengths != {len(self.joints)}:
                 raise ValueError(f"expected people of {len(self.joints)} joints")
-
-
-Camera = tuple[float, float, float, float]
 
 
 class Lines:
@@ -172,22 +172,20 @@ def _annotations(lines: Iterable[Line]) -> Iterator[dict[str, Any]]:
         for person in record.people
     )
     for number, (image, person) in enumerate(people):
-        visibility = np.array(person.visibility)
-        is_there = visibility > 0
-        places = np.where(is_there[:, None], person.joints_px, 0)
-        keypoints = np.column_stack([places, visibility]).ravel()
+        joints = zip(person.joints_px, person.visibility, strict=True)
+        keypoints = [(x, y, v) if v else (0.0, 0.0, 0) for (x, y), v in joints]
         x0, y0, x1, y1 = person.box
         score = 1.0 if person.score is None else person.score
         yield {
             "id": number,
             "image_id": image,
             "category_id": 1,
-            "keypoints": keypoints.tolist(),
-            "num_keypoints": int(is_there.sum()),
-            "bbox": _rounded(np.array([x0, y0, x1 - x0, y1 - y0]), 1),
+            "keypoints": [value for joint in keypoints for value in joint],
+            "num_keypoints": sum(v > 0 for v in person.visibility),
+            "bbox": [x0, y0, round(x1 - x0, 1), round(y1 - y0, 1)],
             "area": round((x1 - x0) * (y1 - y0), 2),
             "iscrowd": 0,
-            "score": round(float(np.mean(person.confidence)) * score, 4),
+            "score": round(statistics.fmean(person.confidence) * score, 4),
             "joints_m": person.joints_m,
             **({"side": person.side} if person.side else {}),
         }
