@@ -26,6 +26,7 @@ from cmbjax.registry import pick
 from cmbjax.train import step
 from cmbjax.train.run import Run, data_dir_of, open_run
 
+BATCH_SIZE = 16
 WRITTEN = ("results.json", "joints.csv", "pdj.png", "frames.png")  # of a report
 
 
@@ -50,14 +51,17 @@ class EvalConfig(RunFlags):
     compared method does."""
     crop: CropMode | None = None
     """What the network sees of a frame; by default as in training."""
+    label_depth: bool = True
+    """Whether --crop=label_box comes with the label's depth, near which the person's is
+    read; else the nearest readings in the middle of the box are the person's."""
     torso: str | None = None
     """PDJ's unit: neck_to_hips or shoulder_to_hip."""
     fit_confidence: bool = False
     """Whether to measure on these frames, of --split=validation, how probably a joint
     is right whose heat map is so high; export.py writes that into the card. Of people
     with --decode=smoothed, which predict.py has for them."""
-    batch_size: int = 16
-    """Frames a batch."""
+    batch_size: int | None = None
+    """Frames a batch; by default 16, of networks for recordings as in training."""
     network: Path | None = None
     """A network.onnx (run by OpenVINO) or network.stablehlo that export.py wrote of
     this run with frozen memory; it answers in place of the checkpoint."""
@@ -100,7 +104,13 @@ def main(config: EvalConfig) -> metrics.Columns:
         pick(skeleton.torsos, "torso", torso)
     metrics.require(skeleton, config.metric, has_metres=frames.metric, torso=torso)
     model, state = run.restore()
-    preparation = run.config.make_preparation(frames, config.crop)
+    preparation = dataclasses.replace(
+        run.config.make_preparation(frames, config.crop), label_depth=config.label_depth
+    )
+    if not config.label_depth and preparation.crop != "label_box":
+        raise ValueError(
+            f"--no_label_depth goes with --crop=label_box, got {preparation.crop}"
+        )
     memory: str = config.memory or ("rolling" if model.sequential else "frozen")
     decode = config.decode or model.default_decode
     flip = config.flip
@@ -110,12 +120,13 @@ def main(config: EvalConfig) -> metrics.Columns:
     if config.network is not None:
         network, batch_size = load_network(config, run, int(state.step))
     else:
-        network, batch_size = None, config.batch_size
+        usual = run.config.batch_size if model.sequential else BATCH_SIZE
+        network, batch_size = None, config.batch_size or usual
         if not model.sequential:  # else it is so many streams
             batch_size = min(batch_size, max(1, len(frames)))
         shape = (batch_size, preparation.side, preparation.side, model.num_frames)
         mirror = frames.skeleton.mirror if flip else None
-        check_memory(config, model, state, shape, mirror)
+        check_memory(model, state, shape, mirror)
     result = predictions.evaluate(
         state.variables,
         frames,
@@ -140,7 +151,8 @@ def main(config: EvalConfig) -> metrics.Columns:
         how += f" {config.order_seed}" if config.order == "shuffled" else ""
     how += f", {decode}" + (", flipped" if flip else "")
     how += f", {torso}" if torso is not None else ""
-    what = f"{frames.name}, crop {preparation.crop}, {how}, step {int(state.step)}"
+    crop = preparation.crop + ("" if config.label_depth else " without its depth")
+    what = f"{frames.name}, crop {crop}, {how}, step {int(state.step)}"
     if config.network is not None:
         what += f", {config.network.name} {config.precision}"
     out_dir = config.out_dir or run.evaluations / re.sub(r"[^\w.]+", "_", what)
@@ -153,7 +165,7 @@ def main(config: EvalConfig) -> metrics.Columns:
         "data_dir": str(data_dir_of(config, run.config)),
         "num_frames": len(result.names),
         "person_found": person_found,
-        "crop": preparation.crop,
+        "crop": crop,
         "memory": memory,
         "order": "recorded" if model.sequential else config.order,
         "decode": decode,
@@ -193,7 +205,6 @@ def main(config: EvalConfig) -> metrics.Columns:
 
 
 def check_memory(
-    config: EvalConfig,
     model: Network,
     state: step.TrainState,
     shape: tuple[int, ...],
@@ -209,7 +220,7 @@ def check_memory(
     )
     depth = jax.ShapeDtypeStruct(shape, jnp.float32)
     runtime.check_memory(
-        f"--batch_size={config.batch_size}",
+        f"--batch_size={shape[0]}",
         math.prod(shape),
         functools.partial(runtime.bytes_at_once, forward, state.variables, depth),
     )

@@ -7,8 +7,10 @@ import json
 import shutil
 import subprocess
 import sys
+import types
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -22,6 +24,7 @@ from cmbjax.train.config import TrainConfig
 from cmbjax.train.run import Run
 from evaluate import EvalConfig
 from tests import fabricate
+from tests.data.test_batches import FRAMES
 
 ROOT = Path(__file__).parent.parent
 SMALL = {"side": 32, "width": 0.125, "batch_size": 2, "num_steps": 2}
@@ -177,7 +180,6 @@ def test_a_batch_that_no_device_holds_is_refused_in_evaluations(monkeypatch, fla
     )
     check = functools.partial(
         evaluate.check_memory,
-        EvalConfig(batch_size=4096),
         model,
         state,
         (4096, 32, 32, model.num_frames),
@@ -189,6 +191,41 @@ def test_a_batch_that_no_device_holds_is_refused_in_evaluations(monkeypatch, fla
     monkeypatch.setattr(runtime, "memory_bytes", lambda: 2**24)
     with pytest.raises(ValueError, match=r"^--batch_size=4096: takes about .* GiB"):
         check(None)
+
+
+@pytest.mark.parametrize(
+    ("model", "flag", "batch_size"),
+    [("cmb_sequence", None, 32), ("cmb_sequence", 64, 64), ("cmb", None, 7)],
+)
+def test_recordings_are_evaluated_in_the_batches_of_their_training(
+    monkeypatch, model, flag, batch_size
+):
+    """Others in batches of 16, or the whole split of seven frames."""
+
+    class Reached(Exception):
+        pass
+
+    def reached(*arguments, **options):
+        raise Reached(options["batch_size"], options["preparation"].label_depth)
+
+    streams = {"batch_size": 32, "stream_frames": 32} if "seq" in model else {}
+    config = TrainConfig(model=model, side=32, width=0.125, **streams)
+    state = step.TrainState(jnp.array(2), {}, {}, {}, ())
+    restored = config.make_model(BODY15), state
+    run = types.SimpleNamespace(
+        config=config, statistics=None, restore=lambda: restored
+    )
+    monkeypatch.setattr(evaluate, "open_run", lambda *_: (run, FRAMES))
+    monkeypatch.setattr(evaluate.predictions, "evaluate", reached)
+    with pytest.raises(Reached) as asked:
+        evaluate.main(EvalConfig(batch_size=flag))
+    assert asked.value.args == (batch_size, True)
+    of_box = EvalConfig(crop="label_box", label_depth=False)
+    with pytest.raises(Reached) as asked:
+        evaluate.main(of_box)
+    assert asked.value.args[1] is False
+    with pytest.raises(ValueError, match="--no_label_depth goes with --crop=label_b"):
+        evaluate.main(dataclasses.replace(of_box, crop="person"))
 
 
 def test_missing_data_says_which_files_belong_where(tmp_path):

@@ -30,6 +30,8 @@ class Preparation:
             "person": around the labels in training, around the person found in the
             depth image in evaluation; the whole frame where nobody is found.
         depth_range: See `crops.normalise`; millimetres or raw.
+        label_depth: Whether a label's box comes with the label's depth in evaluation,
+            too, as it does in training.
         num_frames: Frames of a recording that are seen at once, in the middle the one
             whose joints are asked for; where it begins or ends, its first or last
             again.
@@ -38,6 +40,7 @@ class Preparation:
     side: int
     crop: crops.CropMode
     depth_range: float
+    label_depth: bool = True
     num_frames: int = 1
 
 
@@ -288,6 +291,8 @@ def evaluation_view(
     """
     if preparation.crop == "label_box":
         target = labelled_target(example, depth, skeleton)
+        if target is not None and not preparation.label_depth:
+            target = dataclasses.replace(target, distance=None)
     else:
         target = found_target(example, depth, skeleton, metric=metric)
     whole = Target(box=frame_box(depth))

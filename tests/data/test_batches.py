@@ -454,6 +454,17 @@ def test_crop_pixels_lead_back_to_the_frame(crop, monkeypatch):
     np.testing.assert_allclose(found[0], [60, 20], atol=scale)
 
 
+def test_the_label_says_whose_depth_it_is_unless_it_is_withheld():
+    """A box 1 m away covers the lower half of a figure at 2 m."""
+    depth = decode_depth(make_example(0))
+    depth[60:] = 1000
+    png = cv2.imencode(".png", depth)[1].tobytes()
+    covered = make_example(0, depth=png)
+    assert evaluation_view(covered, PREPARATION)["reference"] == 2000
+    withheld = dataclasses.replace(PREPARATION, label_depth=False)
+    assert evaluation_view(covered, withheld)["reference"] == 1000
+
+
 def test_full_crop_is_the_letterboxed_frame():
     preparation = Preparation(side=16, crop="full", depth_range=1000.0)
     view = evaluation_view(make_example(0), preparation)
