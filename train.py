@@ -12,6 +12,7 @@ import datasets
 from cmbjax import plots, runtime
 from cmbjax.data.batches import training_batches
 from cmbjax.evaluate import predictions, report
+from cmbjax.models.network import Network
 from cmbjax.train import initial, sharding, step
 from cmbjax.train.checkpoints import Checkpoints
 from cmbjax.train.config import Processes, TrainConfig
@@ -49,13 +50,14 @@ def main(
     # Whoever comes first prepares the data set.
     frames = sharding.first_before_others(functools.partial(load, split="train"))
     model = config.make_model(frames.skeleton)
+    optimizer = config.make_optimizer()
     size_here = config.batch_size // mesh.size
     runtime.check_memory(
         f"--batch_size={config.batch_size} --side={config.side} "
         f"--width={config.width:g}",
-        size_here * config.side**2,
+        int(size_here * (config.side * max(1.0, config.width)) ** 2),
         functools.partial(
-            step.bytes_of_step, model, side=config.side, batch_size=size_here
+            bytes_of_training, model, optimizer, side=config.side, batch_size=size_here
         ),
     )
     needs_recordings = model.sequential or model.num_frames > 1
@@ -68,7 +70,6 @@ def main(
         raise ValueError(
             f"--head3d={config.head3d}: {frames.name} has no 3-D joints to learn from"
         )
-    optimizer = config.make_optimizer()
     preparation = config.make_preparation(frames)
     make_data = functools.partial(
         training_batches,
@@ -176,6 +177,17 @@ def main(
     finally:
         checkpoints.close()
     sharding.on_first(finish, run, int(state.step))
+
+
+def bytes_of_training(
+    model: Network, optimizer: Any, *, side: int, batch_size: int
+) -> int:
+    """Returns about how much memory a step takes, with the state and its gradient."""
+    like = step.abstract_state(model, optimizer, side=side, batch_size=batch_size)
+    kept = jax.tree.leaves((like, like.params))
+    return step.bytes_of_step(model, side=side, batch_size=batch_size) + sum(
+        leaf.size * leaf.dtype.itemsize for leaf in kept
+    )
 
 
 def finish(run: Run, num_steps: int) -> None:

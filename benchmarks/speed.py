@@ -113,7 +113,7 @@ def main(config: SpeedConfig) -> None:
         runtime.check_memory(
             f"--batch_size={config.batch_size} --train_sides={side} "
             f"--width={config.width:g}",
-            config.batch_size * side**2,
+            int(config.batch_size * (side * max(1.0, config.width)) ** 2),
             functools.partial(
                 training.bytes_of_step,
                 MODELS[config.model](num_joints=JOINTS, width=config.width),

@@ -25,13 +25,12 @@ class Flags:
     """What the flags of all scripts have in common."""
 
     def __post_init__(self) -> None:
-        """Checks values, and writes `~` out in paths.
+        """Writes `~` out in paths, and checks values.
 
         Raises:
             ValueError: A number is not finite or too large, a count below 1, a seed or
                 a split none, or a text no UTF-8, as what is stored must be.
         """
-        _check(self, "")
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if isinstance(value, Path) and field.name not in WRITTEN_OUT_LATER:
@@ -39,6 +38,7 @@ class Flags:
                 if field.name in KEPT_WITH_RUNS:
                     path = path.absolute()
                 object.__setattr__(self, field.name, path)
+        _check(self, "")
 
 
 def check_ranges(

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import train
 from cmbjax.data.augment import Augmentation
 from cmbjax.skeletons import BODY15
 from cmbjax.train import step
@@ -86,10 +87,19 @@ def test_the_largest_numbers_that_are_taken_are_computed_with():
 def test_a_path_that_no_json_can_hold_is_refused(name):
     """config.json has them; \udcff is a byte 0xff of a file's name."""
     value = "runs/\udcff"
-    with pytest.raises(ValueError, match=rf"--{name} must be UTF-8, got runs/\\xff"):
+    with pytest.raises(ValueError, match=rf"--{name} must be UTF-8, got .*runs/\\xff"):
         TrainConfig(**{name: value if name == "init_from" else Path(value)})
     with pytest.raises(ValueError, match="--out_dir must be UTF-8"):
         EvalConfig(out_dir=Path(value))
+
+
+def test_a_folder_that_no_json_can_hold_may_be_where_one_is(monkeypatch, tmp_path):
+    folder = tmp_path / "\udcff"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    assert TrainConfig(run_dir=Path("run")).run_dir == Path("run")
+    with pytest.raises(ValueError, match="--tfds_dir must be UTF-8"):
+        TrainConfig(tfds_dir=Path("tfds"))
 
 
 def test_paths_are_written_out(monkeypatch, tmp_path):
@@ -117,6 +127,20 @@ def test_many_frames_take_as_much_more_memory_in_training():
     assert many / few == pytest.approx(4, rel=0.02)
     # At least its first feature maps, of 4 channels at the input's side, twice.
     assert many > 2 * 4 * 4 * 64 * 64 * 4096
+
+
+def test_memory_of_a_training_has_the_parameters_four_times():
+    """With their gradient and Adam's two means."""
+    config = TrainConfig(width=0.125, side=32)
+    model, optimizer = config.make_model(BODY15), config.make_optimizer()
+    sizes = {"side": 32, "batch_size": 2}
+    like = step.abstract_state(model, optimizer, **sizes)
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(like.params))
+    beside = jax.tree.leaves((like.memory, like.batch_stats))
+    others = sum(leaf.size for leaf in beside) + 3  # and three counts of steps
+    assert train.bytes_of_training(model, optimizer, **sizes) == (
+        step.bytes_of_step(model, **sizes) + 4 * (4 * parameters + others)
+    )
 
 
 @pytest.mark.parametrize(
