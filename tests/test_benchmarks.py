@@ -5,8 +5,10 @@ import dataclasses
 import json
 import os
 import shutil
+import subprocess
 import sys
 import threading
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -20,12 +22,14 @@ from benchmarks import (
     figure4,
     figure5,
     figure6,
+    hands,
     harness,
     memory_study,
     own_boxes,
     paper,
     scale,
     table2,
+    table3,
     table4,
     table6,
 )
@@ -119,21 +123,56 @@ def test_a_run_is_done_once_and_found_again(sweep):
 def test_a_forest_is_grown_by_its_own_script_once(sweep, monkeypatch):
     sweep, _ = sweep
     calls = []
+    results = {"table": {}, "overall_row": "Full Body", "frames": "figures"}
 
     def call(self, script, flags):
         calls.append((script, dict(flags)))
         out_dir = flags["run_dir"] / "evaluations/person"
         out_dir.mkdir(parents=True)
-        (out_dir / "results.json").write_text('{"table": {}}')
+        (out_dir / "results.json").write_text(json.dumps(results))
 
     monkeypatch.setattr(Sweep, "_call", call)
     flags = sweep.tuned({"model": "rtw"}) | {"seed": 1}
     assert "learning_rate" not in flags  # and nothing was trained to find one
-    assert sweep.evaluate(flags) == sweep.evaluate(flags) == {"table": {}}
+    assert sweep.evaluate(flags) == sweep.evaluate(flags) == results
     ((script, given),) = calls
     assert script == "train_forest.py"
     assert given["model"] == "rtw" and given["seed"] == 1
     assert set(given) <= {f.name for f in dataclasses.fields(ForestConfig)}
+    # Frames that nobody finds are seen in the label's box, where its results are then.
+    above = make_frames([], name="figures", findable=False)
+    monkeypatch.setattr(datasets, "load", lambda *arguments, **flags: above)
+    of_above = dataclasses.replace(sweep, dataset="itop/top")
+    assert of_above._forest_dir(flags).name == "label_box"
+
+
+def test_a_forest_of_other_frames_is_refused(sweep, monkeypatch):
+    """Two folders of frames have one name: --dataset=folder."""
+    sweep, _ = sweep
+    flags = {"model": "rf", "seed": 0}
+    out_dir = sweep.run_dir(flags) / "evaluations/person"
+    out_dir.mkdir(parents=True)
+    results = {"table": {}, "overall_row": "Full Body", "frames": "others"}
+    (out_dir / "results.json").write_text(json.dumps(results))
+    with pytest.raises(ValueError, match="holds a test on others, but .* now figures"):
+        sweep.evaluate(flags)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"table": {}, "frames": "figures"}', "missing required field `overall_row`"),
+        ("[]", "Expected `object`, got `array`"),
+        (
+            '{"table": {"PDJ": 3}, "frames": "a", "overall_row": "b"}',
+            r"Expected `object`, got `int` - at `\$.table\[...\]`",
+        ),
+    ],
+)
+def test_results_of_another_kind_are_named(tmp_path, content, message):
+    (tmp_path / "results.json").write_text(content)
+    with pytest.raises(ValueError, match=f"results.json: .*{message}"):
+        harness.read_results(tmp_path)
 
 
 def test_differences_and_their_intervals_by_hand():
@@ -311,18 +350,46 @@ def test_paper_preset_is_the_papers_setting():
     }
     assert sweep.decode_of({"model": "cmb"}) == "argmax"
     assert sweep.decode_of({"model": "sh8"}) is None
-    assert "nothing that it states" in sweep.departures
-    small = Sweep().departures
-    for words in ("width 0.25", "num_steps 500 (the paper: 40000)", "decode the net"):
+    assert "nothing that it states" in sweep.departures({})
+    small = Sweep().departures({})
+    # The paper says of 40,000 steps nothing.
+    for words in ("width 0.25", "num_steps 500 (--preset=paper: 40000)", "decode the"):
         assert words in small
+    assert "validate_every" not in small
+
+
+def test_what_rows_have_of_their_own_is_said_of_them():
+    """Of the paper's own is two layers of 1024 for 3-D; no crop is."""
+    sweep = Sweep(preset="paper", dataset="hands/astar")
+    rows = {m: {**f, "learning_rate": 2.5e-4} for m, f in hands.METHODS.items()}
+    said = sweep.departures(rows)
+    assert "head3d maps (of w/o CMB, w/ Convs, Ours, depth maps)" in said
+    assert "crop label_box (of Xu & Cheng, w/o CMB, w/ Convs, Ours, Ours, dep" in said
+    assert "dense" not in said and "learning_rate" not in said
+    assert hands.METHODS["Ours"]["head3d"] == "dense"
+    said = sweep.departures(table6.METHODS)
+    assert "stream_frames 4 (of w/ ConvGRU, w/ ConvLSTM)" in said
+
+
+@pytest.mark.parametrize("preset", ["small", "paper"])
+def test_no_two_rows_of_a_table_are_the_same_run(preset):
+    sweep = Sweep(preset=preset)
+    tables = [figure6.METHODS, hands.METHODS, memory_study.rows_of(sweep)]
+    tables += [table.METHODS for table in (table2, table3, table4, table6)]
+    for rows in tables:
+        default = {"model": "cmb", "memory_mode": "shared"}
+        runs = [tuple(sorted((default | sweep.full(f)).items())) for f in rows.values()]
+        assert len(set(runs)) == len(rows)
 
 
 def test_fine_tuned_runs_start_from_that_on_all_of_the_data(sweep):
     sweep, calls = sweep
     flags = {"model": "cmb", "seed": 1, "learning_rate": 0.002}
-    sweep.train({**flags, "train_share": 0.1, "init_from": harness.ALL_DATA})
+    own = {"train_share": 0.1, "init_from": harness.ALL_DATA, "r_switch_step": 0}
+    sweep.train({**flags, **own})
     (_, whole), (_, part) = calls
     assert "init_from" not in whole and "train_share" not in whole
+    assert whole["r_switch_step"] == 150 and part["r_switch_step"] == 0
     assert part["init_from"] == whole["run_dir"] == sweep.run_dir(flags)
     assert part["train_share"] == 0.1 and part["run_dir"] != whole["run_dir"]
 
@@ -353,6 +420,7 @@ def test_table_has_mean_and_deviation_beside_the_papers_number(sweep):
     assert [line["row"] for line in lines][:2] == ["Head", "Full Body"]
     assert float(lines[1]["mean"]) == 75.0 and lines[1]["paper"] == "83.4"
     assert (sweep.results / "table.png").stat().st_size > 1000
+    assert (sweep.results / "table_curves.png").stat().st_size > 1000
 
 
 def test_rows_of_table_2_are_fractions_over_all_joints(sweep):
@@ -403,10 +471,26 @@ def test_rate_of_a_3d_head_is_chosen_by_the_10_cm_rule(sweep):
     sweep, _ = sweep
     flags = {"model": "cmb", "head3d": "dense"}
     assert sweep.tuned(flags)["learning_rate"] == 0.004
-    # Hands have no torso.
-    assert harness.criterion({}, {"validation/mean error mm": 20.0}) == -20.0
     with pytest.raises(ValueError, match="no rate can be chosen"):
         harness.criterion({}, {"validation/other": 1.0})
+
+
+def test_rates_of_hands_are_chosen_by_millimetres(sweep, monkeypatch):
+    """A hand has no torso, and is no longer than the 10 cm that are right."""
+    sweep, _ = sweep
+
+    def call(self, script, flags):
+        flags["run_dir"].mkdir(parents=True)
+        off = abs(flags["learning_rate"] - 0.001)  # the best
+        record = {"mAP@10cm": 90 + 1e3 * off, "mean error mm": 20 + 1e3 * off}
+        record = {f"validation/{name}": value for name, value in record.items()}
+        record |= {"step": flags["num_steps"]}
+        (flags["run_dir"] / "metrics.jsonl").write_text(json.dumps(record) + "\n")
+
+    monkeypatch.setattr(Sweep, "_call", call)
+    tuned = sweep.tuned_rows(hands.METHODS)
+    assert {row.get("learning_rate") for row in tuned.values()} == {None, 0.001}
+    assert "learning_rate" not in tuned["Xu & Cheng"]
 
 
 def test_a_rate_that_diverges_loses_and_is_not_tried_again(sweep, monkeypatch):
@@ -464,6 +548,57 @@ def test_ctrl_c_begins_no_further_run(sweep, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         sweep.each(work, range(20))
     assert sorted(begun) == [0, 1]
+
+
+SWEEP = """
+import sys
+from pathlib import Path
+from benchmarks import harness
+
+def main(sweep):
+    sweep.__dict__["frames"] = ()
+    sweep.each(sweep.train, [{"model": "cmb", "seed": seed} for seed in range(4)])
+
+harness.ROOT = Path(sys.argv.pop())
+harness.run(main)
+"""
+# Train: says its process, and saves when it is asked to end.
+RUN = """
+import os, signal, sys, time
+from pathlib import Path
+
+def end(*_):
+    Path(f"saved_{os.getpid()}").touch()
+    sys.exit(1)
+
+signal.signal(signal.SIGTERM, end)
+Path(f"begun_{os.getpid()}").touch()
+time.sleep(60)
+"""
+
+
+def test_runs_end_with_the_sweep_that_is_terminated(tmp_path):
+    (tmp_path / "train.py").write_text(RUN)
+    flags = ["--jobs=2", f"--runs_dir={tmp_path / 'runs'}", str(tmp_path)]
+    command = [sys.executable, "-c", SWEEP, *flags]
+    with subprocess.Popen(
+        command, cwd=harness.ROOT, stderr=subprocess.PIPE, text=True
+    ) as sweep:
+        while len(begun := list(tmp_path.glob("begun_*"))) < 2:
+            assert sweep.poll() is None, sweep.stderr.read()
+            time.sleep(0.05)
+        sweep.terminate()
+        _, said = sweep.communicate(timeout=60)
+    assert sweep.returncode == 1 and said.endswith("-c: interrupted\n")
+    numbers = {path.name.removeprefix("begun_") for path in begun}
+    saved = {path.name.removeprefix("saved_") for path in tmp_path.glob("saved_*")}
+    assert saved == numbers and len(list(tmp_path.glob("begun_*"))) == 2
+
+
+@pytest.mark.parametrize("flag", ["compared_seeds", "costly_steps", "forest_frames"])
+def test_counts_of_a_sweep_are_checked_before_it_trains(flag):
+    with pytest.raises(ValueError, match=f"--{flag} must be at least 1, got 0"):
+        Sweep(**{flag: 0})
 
 
 def test_failed_runs_are_all_named_and_the_others_done(sweep, monkeypatch):
@@ -532,6 +667,7 @@ def test_figure_6_has_a_point_of_all_seeds_a_share_and_network(sweep, monkeypatc
     drawn = []
     monkeypatch.setattr(plots, "share_curves", lambda *a: drawn.append(a[0]))
     figure6.main(sweep)
+    assert (sweep.results / "figure6_curves.png").exists()
     # Full body is 80 - 5 and 82 - 5 with seeds 0 and 1.
     points = [(1.0, 76.0), (10.0, 76.0), (100.0, 76.0)]
     for method in ("Ours", "w/o CMB", "w/ Convs"):
@@ -541,6 +677,9 @@ def test_figure_6_has_a_point_of_all_seeds_a_share_and_network(sweep, monkeypatc
     shares = [f.get("train_share", "all") for f in rows]
     assert Counter(shares) == {0.01: 8, 0.1: 8, "all": 6}
     assert [p[0] for p in drawn[0][figure6.FINE_TUNED]] == [1.0, 10.0]
+    # A memory that holds something is read from the first step on.
+    fine_tuned = [f for f in rows if "init_from" in f]
+    assert {f["r_switch_step"] for f in fine_tuned} == {0} and len(fine_tuned) == 4
 
 
 def test_memory_study_reads_validation_and_leaves_floor_and_ceiling_out(sweep):
@@ -611,10 +750,24 @@ def test_figure_5_shows_what_the_first_block_computes(tmp_path, monkeypatch):
 
 
 def test_response_is_the_persons_mean_over_the_backgrounds_by_hand():
-    depth = np.ones((1, 4, 4, 1), np.float32)
-    depth[0, :2, :2] = 0.2  # the person
+    is_person = np.zeros((1, 4, 4), bool)
+    is_person[0, :2, :2] = True
     maps = np.array([[[6.0, -1.0], [2.0, -3.0]]])[..., None]
-    assert figure5.response(depth, maps) == 6.0 / 2.0
+    assert figure5.response(is_person, maps) == 6.0 / 2.0
+
+
+def test_a_person_is_near_the_labelled_bones_by_hand():
+    """A crop of half the frame's size from (10, 20) on; of bones the neck's is seen."""
+    joints_px = np.full((15, 2), 30.0, np.float32)
+    joints_px[0], joints_px[1] = (50, 40), (50, 140)  # head and neck
+    visible = np.zeros(15, bool)
+    visible[:2] = True
+    example = {"joints_px": joints_px, "visible": visible}
+    back = np.array([[2, 0, 10], [0, 2, 20]], np.float32)
+    mask = figure5.on_bones(example, BODY15, back, 100)
+    # From (20, 10) to (20, 60), 5 pixels to each side.
+    assert mask[10:60, 16:25].all() and mask[30, :].sum() in (10, 11)
+    assert not mask[:, 27:].any() and not mask[66:].any()
 
 
 def test_labelled_people_are_posed_in_both_boxes_and_confidence_is_fitted(tmp_path):
