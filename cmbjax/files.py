@@ -94,6 +94,8 @@ def read_json(path: Path, kind: Any = Any) -> Any:
         raise ValueError(f"{path}: {error}") from None
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not valid JSON: {error}") from None
+    except MemoryError:
+        raise ValueError(f"{path} is larger than the memory") from None
 
 
 def checked(value: Any, kind: Any, name: str) -> Any:

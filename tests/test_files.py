@@ -13,6 +13,7 @@ from cmbjax.files import (
     check_same,
     each_line,
     only_one,
+    read_json,
     read_lines,
     read_npz,
     whole_file,
@@ -126,3 +127,12 @@ def test_arrays_are_read_or_refused_by_the_files_name(tmp_path):
         file.writestr("notes.txt", "text")
     with pytest.raises(ValueError, match="x.npz: notes.txt is no array"):
         read_npz(path)
+
+
+def test_json_that_is_larger_than_the_memory_is_named(tmp_path, monkeypatch):
+    def large(path):
+        raise MemoryError
+
+    monkeypatch.setattr(Path, "read_bytes", large)
+    with pytest.raises(ValueError, match=r"x\.json is larger than the memory"):
+        read_json(tmp_path / "x.json")
