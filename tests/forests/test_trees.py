@@ -64,6 +64,12 @@ def test_features_are_the_same_at_twice_the_distance():
     assert (offsets[:100, 2:] == 0).all() and np.abs(offsets).max() <= 60
 
 
+def test_features_reach_as_far_as_their_authors_have_it():
+    """A hand's: half a hand of 20 cm, at ASTAR's focal length of 241 pixels."""
+    assert parts.REACH == 129 and 100 <= walks.REACH <= 150
+    assert votes.REACH / 241 == pytest.approx(0.1, abs=0.01)
+
+
 def stump():
     """Right where the depth 20 pixels to the right, at 2 m, is farther by 1 m."""
     return trees.Tree(
@@ -294,6 +300,8 @@ def test_pixels_vote_for_hands_that_point_anywhere():
     frames = [turned_hand(*each) for each in draw]
     grown = votes.grow(hands(*frames[:70]), seed=0, num_features=200)
     assert 0.003 < grown.thick_m < 0.02
+    reached = np.abs(np.concatenate([t.offsets for t in grown.ways + grown.votes]))
+    assert 0.9 * votes.REACH < reached.max() <= votes.REACH
     off, errors = [], []
     for frame, (angle, _) in zip(frames[70:], draw[70:], strict=True):
         body = cut_out(frame, hands(), labelled=True)
