@@ -75,7 +75,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "augmentation.holes": 0,
     },
 }
-# Not the paper's: in the middle of its training is step 10,000, for one.
+# What the preset has and the paper does not give.
 OWN_OF_PRESET = ("num_steps",)
 ALL_DATA = "all_data"  # in --init_from: the run of the same flags on all of the data
 # What a run has of its own that starts from there.
