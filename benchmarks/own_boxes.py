@@ -14,9 +14,10 @@ import datasets
 from benchmarks.whole_frames import refuse_to_fit
 from cmbjax import calibration, metrics, runtime
 from cmbjax.data import detection
-from cmbjax.data.examples import Example, decode_depth
+from cmbjax.data.examples import DepthFrames, Example, decode_depth
 from cmbjax.data.flags import DataFlags
 from cmbjax.data.views import LEAST_OVERLAP, labelled_target
+from cmbjax.depth import detector
 from cmbjax.depth.detector import Person, overlap
 from cmbjax.predict.card import amend
 from cmbjax.predict.predictor import Pose, Predictor, in_picture
@@ -81,11 +82,11 @@ def measure(config: OwnBoxesConfig) -> dict[str, float]:
     wrong; the confidence is that of the joints of poses that are given. It is fitted on
     whatever the detector sees of a person, as it also tells people from things.
 
+    In frames without a unit, as K2HPD's, nobody is posed: see `surest_boxes`.
+
     Raises:
-        ValueError: The frames have no unit, or another joint set than the network.
+        ValueError: The frames have another joint set than the network, or nobody.
     """
-    predictor = Predictor(config.network, people="all")
-    skeleton = predictor.skeleton
     frames = datasets.load(
         config.dataset,
         config.data_dir,
@@ -93,6 +94,10 @@ def measure(config: OwnBoxesConfig) -> dict[str, float]:
         split=config.split,
         limit=config.limit,
     )
+    if not frames.metric and not config.fit_confidence:
+        return surest_boxes(frames)
+    predictor = Predictor(config.network, people="all")
+    skeleton = predictor.skeleton
     if frames.skeleton.name != skeleton.name or not frames.metric:
         raise ValueError(
             f"--dataset={config.dataset}: expected {skeleton.name} in millimetres, got "
@@ -170,6 +175,27 @@ def measure(config: OwnBoxesConfig) -> dict[str, float]:
         "expected calibration error": calibration.expected_error(sure, right),
         "area under ROC": calibration.area_under_roc(sure, right),
     }
+
+
+def surest_boxes(frames: DepthFrames) -> dict[str, float]:
+    """Returns how often the surest box is the labelled person's, without a unit.
+
+    Raises:
+        ValueError: Nobody is labelled.
+    """
+    find, shared = detector.shipped(frames.skeleton.found_as), []
+    for number in tqdm(range(len(frames)), unit="frame"):
+        example = frames.source[number]
+        depth = decode_depth(example)
+        target = labelled_target(example, depth, frames.skeleton)
+        if target is not None:
+            surest = find(depth, metric=False)[:1]
+            boxes = [overlap(person.body_box, target.box) for person in surest]
+            shared.append(max(boxes, default=0.0))
+    if not shared:
+        raise ValueError(f"{frames.name} labels nobody")
+    is_found = np.array(shared) >= detection.FOUND_OVERLAP
+    return {"people": float(len(shared)), "found, %": 100 * float(is_found.mean())}
 
 
 def _posed(pose: Pose | None, skeleton: Skeleton) -> Posed:

@@ -38,13 +38,15 @@ from benchmarks.speed import SpeedConfig
 from cmbjax import plots
 from cmbjax.data.augment import Augmentation
 from cmbjax.data.examples import decode_depth, frame_name
+from cmbjax.data.views import labelled_target
+from cmbjax.depth import detector
 from cmbjax.evaluate import report
 from cmbjax.models import MODELS
 from cmbjax.predict.card import WEIGHTS
 from cmbjax.skeletons import BODY15
 from cmbjax.train.config import TrainConfig
 from datasets.mannequin.mannequin import make_example
-from tests.data.test_batches import make_frames
+from tests.data.test_batches import FRAMES, make_frames
 from train_forest import ForestConfig
 
 
@@ -795,3 +797,31 @@ def test_labelled_people_are_posed_in_both_boxes_and_confidence_is_fitted(tmp_pa
             own_boxes.OwnBoxesConfig(fit_confidence=True, **wrong)
     with pytest.raises(ValueError, match="--limit must be at least 1, got 0"):
         own_boxes.OwnBoxesConfig(limit=0)
+
+
+def test_without_a_unit_the_surest_box_is_held_against_the_label(monkeypatch):
+    """Of four people one is found by another's box first, one by none, one hardly."""
+    frames = dataclasses.replace(FRAMES, source=FRAMES.source[:4], metric=False)
+    boxes = [
+        labelled_target(example, decode_depth(example), BODY15).box
+        for example in frames.source
+    ]
+
+    def person(box):
+        up = np.array([0, -1], np.float32)
+        return detector.Person(box, box, 100.0, 0.5, up)
+
+    wide = boxes[3].copy()
+    wide[2] += 1.1 * (wide[2] - wide[0])
+    said = [
+        [person(boxes[0]), person(boxes[0] + 200)],
+        [person(boxes[1] + 200), person(boxes[1])],
+        [],
+        [person(wide)],
+    ]
+    found = iter(said)
+    monkeypatch.setattr(
+        own_boxes.detector, "shipped", lambda what: lambda *_, metric: next(found)
+    )
+    result = own_boxes.surest_boxes(frames)
+    assert result == {"people": 4, "found, %": 25}
