@@ -15,7 +15,14 @@ import msgspec
 import numpy as np
 
 from cmbjax.depth.images import MAX_PIXELS, files_of
-from cmbjax.files import each_line, only_one, printable, read_json, write_json
+from cmbjax.files import (
+    each_line,
+    expanded,
+    only_one,
+    printable,
+    read_json,
+    write_json,
+)
 from cmbjax.predict import overlay, records
 from cmbjax.predict.card import NAMES, MemoryUse
 from cmbjax.predict.predictor import FAULTS, SEEN, People, Pose, Predictor
@@ -230,7 +237,7 @@ def frames_of(paths: Iterable[Path]) -> dict[str, str]:
     """Returns frames as they are first spelt, by what they are: see `place_of`."""
     frames: dict[str, str] = {}
     for path in paths:
-        for file in files_of(Path(os.path.expanduser(path))):
+        for file in files_of(expanded(path)):
             frames.setdefault(place_of(file), str(file))
     return frames
 
@@ -339,7 +346,7 @@ def claim(
     if config.out_dir is None:
         out_dir = new_folder(first)
     else:
-        out_dir = Path(os.path.expanduser(config.out_dir))
+        out_dir = expanded(config.out_dir)
         check_ours(out_dir, config)
         out_dir.mkdir(parents=True, exist_ok=True)
     busy = f"--out_dir={out_dir}: another predict.py is at work in this folder"
@@ -540,8 +547,8 @@ class Viewer:
             is_seen = pose.visibility == SEEN
             bones = [
                 pose.joints_m[[parent, joint]]
-                for joint, parent in enumerate(skeleton.parents)
-                if parent >= 0 and is_seen[joint] and is_seen[parent]
+                for parent, joint in skeleton.bones
+                if is_seen[joint] and is_seen[parent]
             ]
             name = f"camera/people/{index}"
             joints = rr.Points3D(

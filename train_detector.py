@@ -25,7 +25,6 @@ from cmbjax.depth import detector
 from cmbjax.export.card import save_weights
 from cmbjax.files import (
     as_json,
-    check_same,
     checksum,
     read_npz,
     whole_file,
@@ -35,7 +34,7 @@ from cmbjax.models.detector import HEAD, LAYERS, Detector, folded, loss
 from cmbjax.train.checkpoints import Checkpoints
 from cmbjax.train.config import RANGES
 from cmbjax.train.loop import Interrupted, fit, read_records
-from cmbjax.train.run import refuse_foreign
+from cmbjax.train.run import claim_folder
 from cmbjax.train.step import TrainState
 from datasets.crowd.crowd import Crowd
 
@@ -94,16 +93,11 @@ def claim(config: DetectorConfig) -> None:
     Raises:
         ValueError: It holds a run of another, or something else.
     """
-    path = config.folder / "config.json"
     flags = ("num_steps", "batch_size", "learning_rate", "seed")
     mine = {name: getattr(config, name) for name in flags}
     mine["config"] = config.configs
     mine["init_from"] = config.init_from and str(config.init_from)
-    if path.exists():
-        check_same(path, mine, f"--run_dir={config.folder} holds a run")
-    refuse_foreign(config.folder, path.name)
-    config.folder.mkdir(parents=True, exist_ok=True)
-    write_json(path, mine)
+    claim_folder(config.folder / "config.json", mine, "a run")
 
 
 def main(config: DetectorConfig) -> dict[str, Any]:

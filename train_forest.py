@@ -17,10 +17,10 @@ from cmbjax.data.flags import DataFlags, check_ranges
 from cmbjax.depth import lifting
 from cmbjax.evaluate import report
 from cmbjax.evaluate.predictions import Result
-from cmbjax.files import check_same, only_one, read_npz, whole_file, write_json
+from cmbjax.files import only_one, read_npz, whole_file
 from cmbjax.forests import parts, votes, walks
 from cmbjax.forests.bodies import cut_out, reach_mm, to_pixels
-from cmbjax.train.run import refuse_foreign
+from cmbjax.train.run import claim_folder
 from cmbjax.train.statistics import Statistics, training_statistics
 
 FORESTS: dict[str, tuple[Any, Any]] = {
@@ -91,12 +91,7 @@ def claim(config: ForestConfig, run_dir: Path, frames: DepthFrames) -> None:
     flags = ("dataset", "model", "num_frames", "max_depth", "seed")
     mine = {name: getattr(config, name) for name in flags}
     mine |= {"reach": config.reach_of_features, "frames": frames.name}
-    record = run_dir / CONFIG_FILE
-    if record.exists():
-        check_same(record, mine, f"--run_dir={run_dir} holds a forest")
-    refuse_foreign(run_dir, CONFIG_FILE)
-    run_dir.mkdir(parents=True, exist_ok=True)
-    write_json(record, mine)
+    claim_folder(run_dir / CONFIG_FILE, mine, "a forest")
 
 
 def grow_and_test(

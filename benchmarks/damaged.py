@@ -14,12 +14,11 @@ import numpy as np
 import tyro
 from tqdm import tqdm
 
-import datasets
 from benchmarks.harness import markdown
+from benchmarks.own_boxes import PosedFlags
 from cmbjax import runtime
 from cmbjax.data import damage
 from cmbjax.data.examples import decode_depth
-from cmbjax.data.flags import DataFlags
 from cmbjax.depth import crops
 from cmbjax.predict.predictor import SEEN, Predictor, in_picture
 from cmbjax.registry import pick
@@ -60,10 +59,7 @@ Change = Callable[[np.random.Generator, Shot], Shot]
 def turned(rng: np.random.Generator, shot: Shot, *, angle_deg: float) -> Shot:
     """Returns what a camera that is turned about its axis sees, as large a picture."""
     height, width = shot.depth.shape
-    side = max(height, width)
-    whole = np.array([0, 0, side, side]) + np.tile(
-        [(width - side) / 2, (height - side) / 2], 2
-    )
+    side, whole = max(height, width), np.array([0, 0, width, height])
     turn = crops.crop_transform(whole, side, margin=1.0, angle_deg=angle_deg)
     fx, fy, *centre = shot.camera
     cx, cy = crops.transform_points(turn, np.array(centre))
@@ -113,8 +109,9 @@ def without(
     rng: np.random.Generator, shot: Shot, *, share: float, value: int = 0
 ) -> Shot:
     """Returns a frame of whose readings a share is missing, or is another value."""
-    is_lost = rng.random(shot.depth.shape) < share
-    return shot._replace(depth=np.where(is_lost, np.uint16(value), shot.depth))
+    kept = damage.without_single_readings(rng, shot.depth, share)
+    is_lost = kept != shot.depth
+    return shot._replace(depth=np.where(is_lost, np.uint16(value), kept))
 
 
 def with_outliers(rng: np.random.Generator, shot: Shot, *, share: float) -> Shot:
@@ -174,8 +171,10 @@ def dark(rng: np.random.Generator, shot: Shot, *, names: tuple[str, ...]) -> Sho
 
 def background_cut_out(rng: np.random.Generator, shot: Shot) -> Shot:
     """Returns the person alone."""
-    is_near = np.abs(shot.depth - shot.distance) < 600
-    return shot._replace(depth=np.where(is_near, shot.depth, np.uint16(0)))
+    boxes = np.clip(shot.box, 0, np.tile(shot.depth.shape[::-1], 2))[None]
+    distances = np.array([shot.distance])
+    depth = damage.without_background(shot.depth, boxes, distances, 600)
+    return shot._replace(depth=depth.astype(np.uint16))
 
 
 KINDS: dict[str, Change] = {
@@ -222,17 +221,11 @@ KINDS: dict[str, Change] = {
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DamagedConfig(DataFlags):
+class DamagedConfig(PosedFlags):
     """Damages labelled frames, and counts who is found, and which joints."""
 
     dataset: str = "folder"
     """A name in datasets/ of frames in millimetres with the joints of ITOP."""
-    split: str = "test"
-    """train, validation or test."""
-    limit: int | None = None
-    """At most so many frames, evenly spaced."""
-    network: str | None = None
-    """A name, or a folder that export.py wrote; by default people."""
     kinds: tuple[str, ...] = tuple(KINDS)
     """What is done to the frames: names in KINDS."""
     seed: int = 0
@@ -240,8 +233,6 @@ class DamagedConfig(DataFlags):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.limit is not None and self.limit < 1:
-            raise ValueError(f"--limit must be at least 1, got {self.limit}")
         for kind in self.kinds:
             pick(KINDS, "kind", kind)
 
@@ -255,18 +246,8 @@ def main(config: DamagedConfig) -> list[dict[str, str]]:
     Raises:
         ValueError: The frames have no unit, or other joints.
     """
-    frames = datasets.load(
-        config.dataset,
-        config.data_dir,
-        config.tfds_dir,
-        split=config.split,
-        limit=config.limit,
-    )
-    if frames.skeleton.name != BODY15.name or not frames.metric:
-        raise ValueError(
-            f"--dataset={config.dataset}: expected {BODY15.name} in millimetres, got "
-            f"{frames.skeleton.name}{'' if frames.metric else ' without a unit'}"
-        )
+    frames = config.load()
+    config.require(frames, BODY15)
     shots = []
     for number in range(len(frames)):
         example = frames.source[number]

@@ -117,10 +117,9 @@ def on_bones(
     joints = crops.transform_points(crop_from_frame, example["joints_px"])
     mask = np.zeros((side, side), np.uint8)
     width = max(1, round(2 * NEAR_BONE * side))
-    for joint, parent in enumerate(skeleton.parents):
-        ends = joints[[joint, max(parent, 0)]]
-        if example["visible"][[joint, max(parent, 0)]].all():
-            start, end = np.floor(ends).astype(int).tolist()
+    for bone in map(list, skeleton.bones):
+        if example["visible"][bone].all():
+            start, end = np.floor(joints[bone]).astype(int).tolist()
             cv2.line(mask, start, end, 1, width)
     return mask > 0
 

@@ -25,25 +25,52 @@ from cmbjax.skeletons import Skeleton
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class OwnBoxesConfig(DataFlags):
-    """Poses whoever is labelled, found by the detector and by the label."""
+class PosedFlags(DataFlags):
+    """Which labelled frames a network poses, and which network."""
 
-    dataset: str = "people"
-    """A name in datasets/ of frames in millimetres; several are joined by +."""
     split: str = "test"
     """train, validation or test."""
     limit: int | None = None
     """At most so many frames, evenly spaced."""
     network: str | None = None
     """A name, or a folder that export.py wrote; by default people."""
+
+    def load(self) -> DepthFrames:
+        """Returns the frames."""
+        return datasets.load(
+            self.dataset,
+            self.data_dir,
+            self.tfds_dir,
+            split=self.split,
+            limit=self.limit,
+        )
+
+    def require(self, frames: DepthFrames, skeleton: Skeleton) -> None:
+        """Refuses frames without a unit, or with other joints.
+
+        Raises:
+            ValueError: They are such.
+        """
+        if frames.skeleton.name != skeleton.name or not frames.metric:
+            raise ValueError(
+                f"--dataset={self.dataset}: expected {skeleton.name} in millimetres, "
+                f"got {frames.skeleton.name}"
+                f"{'' if frames.metric else ' without a unit'}"
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OwnBoxesConfig(PosedFlags):
+    """Poses whoever is labelled, found by the detector and by the label."""
+
+    dataset: str = "people"
+    """A name in datasets/ of frames in millimetres; several are joined by +."""
     fit_confidence: bool = False
     """Whether to measure how probably a joint is right (see `calibration.fit`), as it
     is found here, and to write that into the network's card."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.limit is not None and self.limit < 1:
-            raise ValueError(f"--limit must be at least 1, got {self.limit}")
         if self.fit_confidence:
             refuse_to_fit("--fit_confidence", self.network, self.split)
 
@@ -87,22 +114,12 @@ def measure(config: OwnBoxesConfig) -> dict[str, float]:
     Raises:
         ValueError: The frames have another joint set than the network, or nobody.
     """
-    frames = datasets.load(
-        config.dataset,
-        config.data_dir,
-        config.tfds_dir,
-        split=config.split,
-        limit=config.limit,
-    )
+    frames = config.load()
     if not frames.metric and not config.fit_confidence:
         return surest_boxes(frames)
     predictor = Predictor(config.network, people="all")
     skeleton = predictor.skeleton
-    if frames.skeleton.name != skeleton.name or not frames.metric:
-        raise ValueError(
-            f"--dataset={config.dataset}: expected {skeleton.name} in millimetres, got "
-            f"{frames.skeleton.name}{'' if frames.metric else ' without a unit'}"
-        )
+    config.require(frames, skeleton)
     examples: list[Example] = []
     inside: list[np.ndarray] = []
     by_label: list[Posed] = []

@@ -15,6 +15,11 @@ import numpy as np
 Finite = Annotated[float, msgspec.Meta(gt=-1e6, lt=1e6)]  # of a file's numbers
 
 
+def expanded(path: Path | str) -> Path:
+    """Returns a path with `~` written out; of a user who is not there it stays."""
+    return Path(os.path.expanduser(path))
+
+
 def checksum(path: Path) -> str:
     """Returns the SHA-256 of a file's content, in hexadecimal digits."""
     with path.open("rb") as file:

@@ -1,8 +1,9 @@
 """Trained networks by name, for other people's JAX code."""
 
-import os
 from pathlib import Path
 from typing import Any
+
+from cmbjax.files import expanded
 
 
 def load(network: str | Path) -> tuple[Any, dict[str, Any]]:
@@ -25,7 +26,7 @@ def load(network: str | Path) -> tuple[Any, dict[str, Any]]:
         FileNotFoundError: There is nothing of that name.
         ValueError: What there is, is damaged or of another version.
     """
-    folder = Path(os.path.expanduser(network))
+    folder = expanded(network)
     if (folder / "checkpoints").is_dir():
         from cmbjax.train.run import Run
 

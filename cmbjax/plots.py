@@ -383,10 +383,9 @@ def _draw_bones(
     width: float,
 ) -> None:
     edge = [withStroke(linewidth=width + 1, foreground="black")]
-    for joint, parent in enumerate(skeleton.parents):
-        if parent >= 0:
-            x, y = joints_px[[parent, joint]].T
-            ax.plot(x, y, color=colours[joint], lw=width, path_effects=edge)
+    for parent, joint in skeleton.bones:
+        x, y = joints_px[[parent, joint]].T
+        ax.plot(x, y, color=colours[joint], lw=width, path_effects=edge)
     x, y = joints_px.T
     ax.scatter(x, y, s=4 * width**1.5, c=list(colours), linewidths=0, zorder=3)
 

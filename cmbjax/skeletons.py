@@ -55,6 +55,12 @@ class Skeleton:
         return len(self.joints)
 
     @property
+    def bones(self) -> tuple[tuple[int, int], ...]:
+        """(parent, joint) of each joint that has a parent."""
+        pairs = ((parent, joint) for joint, parent in enumerate(self.parents))
+        return tuple(pair for pair in pairs if pair[0] >= 0)
+
+    @property
     def mirror(self) -> Joints:
         """For each joint, the joint that takes its place in a mirrored image."""
         order = list(range(self.num_joints))

@@ -770,6 +770,8 @@ def test_a_person_is_near_the_labelled_bones_by_hand():
     # From (20, 10) to (20, 60), 5 pixels to each side.
     assert mask[10:60, 16:25].all() and mask[30, :].sum() in (10, 11)
     assert not mask[:, 27:].any() and not mask[66:].any()
+    ends = np.isin(BODY15.joints, ("head", "torso"))  # of no bone, and one the root
+    assert not figure5.on_bones(example | {"visible": ends}, BODY15, back, 100).any()
 
 
 def test_labelled_people_are_posed_in_both_boxes_and_confidence_is_fitted(tmp_path):

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from cmbjax.skeletons import BODY15, BODY19, HAND20, SKELETONS
+from cmbjax.skeletons import BODY15, BODY19, HAND20, SKELETONS, Skeleton
 
 EVERY = pytest.mark.parametrize("skeleton", SKELETONS.values(), ids=SKELETONS)
 BODIES = pytest.mark.parametrize("skeleton", [BODY19, BODY15], ids=["body19", "body15"])
@@ -106,3 +106,8 @@ def test_body19s_rows_reproduce_table_3():
     assert (len(upper), len(lower)) == (11, 8)
     assert 15 in upper and {2, 16} <= set(lower)
     assert sorted(upper + lower) == list(range(19))
+
+
+def test_bones_lead_from_the_parent_and_the_root_has_none():
+    skeleton = Skeleton("bent", ("tip", "middle", "root"), parents=(1, 2, -1))
+    assert skeleton.bones == ((1, 0), (2, 1))

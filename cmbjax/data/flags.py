@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cmbjax.files import printable
+from cmbjax.files import expanded, printable
 
 HIGHEST_SEED = 2**32 - 1
 HIGHEST_INTEGER = 2**31 - 1  # as JAX has them
 # Of these there is at least one, in every script.
 COUNTS = (
     *("batch_size", "jobs", "num_frames", "num_steps", "repeats", "rounds", "seeds"),
-    *("compared_seeds", "costly_steps", "forest_frames"),
+    *("compared_seeds", "costly_steps", "forest_frames", "limit"),
 )
 SPLITS = ("train", "validation", "test")
 KEPT_WITH_RUNS = ("tfds_dir",)  # wherever the run is opened from
@@ -34,7 +34,7 @@ class Flags:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if isinstance(value, Path) and field.name not in WRITTEN_OUT_LATER:
-                path = value.expanduser()
+                path = expanded(value)
                 if field.name in KEPT_WITH_RUNS:
                     path = path.absolute()
                 object.__setattr__(self, field.name, path)

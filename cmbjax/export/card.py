@@ -18,7 +18,7 @@ import cmbjax
 from cmbjax.data.views import Preparation
 from cmbjax.depth import crops
 from cmbjax.export.formats import ONNX_PACKAGES
-from cmbjax.files import checksum, only_one, read_json
+from cmbjax.files import checked, checksum, only_one, read_json
 from cmbjax.models.network import Network
 from cmbjax.predict.card import (
     CARD_FILE,
@@ -162,20 +162,21 @@ def of_evaluations(run_dir: Path, step: int) -> list[Card]:
     """
     measured = []
     for path in sorted(run_dir.glob("evaluations/*/results.json")):
-        evaluation = read_json(path, _Evaluation)
+        results = read_json(path)
+        evaluation = checked(results, _Evaluation, str(path))
         row = evaluation.overall_row
         is_of_step = (evaluation.step, evaluation.network) == (step, "checkpoint")
         if not is_of_step or row is None:
             continue
         metrics = {}
-        for title, column in read_json(path, _Table).table.items():
+        for title, column in checked(results, _Table, str(path)).table.items():
             if row not in column:
                 raise ValueError(
                     f"{path}: table: {title} has no {row}, the overall_row"
                 )
             value = column[row]
             metrics[title] = float("nan") if value is None else round(value, 1)
-        told = msgspec.structs.asdict(read_json(path, _Told))
+        told = msgspec.structs.asdict(checked(results, _Told, str(path)))
         measured.append(told | {"metrics": metrics})
     return measured
 

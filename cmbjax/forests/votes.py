@@ -95,10 +95,9 @@ class VotingForest:
         The mean distance of the readings from the nearest bone, and of bones that are
         before the surface or beside the hand from it.
         """
-        parents = np.array(self.skeleton.parents)
-        child = np.flatnonzero(parents >= 0)
+        parent, child = np.array(self.skeleton.bones).T
         share = np.array([0.25, 0.5, 0.75, 1.0])[:, None, None]
-        bones = share * pose[child] + (1 - share) * pose[parents[child]]
+        bones = share * pose[child] + (1 - share) * pose[parent]
         bones = bones.reshape(-1, 3)
         gaps = np.linalg.norm(points[:, None] - bones[None], axis=-1).min(axis=1)
         unexplained = np.minimum(np.abs(gaps - self.thick_m), FARTHEST_M).mean()

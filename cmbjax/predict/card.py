@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -10,7 +9,15 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from cmbjax.depth.crops import CropMode
-from cmbjax.files import Finite, as_json, checked, checksum, read_json, write_json
+from cmbjax.files import (
+    Finite,
+    as_json,
+    checked,
+    checksum,
+    expanded,
+    read_json,
+    write_json,
+)
 from cmbjax.skeletons import SKELETONS
 
 CARD_FILE = "card.json"
@@ -185,7 +192,7 @@ def find_folder(network: Path | str | None) -> Path:
     name = NAMES.get(name, name)
     folder = WEIGHTS / name
     if not (folder / CARD_FILE).is_file():
-        folder = Path(os.path.expanduser(name))
+        folder = expanded(name)
     if not (folder / CARD_FILE).is_file():
         cards = WEIGHTS.glob(f"*/{CARD_FILE}")
         names = ", ".join(sorted(path.parent.name for path in cards))

@@ -33,9 +33,9 @@ def draw(
     for joints_px in poses_px:
         points = _points(scale * joints_px)
         for edge in (True, False):  # all edges lie under all bones
-            for joint, parent in enumerate(skeleton.parents):
+            for parent, joint in skeleton.bones:
                 start, end = points[parent], points[joint]
-                if parent < 0 or start is None or end is None:
+                if start is None or end is None:
                     continue
                 colour, thickness = colours[joint], width
                 if edge:

@@ -5,7 +5,6 @@ down, z forward, metres.
 """
 
 import dataclasses
-import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -26,7 +25,7 @@ from cmbjax.depth.images import (
     without_far_value,
     without_outliers,
 )
-from cmbjax.files import checksum
+from cmbjax.files import checksum, expanded
 from cmbjax.heatmaps import DECODES, decode_maps
 from cmbjax.predict.card import (
     ABOVE,
@@ -417,7 +416,7 @@ class Predictor:
                 that frame, and the stream goes on. By default the error ends it.
         """
         if isinstance(frames, str | Path):
-            frames = files_of(_expanded(frames))
+            frames = files_of(expanded(frames))
         run = Stream(self) if self.memory == "rolling" else self
         for frame in frames:
             try:
@@ -442,7 +441,7 @@ class Predictor:
         name = "the frame"
         if isinstance(frame, str | Path):
             name = str(frame)
-            frame = read_frame(_expanded(frame), max_pixels=self.max_pixels)
+            frame = read_frame(expanded(frame), max_pixels=self.max_pixels)
         depth_mm = to_millimetres(frame, depth_scale=self.depth_scale, name=name)
         return without_outliers(without_far_value(depth_mm))
 
@@ -708,10 +707,6 @@ def side_of(joints_m: np.ndarray, skeleton: Skeleton) -> Side:
         if name.endswith(("_1", "_2", "_tip"))
     ]
     return "right" if float(np.mean(beyond, axis=0) @ normal) > 0 else "left"
-
-
-def _expanded(path: Path | str) -> Path:
-    return Path(os.path.expanduser(path))
 
 
 def _checked_card(network: Path | str | None) -> Card:

@@ -124,11 +124,7 @@ def coco(lines: Iterable[Line], skeleton: Skeleton, out_dir: Path) -> dict[str, 
         The file's content, images and annotations one by one; without a camera where
         frames have several.
     """
-    bones = [
-        [parent + 1, joint + 1]
-        for joint, parent in enumerate(skeleton.parents)
-        if parent >= 0
-    ]
+    bones = [[parent + 1, joint + 1] for parent, joint in skeleton.bones]
     info: dict[str, Any] = {"description": "predicted by cmbjax"}
     cameras = cameras_of(lines)
     if len(cameras) == 1:

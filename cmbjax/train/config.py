@@ -270,7 +270,6 @@ class TrainConfig(DataFlags):
         self, frames: DepthFrames, crop: CropMode | None = None
     ) -> Preparation:
         """Returns how frames become inputs; `crop` stands in for the run's own."""
-        default: CropMode = "person" if frames.findable else "label_box"
         depth_range = self.depth_range or frames.depth_range
         if depth_range is None:
             raise ValueError(
@@ -280,7 +279,7 @@ class TrainConfig(DataFlags):
             )
         return Preparation(
             side=self.side,
-            crop=crop or self.crop or default,
+            crop=crop or self.crop or frames.crop,
             depth_range=depth_range,
             num_frames=self.make_model(ONE_JOINT).num_frames,
         )

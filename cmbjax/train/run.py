@@ -16,12 +16,13 @@ import dataclasses
 import functools
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from cmbjax.data.examples import DepthFrames
 from cmbjax.data.flags import RunFlags
-from cmbjax.files import read_json, write_json
+from cmbjax.files import check_same, read_json, write_json
 from cmbjax.models.network import Network
 from cmbjax.skeletons import SKELETONS
 from cmbjax.train import step
@@ -185,6 +186,25 @@ class Run:
         state = checkpoints.restore(like)
         checkpoints.close()
         return model, state
+
+
+def claim_folder(path: Path, mine: dict[str, Any], holds: str) -> None:
+    """Makes the folder of a run that is no `Run`, or finds it to be of these settings.
+
+    Args:
+        path: Of the settings, in the folder.
+        mine: The settings, as JSON has them.
+        holds: What the folder holds, for the error.
+
+    Raises:
+        ValueError: It is of others, or something else is in it.
+    """
+    folder = path.parent
+    if path.exists():
+        check_same(path, mine, f"--run_dir={folder} holds {holds}")
+    refuse_foreign(folder, path.name)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(path, mine)
 
 
 def refuse_foreign(folder: Path, name: str) -> None:

@@ -12,13 +12,14 @@ import mujoco
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from cmbjax.data.flags import SPLITS
 from cmbjax.skeletons import Skeleton
 from datasets import schema
 from datasets.crowd import furniture, labels
 from datasets.people import frames as people
 from datasets.people.figure import Figure, Mesh, Pose
 from datasets.people.motion import Clip
-from datasets.simulation import SPLITS, body, poses, room
+from datasets.simulation import body, poses, room
 from datasets.simulation.posing import strike_free
 from datasets.simulation.shape import Shape
 from datasets.simulation.solids import Solid, about_vertical, box, joined, sheet

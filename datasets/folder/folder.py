@@ -9,13 +9,13 @@ from typing import Any, Self
 
 import tensorflow_datasets as tfds
 
+from cmbjax.data.flags import SPLITS
 from cmbjax.depth.images import read_png
 from cmbjax.skeletons import BODY15, Skeleton
 from datasets import schema
 from datasets.builder import Fact, FrameBuilder, file_key
 from datasets.folder import coco
 
-SPLITS = ("train", "validation", "test")
 ALONE = "annotations.json"  # stands alone: one split, test
 MOST_NAME = 200  # bytes; a folder's name may have 255, and a key follows
 Item = tuple[str, int]  # split, and number of a person in its file

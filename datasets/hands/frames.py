@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.spatial.transform import Rotation
 
+from cmbjax.data.flags import SPLITS
 from cmbjax.skeletons import Skeleton
 from datasets import schema
 from datasets.crowd import labels
@@ -21,7 +22,6 @@ from datasets.hands import things
 from datasets.hands.fingers import Fingers, Hand
 from datasets.people.figure import Body, Figure
 from datasets.people.frames import SENSORS, Camera
-from datasets.simulation import SPLITS
 from datasets.simulation.rasterizer import rasterize
 from datasets.simulation.solids import Solid, box, ellipsoid, joined, tube
 

@@ -12,8 +12,9 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8, UInt16
 
 from cmbjax.camera import ITOP_CAMERA, camera_to_pixels
+from cmbjax.data.flags import SPLITS
 from cmbjax.skeletons import BODY15
-from datasets.simulation import SPLITS, body, poses, room
+from datasets.simulation import body, poses, room
 from datasets.simulation import structured_light as sensor
 from datasets.simulation.anatomy import HAIR
 from datasets.simulation.posing import strike_free

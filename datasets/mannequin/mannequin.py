@@ -11,11 +11,11 @@ import tensorflow_datasets as tfds
 from tqdm import tqdm
 
 from cmbjax.camera import ITOP_CAMERA
+from cmbjax.data.flags import SPLITS
 from cmbjax.skeletons import BODY15
 from datasets import schema
 from datasets.builder import DescribedFrames, executor
 from datasets.mannequin import frames, recordings
-from datasets.simulation import SPLITS
 
 CHUNK = 8  # frames a process is handed at a time
 

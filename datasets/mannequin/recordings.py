@@ -11,8 +11,9 @@ import functools
 import mujoco
 import numpy as np
 
+from cmbjax.data.flags import SPLITS
 from datasets.mannequin.frames import Frame, person_shape, sample_room, take_frame
-from datasets.simulation import SPLITS, poses, room
+from datasets.simulation import poses, room
 from datasets.simulation import structured_light as sensor
 from datasets.simulation.posing import (
     POSE_TRIES,

@@ -13,12 +13,12 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from cmbjax.camera import ITOP_CAMERA, camera_to_pixels
+from cmbjax.data.flags import SPLITS
 from cmbjax.skeletons import Skeleton
 from datasets import schema
 from datasets.people.figure import Figure, Mesh, Pose
 from datasets.people.motion import SEGMENTS, Clip
 from datasets.simulation import (
-    SPLITS,
     Sensor,
     active_stereo,
     body,

@@ -15,12 +15,12 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
+from cmbjax.data.flags import SPLITS
 from cmbjax.skeletons import SKELETONS, Skeleton
 from datasets.builder import FrameBuilder, Item, executor
 from datasets.people.figure import Figure
 from datasets.people.frames import FRAMES_PER_PERSON, make_frames
 from datasets.people.motion import Clip, read_clips
-from datasets.simulation import SPLITS
 
 PEOPLE_PER_PART = 10  # what is made between two saves
 CLIPS_APART = 8  # of so many clips one is for testing and one for validation

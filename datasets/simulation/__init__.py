@@ -5,7 +5,6 @@ from typing import Any, Protocol
 import numpy as np
 from jaxtyping import Bool, Float, UInt16
 
-SPLITS = ("train", "validation", "test")
 Depth = Float[np.ndarray, "height width"]
 
 

@@ -111,6 +111,8 @@ def test_paths_are_written_out(monkeypatch, tmp_path):
     )
     assert config.run_dir == tmp_path / "run"
     assert config.data_dir == Path("~/data")  # its builder writes that out
+    nobody = TrainConfig(run_dir=Path("~no-such-user/run"))
+    assert nobody.run_dir == Path("~no-such-user/run")
     assert config.tfds_dir == tmp_path / "tfds"
     flags = EvalConfig(
         run_dir=Path("~/run"), out_dir=Path("~/out"), network=Path("~/n.onnx")
