@@ -217,7 +217,8 @@ def test_maps_are_read_where_the_heat_maps_peak():
 def test_quantise_moves_every_joint_to_the_centre_of_its_cell():
     joints_px = np.array([[[0.1, 7.9], [5.0, 2.1], [3.0, 3.0]]], np.float32)
     visible = np.array([[True, True, False]])
-    cells = quantise(joints_px, visible, side=4, stride=2, sigma=1.0)
+    grid = {"side": 4, "stride": 2, "sigma": 1.0, "drawn": lambda maps: maps}
+    cells = quantise(joints_px, visible, decodes=["argmax"], **grid)["argmax"]
     np.testing.assert_array_equal(cells[0, :2], [[1, 7], [5, 3]])
 
 

@@ -336,7 +336,11 @@ def test_cell_centres_keep_the_pdj_that_cell_corners_lose():
 
     def pdj(side):
         crops_px = (joints_px - shift) / extent * side
-        centres = quantise(crops_px, visible, side=side // 2, stride=2, sigma=1.0)
+        grid = {"side": side // 2, "stride": 2, "sigma": 1.0}
+        read = quantise(
+            crops_px, visible, **grid, decodes=["argmax"], drawn=lambda maps: maps
+        )
+        centres = read["argmax"]
         for decoded in (centres, centres - 1):  # a corner is half a cell up and left
             frame_px = decoded / side * extent + shift
             tally = metrics.pdj(frame_px, joints_px, visible, BODY19, 0.05)

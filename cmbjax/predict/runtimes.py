@@ -174,7 +174,14 @@ def _open_onnxruntime(path: Path) -> Opened:
     return Opened(lambda values: session.run(None, values), outputs, inputs)
 
 
-def _open_openvino(path: Path, precision: str) -> Opened:
+@functools.cache
+def _openvino_core() -> Any:
+    """Returns what compiles for OpenVINO, which lives as long as this process.
+
+    The first network that a core compiles gives its thread a stack for signals, which
+    goes with the core: where another thread lets go of it, garbage collection for one,
+    the next signal, Ctrl-C too, is a segmentation fault.
+    """
     # Without its telemetry, which forks this process to report each import.
     modules: dict[str, Any] = sys.modules
     modules.setdefault("openvino_telemetry", None)
@@ -184,8 +191,12 @@ def _open_openvino(path: Path, precision: str) -> Opened:
         raise ValueError(
             "backend openvino is not installed here: pip install openvino"
         ) from None
+    return openvino.Core()
+
+
+def _open_openvino(path: Path, precision: str) -> Opened:
     hint = {"INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32"}
-    network = openvino.Core().compile_model(path, "CPU", hint)
+    network = _openvino_core().compile_model(path, "CPU", hint)
     of_thread = threading.local()  # a request serves one call at a time
 
     def run(values: dict[str, np.ndarray]) -> Sequence[np.ndarray]:

@@ -1,6 +1,9 @@
 """What runs a network says what is wrong with its files."""
 
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +14,7 @@ from cmbjax.files import read_json, read_npz
 from cmbjax.predict.card import CARD_FILE, write_card
 from cmbjax.predict.predictor import Predictor
 from cmbjax.predict.runtimes import open_network
+from tests import fabricate
 from tests.predict.scenes import HAS_ONNX
 
 BACKENDS = ["onnxruntime", *(["openvino"] if HAS_ONNX else [])]
@@ -138,6 +142,33 @@ def test_what_is_no_network_is_refused_by_its_name(small, tmp_path, backend):
     run = open_network(path, ("heatmaps", "depth_maps"), backend=backend)
     outputs = run({"depth": np.zeros((1, 32, 32, 1), np.float32)})
     assert list(outputs) == ["heatmaps", "depth_maps"]
+
+
+DROPPED_BY_A_THREAD = """
+import os, signal, threading
+from pathlib import Path
+from cmbjax.predict.runtimes import open_network
+
+outputs = ["heatmaps", "depth_maps"]
+network = [open_network(Path("network.onnx"), outputs, backend="openvino")]
+dropping = threading.Thread(target=network.clear)
+dropping.start()
+dropping.join()
+try:
+    os.kill(os.getpid(), signal.SIGINT)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+@pytest.mark.skipif("openvino" not in BACKENDS, reason="needs requirements-export.txt")
+def test_a_signal_is_no_fault_after_a_thread_let_go_of_openvino(small):
+    command = [sys.executable, "-c", DROPPED_BY_A_THREAD]
+    environment = fabricate.environment(Path(__file__).parents[2])
+    done = subprocess.run(
+        command, cwd=small["maps"], env=environment, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (0, "interrupted\n"), done.stderr
 
 
 def test_stablehlo_that_is_none_is_refused_by_its_name(tmp_path):
