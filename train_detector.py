@@ -395,7 +395,7 @@ def score(
         people = np.flatnonzero(frame.clear)
         found, false = detection.matched(guesses, frame.boxes, people)
         for person, guess in zip(people.tolist(), found, strict=True):
-            for kind in kinds_of(frame, person, what):
+            for kind in detection.kinds_of(frame, person, what):
                 kinds.setdefault(kind, []).append(guess is not None)
         alarms.append(false)
     empty = [n for n, frame in zip(alarms, frames, strict=True) if not len(frame.boxes)]
@@ -406,24 +406,6 @@ def score(
         "false_alarms_a_frame": float(np.mean(alarms)),
         "false_alarms_an_empty_frame": float(np.mean(empty)) if empty else None,
     }
-
-
-def kinds_of(frame: detection.Frame, person: int, what: str) -> list[str]:
-    """Returns which rows of the table a person counts in."""
-    box, distance, up = frame.boxes[person], frame.depths[person], frame.ups[person]
-    near, far = (0.5, 0.8) if what == "hands" else (1.5, 3.5)  # metres
-    kind = f"nearer than {near} m" if distance < 1000 * near else f"{near} to {far} m"
-    size = frame.depth.shape[::-1]
-    is_cut = (box[:2] <= 1).any() or (box[2:] >= np.subtract(size, 1)).any()
-    number = len(frame.boxes)
-    seen = "upright" if up[1] < -abs(up[0]) else "turned or lying"
-    return [
-        "all",
-        kind if distance < 1000 * far else f"beyond {far} m",
-        {1: "alone", 2: "one of two"}.get(number, "one of three or more"),
-        "cut off by the picture" if is_cut else "whole or hidden",
-        "along the trunk" if np.linalg.norm(up) < 0.5 else seen,
-    ]
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@
 """
 
 import dataclasses
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +13,7 @@ from tqdm import tqdm
 
 import datasets
 from benchmarks.whole_frames import refuse_to_fit
-from cmbjax import calibration, metrics, runtime
+from cmbjax import calibration, metrics, plots, runtime
 from cmbjax.data import detection
 from cmbjax.data.examples import DepthFrames, Example, decode_depth
 from cmbjax.data.flags import DataFlags
@@ -22,6 +23,8 @@ from cmbjax.depth.detector import Person, overlap
 from cmbjax.predict.card import amend
 from cmbjax.predict.predictor import Pose, Predictor, in_picture
 from cmbjax.skeletons import Skeleton
+
+DRAWN = 24  # people, at most
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -68,6 +71,9 @@ class OwnBoxesConfig(PosedFlags):
     fit_confidence: bool = False
     """Whether to measure how probably a joint is right (see `calibration.fit`), as it
     is found here, and to write that into the network's card."""
+    picture: Path | None = None
+    """A PNG that gets the poses by our own boxes of whom most joints are wrong, and
+    their labels: it tells who is at fault."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -179,6 +185,9 @@ def measure(config: OwnBoxesConfig) -> dict[str, float]:
     assert measured is not None, "frames are in millimetres"
     are_right, known = measured
     known = known & np.array([[posed.is_found] for posed in own])
+    if config.picture is not None:
+        wrong = known & ~are_right
+        draw_worst(config.picture, examples, by_box["own box"], wrong, skeleton)
     confidence = np.stack([posed.confidence for posed in own])
     if config.fit_confidence:
         peaks = np.stack([posed.peaks for posed in own])
@@ -192,6 +201,38 @@ def measure(config: OwnBoxesConfig) -> dict[str, float]:
         "expected calibration error": calibration.expected_error(sure, right),
         "area under ROC": calibration.area_under_roc(sure, right),
     }
+
+
+def draw_worst(
+    path: Path,
+    examples: list[Example],
+    poses: metrics.Poses,
+    is_wrong: np.ndarray,
+    skeleton: Skeleton,
+) -> None:
+    """Draws those of whom most joints are wrong, beside their labels.
+
+    Args:
+        path: A PNG.
+        examples: One a person.
+        poses: Theirs, in the same order.
+        is_wrong: bool [people, joints].
+        skeleton: Of both.
+    """
+    numbers = is_wrong.sum(axis=1)
+    order = [n for n in np.argsort(-numbers, kind="stable")[:DRAWN] if numbers[n]]
+    if not order:
+        print(f"--picture={path}: no joint is wrong; nothing is drawn")
+        return
+    plots.pose_sheet(
+        [decode_depth(examples[n]) for n in order],
+        poses.predictions_px[order],
+        np.where(poses.visible[order, :, None], poses.targets_px[order], np.nan),
+        skeleton,
+        [f"frame {n}: {numbers[n]} wrong" for n in order],
+        path,
+        columns=6,
+    )
 
 
 def surest_boxes(frames: DepthFrames) -> dict[str, float]:

@@ -111,7 +111,7 @@ def measure(config: WholeFramesConfig) -> Result:
     """Returns what is found, and how far joints are off."""
     every, nearest = open_predictor(config, people="all"), open_predictor(config)
     skeleton = every.skeleton
-    found: list[bool] = []
+    found: dict[str, list[bool]] = {}
     sides: list[bool] = []
     firsts: list[bool] = []
     alarms: list[int] = []
@@ -122,6 +122,7 @@ def measure(config: WholeFramesConfig) -> Result:
     for example, depth_mm in frames_of(config):
         every.camera = nearest.camera = np.asarray(example["camera"], np.float32)
         boxes, seen = example["boxes"], detection.joints_seen(example)
+        frame = detection.read_frame(example, skeleton)
         start = time.perf_counter()
         first = nearest(depth_mm)
         seconds.append(time.perf_counter() - start)
@@ -135,7 +136,8 @@ def measure(config: WholeFramesConfig) -> Result:
         matches, false = detection.matched([p.box for p in poses], boxes, people)
         alarms.append(false)
         for number, match in zip(people.tolist(), matches, strict=True):
-            found.append(match is not None)
+            for kind in detection.kinds_of(frame, number, skeleton.found_as):
+                found.setdefault(kind, []).append(match is not None)
             if match is None:
                 continue
             pose = poses[match]
@@ -154,10 +156,14 @@ def measure(config: WholeFramesConfig) -> Result:
     within = f"within {100 * skeleton.right_m:g} cm, %"
     result: Result = {
         "frames": len(alarms),
-        skeleton.found_as: len(found),
-        "found, %": 100 * statistics.mean(found),
+        skeleton.found_as: len(found["all"]),
+        "found, %": 100 * statistics.mean(found["all"]),
         "false alarms a frame": statistics.mean(alarms),
         "the nearest is one, %": 100 * statistics.mean(firsts) if firsts else np.nan,
+    }
+    result |= {
+        f"found, %, {kind} ({len(found[kind])})": 100 * statistics.mean(found[kind])
+        for kind in sorted(found.keys() - {"all"})
     }
     if in_empty_frames:
         result["false alarms an empty frame"] = statistics.mean(in_empty_frames)

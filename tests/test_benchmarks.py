@@ -35,7 +35,7 @@ from benchmarks import (
 )
 from benchmarks.harness import Cell, Sweep
 from benchmarks.speed import SpeedConfig
-from cmbjax import plots
+from cmbjax import metrics, plots
 from cmbjax.data.augment import Augmentation
 from cmbjax.data.examples import decode_depth, frame_name
 from cmbjax.data.views import labelled_target
@@ -774,12 +774,32 @@ def test_a_person_is_near_the_labelled_bones_by_hand():
     assert not figure5.on_bones(example | {"visible": ends}, BODY15, back, 100).any()
 
 
+def test_those_of_whom_most_is_wrong_are_drawn_first(tmp_path, monkeypatch, capsys):
+    joints = np.zeros((3, 15, 2), np.float32)
+    poses = metrics.Poses(joints, joints + 1, np.ones((3, 15), bool))
+    depths = [np.full((8, 8), 2000 + number, np.uint16) for number in range(3)]
+    examples = [{"depth": cv2.imencode(".png", x)[1].tobytes()} for x in depths]
+    drawn = []
+    monkeypatch.setattr(own_boxes.plots, "pose_sheet", lambda *x, **_: drawn.append(x))
+    wrong = np.zeros((3, 15), bool)
+    wrong[0, 3] = wrong[2, :2] = True
+    own_boxes.draw_worst(tmp_path / "x.png", examples, poses, wrong, BODY15)
+    ((depths, _, _, _, titles, _),) = drawn
+    assert [int(depth[0, 0]) for depth in depths] == [2002, 2000]
+    assert titles == ["frame 2: 2 wrong", "frame 0: 1 wrong"]
+    own_boxes.draw_worst(tmp_path / "x.png", examples, poses, wrong & False, BODY15)
+    assert len(drawn) == 1 and "no joint is wrong" in capsys.readouterr().out
+
+
 def test_labelled_people_are_posed_in_both_boxes_and_confidence_is_fitted(tmp_path):
     """The shipped network on figures like those that it was trained on."""
     network = tmp_path / "network"
     shutil.copytree(WEIGHTS / "people-96", network)
     config = own_boxes.OwnBoxesConfig(
-        dataset="mannequin/tiny", tfds_dir=tmp_path / "tfds", network=str(network)
+        dataset="mannequin/tiny",
+        tfds_dir=tmp_path / "tfds",
+        network=str(network),
+        picture=tmp_path / "worst.png",
     )
     result = own_boxes.main(config)
     assert result["people"] > 3 and result["found, %"] > 50
@@ -787,6 +807,7 @@ def test_labelled_people_are_posed_in_both_boxes_and_confidence_is_fitted(tmp_pa
     # Whom nobody found has no joint that is right.
     most = result["found, %"]
     assert most / 2 < result["mAP@10cm, own box"] <= most
+    assert cv2.imread(str(config.picture)).std() > 0
     card = json.loads((network / "card.json").read_text())
     own_boxes.main(dataclasses.replace(config, split="validation", fit_confidence=True))
     fitted = json.loads((network / "card.json").read_text())

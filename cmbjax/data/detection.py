@@ -114,6 +114,30 @@ def joints_seen(example: Any) -> np.ndarray:
     return (example["inside"] & ~example["hidden"]).sum(axis=1)
 
 
+def kinds_of(frame: Frame, person: int, what: str) -> list[str]:
+    """Returns what a person is like, or a hand: rows of a table of who is found.
+
+    Args:
+        frame: In which it is.
+        person: Its index there.
+        what: People or hands, which are nearer.
+    """
+    box, distance, up = frame.boxes[person], frame.depths[person], frame.ups[person]
+    near, far = (0.5, 0.8) if what == "hands" else (1.5, 3.5)  # metres
+    kind = f"nearer than {near} m" if distance < 1000 * near else f"{near} to {far} m"
+    size = frame.depth.shape[::-1]
+    is_cut = (box[:2] <= 1).any() or (box[2:] >= np.subtract(size, 1)).any()
+    number = len(frame.boxes)
+    seen = "upright" if up[1] < -abs(up[0]) else "turned or lying"
+    return [
+        "all",
+        kind if distance < 1000 * far else f"beyond {far} m",
+        {1: "alone", 2: "one of two"}.get(number, "one of three or more"),
+        "cut off by the picture" if is_cut else "whole or hidden",
+        "along the trunk" if np.linalg.norm(up) < 0.5 else seen,
+    ]
+
+
 def body_boxes(
     boxes: np.ndarray, joints_px: np.ndarray, inside: np.ndarray
 ) -> np.ndarray:

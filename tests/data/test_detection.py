@@ -115,3 +115,27 @@ def test_each_guess_finds_one_person_and_who_overlaps_nobody_is_a_false_alarm():
     assert matched((40, 0, 50, 10)) == ([None, None], 0)  # it may be found
     nobody = detection.matched([boxes[0]], np.zeros((0, 4)), np.zeros(0, int))
     assert nobody == ([], 1)
+
+
+def test_what_a_person_is_like():
+    boxes = np.array([[5, 5, 20, 40], [40, 5, 64, 47]], np.float32)
+    frame = detection.Frame(
+        np.zeros((48, 64), np.uint16),
+        boxes,
+        boxes,
+        np.array([1400, 3600], np.float32),
+        np.array([[0, -1], [0.3, 0.1]], np.float32),
+        np.zeros((2, 2), np.float32),
+        np.ones(2, bool),
+    )
+    assert detection.kinds_of(frame, 0, "people") == [
+        "all",
+        "nearer than 1.5 m",
+        "one of two",
+        "whole or hidden",
+        "upright",
+    ]
+    cut = ["all", "beyond 3.5 m", "one of two", "cut off by the picture"]
+    assert detection.kinds_of(frame, 1, "people") == [*cut, "along the trunk"]
+    alone = frame.only(np.array([True, False]))
+    assert detection.kinds_of(alone, 0, "hands")[1:3] == ["beyond 0.8 m", "alone"]

@@ -1,6 +1,7 @@
 """Hands of the data set hands: how fingers bend, what they hold, what is labelled."""
 
 import dataclasses
+import re
 import shutil
 
 import cv2
@@ -254,6 +255,8 @@ def test_whole_frames_are_measured_and_who_is_there_is_fitted(tfds_dir, tmp_path
     )
     result = main(config)
     assert result["frames"] == 40 and result["hands"] > 20
+    numbers = [re.search(r"m \((\d+)\)$", name) for name in result]  # by distance
+    assert sum(int(n[1]) for n in numbers if n) == result["hands"]
     assert result["found, %"] > 50 and result["false alarms a frame"] < 0.3
     assert result["median error mm, joints seen"] < 15
     assert result["within 2 cm, %, joints seen"] > result["within 2 cm, %, all"] > 50
