@@ -7,6 +7,7 @@ A heat map's cell (row, column) has its centre at the image's pixel
 `models/losses.py`.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -150,6 +151,7 @@ def smoothed(heatmaps: Array, *, is_open: bool = False) -> Array:
     return xp.where(is_low, smooth * (peaks / highest), heatmaps)
 
 
+@functools.cache
 def _gaussian(size: int) -> np.ndarray:
     """Returns [size, size] weights of a Gaussian around each cell; 0 lies outside."""
     cells = np.arange(size)

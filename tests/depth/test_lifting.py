@@ -51,6 +51,24 @@ def test_joint_that_is_nowhere_gets_the_persons_depth():
     np.testing.assert_allclose(surface, [2.345, 2.345])
 
 
+def test_what_is_before_a_joint_is_the_median_of_the_readings_around_it():
+    rng = np.random.default_rng(0)
+    depth_mm = rng.integers(500, 4000, (12, 17)).astype(np.uint16)
+    depth_mm[rng.random(depth_mm.shape) < 0.5] = 0
+    joints_px = rng.uniform(-2, 19, (400, 2))
+    depths_m = rng.uniform(0.5, 4, 400)
+    expected = []
+    for (x, y), depth_m in zip(joints_px, depths_m, strict=True):
+        rows = range(max(int(y) - 1, 0), min(int(y) + 2, 12))
+        columns = range(max(int(x) - 1, 0), min(int(x) + 2, 17))
+        around = [depth_mm[r, c] for r in rows for c in columns if depth_mm[r, c]]
+        is_inside = 0 <= x < 17 and 0 <= y < 12
+        before = 1000 * (depth_m - 0.2) > np.median(around) if around else False
+        expected.append(bool(is_inside and before))
+    found = lifting.hidden(depth_mm, joints_px, depths_m, 0.2)
+    assert found.tolist() == expected and 50 < found.sum() < 150
+
+
 def test_joints_behind_a_surface_are_hidden():
     depth_mm = np.full((20, 30), 3000, np.uint16)
     depth_mm[:, :10] = 1500
