@@ -1,10 +1,12 @@
 """What benchmarks.speed and benchmarks.scale take, before they measure anything."""
 
+import numpy as np
 import pytest
 
-from benchmarks import scale, speed
+from benchmarks import latency, scale, speed
 from benchmarks.speed import SpeedConfig
 from cmbjax import runtime
+from datasets.mannequin.frames import Frame
 
 
 @pytest.mark.parametrize(
@@ -50,3 +52,24 @@ def test_what_is_refused_leaves_no_folder(tmp_path, monkeypatch):
 def test_bad_flag_of_scale_is_refused(flags, message):
     with pytest.raises(ValueError, match=message):
         scale.ScaleConfig(**flags)
+
+
+def test_three_people_stand_where_one_stood():
+    """Each six columns wide, before a wall at 3 m; nobody vanishes behind another."""
+    parts = np.zeros((40, 100), np.uint8)
+    parts[5:35, 47:53] = 1
+    joints = np.zeros((15, 3), np.float32)
+    frames = [
+        Frame(
+            np.where(parts > 0, 1000 + 100 * n, 3000).astype(np.uint16),
+            parts,
+            joints,
+            joints[:, :2],
+            np.ones(15, bool),
+            str(n),
+        )
+        for n in range(20)
+    ]
+    frame = latency.three_people(frames, 0)
+    assert frame[20, [20, 50, 80, 35]].tolist() == [1700, 1000, 2300, 3000]
+    assert np.count_nonzero(frame < 3000) == 3 * 30 * 6

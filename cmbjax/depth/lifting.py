@@ -104,12 +104,13 @@ def hidden(
         thick_m: A joint that is no further behind the surface is not hidden.
     """
     height, width = depth_mm.shape
-    is_inside = ((joints_px >= 0) & (joints_px < (width, height))).all(axis=1)
+    is_there = (joints_px >= 0) & (joints_px < (width, height))
+    is_inside = np.asarray(is_there.all(axis=1))
     cells = np.where(is_inside[:, None], joints_px, 0).astype(int)
     steps = np.mgrid[-1:2, -1:2].reshape(2, 9).T
     columns, rows = np.moveaxis(cells[:, None] + steps, 2, 0)  # [joints, 9] each
-    is_there = (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)
-    around = depth_mm[rows.clip(0, height - 1), columns.clip(0, width - 1)] * is_there
+    is_cell = (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)
+    around = depth_mm[rows.clip(0, height - 1), columns.clip(0, width - 1)] * is_cell
     # The median of those that are readings, which lie last: np.median takes one by one.
     around.sort(axis=1)
     number = np.count_nonzero(around, axis=1)
