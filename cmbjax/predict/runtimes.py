@@ -31,6 +31,7 @@ Memory = dict[str, Any]  # of each block; empty where it is frozen
 Run = Callable[[dict[str, np.ndarray]], Sequence[np.ndarray]]
 
 NEW = "new_"  # before the name of a block's memory, among outputs
+OPENING = threading.Lock()
 
 
 class Runtime(NamedTuple):
@@ -196,7 +197,9 @@ def _openvino_core() -> Any:
 
 def _open_openvino(path: Path, precision: str) -> Opened:
     hint = {"INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32"}
-    network = _openvino_core().compile_model(path, "CPU", hint)
+    with OPENING:  # threads get the same one
+        core = _openvino_core()
+    network = core.compile_model(path, "CPU", hint)
     of_thread = threading.local()  # a request serves one call at a time
 
     def run(values: dict[str, np.ndarray]) -> Sequence[np.ndarray]:
