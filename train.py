@@ -134,7 +134,9 @@ def main(
         indices = list(range(min(SHEET_FRAMES, len(result.names))))
         titles = [result.names[i] for i in indices]
         path = run.figures / f"validation_{int(state.step):06d}.png"
-        report.write_overlays(path, result, validation, indices, titles)
+        report.write_overlays(
+            path, result.poses, validation.source, indices, titles, validation.skeleton
+        )
         coefficients = report.fitted_confidence(result, validation.skeleton)
         if coefficients is not None:
             run.save_calibration(coefficients, validation.name)

@@ -45,6 +45,8 @@ def main(config: LatencyConfig) -> dict[str, dict[str, float]]:
     frames = [read_frame(path) for path in paths]
     made = [] if paths else [make_frame(0, "test", i) for i in range(20)]
     frames = frames or [frame.depth_mm for frame in made]
+    threes = [three_people(made, number) for number in range(len(made))]
+    large = [frame.depth_mm.repeat(2, axis=0).repeat(2, axis=1) for frame in made]
     backends: dict[str, dict[str, Any]] = {"jax": {"backend": "jax"}}
     try:
         require_onnx()
@@ -61,11 +63,9 @@ def main(config: LatencyConfig) -> dict[str, dict[str, float]]:
     for name, options in backends.items():
         predictor = Predictor(config.network, camera=camera, **options)
         rows[name] = measure(predictor, frames, config.rounds)
-        if not paths:
-            threes = [three_people(made, number) for number in range(len(made))]
+        if made:
             every = Predictor(config.network, camera=camera, people="all", **options)
             rows[name]["three people"] = whole(every, threes, config.rounds)
-            large = [frame.repeat(2, axis=0).repeat(2, axis=1) for frame in frames]
             predictor.camera = 2 * ITOP_CAMERA
             rows[name]["640x480"] = whole(predictor, large, config.rounds)
     lines = [

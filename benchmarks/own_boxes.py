@@ -13,13 +13,14 @@ from tqdm import tqdm
 
 import datasets
 from benchmarks.whole_frames import refuse_to_fit
-from cmbjax import calibration, metrics, plots, runtime
+from cmbjax import calibration, metrics, runtime
 from cmbjax.data import detection
 from cmbjax.data.examples import DepthFrames, Example, decode_depth
 from cmbjax.data.flags import DataFlags
 from cmbjax.data.views import LEAST_OVERLAP, labelled_target
 from cmbjax.depth import detector
 from cmbjax.depth.detector import Person, overlap
+from cmbjax.evaluate import report
 from cmbjax.predict.card import amend
 from cmbjax.predict.predictor import Pose, Predictor, in_picture
 from cmbjax.skeletons import Skeleton
@@ -220,19 +221,12 @@ def draw_worst(
         skeleton: Of both.
     """
     numbers = is_wrong.sum(axis=1)
-    order = [n for n in np.argsort(-numbers, kind="stable")[:DRAWN] if numbers[n]]
-    if not order:
+    order = np.argsort(-numbers, kind="stable")[: min(DRAWN, np.count_nonzero(numbers))]
+    if not len(order):
         print(f"--picture={path}: no joint is wrong; nothing is drawn")
         return
-    plots.pose_sheet(
-        [decode_depth(examples[n]) for n in order],
-        poses.predictions_px[order],
-        np.where(poses.visible[order, :, None], poses.targets_px[order], np.nan),
-        skeleton,
-        [f"frame {n}: {numbers[n]} wrong" for n in order],
-        path,
-        columns=6,
-    )
+    titles = [f"frame {n}: {numbers[n]} wrong" for n in order]
+    report.write_overlays(path, poses, examples, order, titles, skeleton, columns=6)
 
 
 def surest_boxes(frames: DepthFrames) -> dict[str, float]:

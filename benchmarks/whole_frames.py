@@ -17,12 +17,12 @@ from tqdm import tqdm
 import datasets
 from cmbjax import calibration, runtime
 from cmbjax.data import detection
-from cmbjax.data.examples import decode_depth
 from cmbjax.data.flags import Flags
 from cmbjax.depth.detector import Person, overlap
 from cmbjax.predict.card import amend
 from cmbjax.predict.predictor import Predictor, mean_of_surest
 from cmbjax.registry import pick
+from cmbjax.skeletons import Skeleton
 from datasets.crowd.crowd import Crowd
 
 LEAST_SEEN = {"people": 4, "hands": 8}  # joints of whom is to be found
@@ -88,17 +88,19 @@ def main(config: WholeFramesConfig) -> Result:
     return result
 
 
-def frames_of(config: WholeFramesConfig) -> Iterator[tuple[Any, np.ndarray]]:
-    """Yields examples of the data sets with something in them, and their depth."""
+def frames_of(
+    config: WholeFramesConfig, skeleton: Skeleton
+) -> Iterator[tuple[Any, detection.Frame]]:
+    """Yields examples of the data sets with something in them, and what they are of."""
     for name in config.dataset.split("+"):
         builder = datasets.prepared(name, config.data_dir, config.tfds_dir)
         assert isinstance(builder, Crowd), "the flag was checked"
         source = builder.whole_frames(config.split)
         for number in tqdm(range(0, len(source), config.step), unit="frame"):
             example: Any = source[number]
-            depth_mm = decode_depth(example)
-            if depth_mm.any():  # else nothing is in reach of the camera
-                yield example, depth_mm
+            frame = detection.read_frame(example, skeleton)
+            if frame.depth.any():  # else nothing is in reach of the camera
+                yield example, frame
 
 
 def open_predictor(config: WholeFramesConfig, **options: Any) -> Predictor:
@@ -119,19 +121,18 @@ def measure(config: WholeFramesConfig) -> Result:
     seconds: list[float] = []
     errors: list[np.ndarray] = []
     seen_errors: list[np.ndarray] = []
-    for example, depth_mm in frames_of(config):
+    for example, frame in frames_of(config, skeleton):
         every.camera = nearest.camera = np.asarray(example["camera"], np.float32)
-        boxes, seen = example["boxes"], detection.joints_seen(example)
-        frame = detection.read_frame(example, skeleton)
+        boxes, seen = frame.boxes, detection.joints_seen(example)
         start = time.perf_counter()
-        first = nearest(depth_mm)
+        first = nearest(frame.depth)
         seconds.append(time.perf_counter() - start)
         if len(boxes) and first:
             firsts.append(
                 max(overlap(first[0].box, box) for box in boxes)
                 >= detection.ALARM_OVERLAP
             )
-        poses = every(depth_mm)
+        poses = every(frame.depth)
         people = np.flatnonzero(seen >= LEAST_SEEN[skeleton.found_as])
         matches, false = detection.matched([p.box for p in poses], boxes, people)
         alarms.append(false)
@@ -185,17 +186,16 @@ def fit(config: WholeFramesConfig) -> Result:
     scores: list[float] = []
     confidence: list[float] = []
     is_there: list[bool] = []
-    for example, depth_mm in frames_of(config):
+    for example, frame in frames_of(config, predictor.skeleton):
         predictor.camera = np.asarray(example["camera"], np.float32)
-        people: list[Person] = predictor.detect(depth_mm)
+        people: list[Person] = predictor.detect(frame.depth)
         for person in people:
-            boxes = example["boxes"]
-            most = max((overlap(person.box, box) for box in boxes), default=0.0)
+            most = max((overlap(person.box, box) for box in frame.boxes), default=0.0)
             if detection.ALARM_OVERLAP <= most < detection.FOUND_OVERLAP:
                 continue  # half of somebody
-            pose = predictor.pose(depth_mm, person)
+            pose = predictor.pose(frame.depth, person)
             scores.append(person.score)
-            confidence.append(mean_of_surest(pose, depth_mm.shape))
+            confidence.append(mean_of_surest(pose, frame.depth.shape))
             is_there.append(most >= detection.FOUND_OVERLAP)
     truth = np.array(is_there)
     if truth.all() or not truth.any():

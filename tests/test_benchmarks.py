@@ -780,7 +780,7 @@ def test_those_of_whom_most_is_wrong_are_drawn_first(tmp_path, monkeypatch, caps
     depths = [np.full((8, 8), 2000 + number, np.uint16) for number in range(3)]
     examples = [{"depth": cv2.imencode(".png", x)[1].tobytes()} for x in depths]
     drawn = []
-    monkeypatch.setattr(own_boxes.plots, "pose_sheet", lambda *x, **_: drawn.append(x))
+    monkeypatch.setattr(plots, "pose_sheet", lambda *x, **_: drawn.append(x))
     wrong = np.zeros((3, 15), bool)
     wrong[0, 3] = wrong[2, :2] = True
     own_boxes.draw_worst(tmp_path / "x.png", examples, poses, wrong, BODY15)

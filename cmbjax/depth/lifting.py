@@ -104,20 +104,16 @@ def hidden(
         thick_m: A joint that is no further behind the surface is not hidden.
     """
     height, width = depth_mm.shape
-    is_there = (joints_px >= 0) & (joints_px < (width, height))
-    is_inside = np.asarray(is_there.all(axis=1))
-    cells = np.where(is_inside[:, None], joints_px, 0).astype(int)
-    steps = np.mgrid[-1:2, -1:2].reshape(2, 9).T
-    columns, rows = np.moveaxis(cells[:, None] + steps, 2, 0)  # [joints, 9] each
-    is_cell = (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)
-    around = depth_mm[rows.clip(0, height - 1), columns.clip(0, width - 1)] * is_cell
-    # The median of those that are readings, which lie last: np.median takes one by one.
-    around.sort(axis=1)
-    number = np.count_nonzero(around, axis=1)
-    middle = np.stack([9 - number + (number - 1) // 2, 9 - number + number // 2], 1)
-    readings = np.take_along_axis(around, middle.clip(0, 8), axis=1)
-    surfaces_m = readings.mean(axis=1) / 1000
-    return is_inside & (number > 0) & (depths_m - surfaces_m > thick_m)
+    is_hidden = np.zeros(len(joints_px), bool)
+    is_inside = ((joints_px >= 0) & (joints_px < (width, height))).all(axis=1)
+    for joint in np.flatnonzero(is_inside):
+        column, row = joints_px[joint].astype(int)
+        around = depth_mm[max(row - 1, 0) : row + 2, max(column - 1, 0) : column + 2]
+        readings = around[around > 0]
+        if readings.size:
+            surface_m = _percentile(readings, 50) / 1000
+            is_hidden[joint] = depths_m[joint] - surface_m > thick_m
+    return is_hidden
 
 
 def regressed_to_camera(

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from cmbjax import calibration, metrics, plots
-from cmbjax.data.examples import DepthFrames, decode_depth
+from cmbjax.data.examples import DepthFrames, Example, decode_depth
 from cmbjax.data.views import View
 from cmbjax.evaluate.predictions import Result
 from cmbjax.files import write_json
@@ -193,7 +193,8 @@ def write_sheet(path: Path, result: Result, frames: DepthFrames) -> None:
         for kind, frames_of in chosen.items()
         for i in frames_of
     ]
-    write_overlays(path, result, frames, np.concatenate(list(chosen.values())), titles)
+    indices = np.concatenate(list(chosen.values()))
+    write_overlays(path, result.poses, frames.source, indices, titles, frames.skeleton)
 
 
 def write_views(path: Path, batch: View, skeleton: Skeleton) -> None:
@@ -205,19 +206,32 @@ def write_views(path: Path, batch: View, skeleton: Skeleton) -> None:
 
 def write_overlays(
     path: Path,
-    result: Result,
-    frames: DepthFrames,
+    poses: metrics.Poses,
+    examples: Sequence[Example],
     indices: Sequence[int] | np.ndarray,
     titles: Sequence[str],
+    skeleton: Skeleton,
+    *,
+    columns: int = 4,
 ) -> None:
-    """Draws predictions and labels over some frames of a split."""
-    depths = [decode_depth(frames.source[int(i)]) for i in indices]
-    targets = np.where(result.poses.visible[..., None], result.poses.targets_px, np.nan)
+    """Draws some of the poses and their labels over the frames.
+
+    Args:
+        path: A PNG.
+        poses: With their labels.
+        examples: One a pose, images as PNG.
+        indices: Of those that are drawn.
+        titles: Theirs.
+        skeleton: Whose bones.
+        columns: Pictures in a row.
+    """
+    targets = np.where(poses.visible[..., None], poses.targets_px, np.nan)
     plots.pose_sheet(
-        depths,
-        result.poses.predictions_px[indices],
+        [decode_depth(examples[int(i)]) for i in indices],
+        poses.predictions_px[indices],
         targets[indices],
-        frames.skeleton,
+        skeleton,
         titles,
         path,
+        columns=columns,
     )
