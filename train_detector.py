@@ -69,11 +69,19 @@ class DetectorConfig(Flags):
     """Of AdamW, at its highest."""
     init_from: Path | None = None
     """A detector.npz to start from; by default nothing is known at the start."""
+    mean_with: Path | None = None
+    """Another run's detector.npz: the mean of both networks is what is written."""
+    mean_share: float = 0.5
+    """The other network's part in that mean, between 0 and 1."""
     seed: int = 0
     """Of parameters and views."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not 0 < self.mean_share < 1:
+            raise ValueError(
+                f"--mean_share must be between 0 and 1, got {self.mean_share}"
+            )
         check_ranges(self, {"learning_rate": RANGES["learning_rate"]})
 
     @property
@@ -108,10 +116,20 @@ def main(config: DetectorConfig) -> dict[str, Any]:
         Interrupted: SIGTERM or SIGINT came while it trained; the state was saved.
     """
     frames, test = (load(config, split) for split in ("train", "test"))
+    other = None
+    if config.mean_with is not None:
+        shapes = jax.eval_shape(initial, jax.random.key(0))
+        other = read_weights(config.mean_with, shapes, "--mean_with")
     state = trained(config, frames)
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    if other is not None:
+        share = config.mean_share
+        variables = jax.tree.map(
+            lambda mine, theirs: (1 - share) * mine + share * theirs, variables, other
+        )
     path = config.folder / "detector.onnx"
-    write_onnx(path, state.variables)
-    save_weights(path.with_suffix(".npz"), state.variables)
+    write_onnx(path, variables)
+    save_weights(path.with_suffix(".npz"), variables)
     records = read_records(config.folder / "metrics.jsonl")
     losses = [record["loss"] for record in records if record.get("loss") is not None]
     card: dict[str, Any] = {
@@ -121,6 +139,8 @@ def main(config: DetectorConfig) -> dict[str, Any]:
         "config": config.configs,
         "batch_size": config.batch_size,
         "seed": config.seed,
+        "mean_with": config.mean_with and checksum(config.mean_with),
+        "mean_share": config.mean_share if config.mean_with else None,
         "loss": float(np.mean(losses[-4:])) if losses else None,
     }
     write_json(path.with_suffix(".json"), card)
@@ -130,22 +150,25 @@ def main(config: DetectorConfig) -> dict[str, Any]:
     return card
 
 
+def initial(key: jax.Array) -> Any:
+    """Returns the variables of a network that knows nothing."""
+    image = jnp.zeros((1, detector.SIDE, detector.SIDE, 3))
+    return Detector().init(key, image, train=False)
+
+
 def trained(config: DetectorConfig, frames: list[detection.Frame]) -> TrainState:
     """Returns the state after the last step; the folder is made, or gone on in."""
-    model = Detector()
     schedule = optax.warmup_cosine_decay_schedule(
         0, config.learning_rate, config.num_steps // 20, config.num_steps
     )
     optimizer = optax.chain(
         optax.clip_by_global_norm(5.0), optax.adamw(schedule, weight_decay=1e-4)
     )
-    image = jnp.zeros((1, detector.SIDE, detector.SIDE, 3))
-    variables = jax.jit(
-        functools.partial(model.init, train=False),
-        compiler_options=runtime.COMPILED_QUICKLY,
-    )(jax.random.key(config.seed), image)
+    variables = jax.jit(initial, compiler_options=runtime.COMPILED_QUICKLY)(
+        jax.random.key(config.seed)
+    )
     if config.init_from is not None and not Checkpoints.are_in(config.folder):
-        variables = read_weights(config.init_from, variables)
+        variables = read_weights(config.init_from, variables, "--init_from")
     opt_state = optimizer.init(variables["params"])
     state = TrainState(jnp.int32(0), memory={}, opt_state=opt_state, **variables)
     make_batches = functools.partial(
@@ -155,7 +178,7 @@ def trained(config: DetectorConfig, frames: list[detection.Frame]) -> TrainState
     def step(state: TrainState, batch: Any, number: int) -> tuple[TrainState, Any]:
         variables = {"params": state.params, "batch_stats": state.batch_stats}
         variables, opt_state, value = train_step(
-            variables, state.opt_state, *batch, model=model, optimizer=optimizer
+            variables, state.opt_state, *batch, model=Detector(), optimizer=optimizer
         )
         done = state.step + 1
         return TrainState(done, memory={}, opt_state=opt_state, **variables), value
@@ -267,8 +290,8 @@ class Ahead:
         return {}
 
 
-def read_weights(path: Path, like: Any) -> Any:
-    """Returns what `save_weights` wrote.
+def read_weights(path: Path, like: Any, flag: str) -> Any:
+    """Returns what `save_weights` wrote, in a file that a flag names.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -280,11 +303,9 @@ def read_weights(path: Path, like: Any) -> Any:
     for name in sorted(flat.keys() | arrays.keys()):
         here, there = (x[name].shape if name in x else None for x in (flat, arrays))
         if here != there:
-            raise ValueError(
-                f"--init_from={path}: {name} is {there} there, expected {here}"
-            )
+            raise ValueError(f"{flag}={path}: {name} is {there} there, expected {here}")
         if not np.isfinite(arrays[name]).all():
-            raise ValueError(f"--init_from={path}: {name} is not finite")
+            raise ValueError(f"{flag}={path}: {name} is not finite")
     loaded = {name: jnp.asarray(value) for name, value in arrays.items()}
     return traverse_util.unflatten_dict(loaded, sep="/")
 

@@ -31,7 +31,7 @@ from cmbjax import metrics, plots, runtime
 from cmbjax.data.examples import DepthFrames
 from cmbjax.data.flags import DataFlags
 from cmbjax.evaluate.report import CEILING, FLOOR
-from cmbjax.files import read_json, write_text
+from cmbjax.files import expanded, read_json, write_text
 from cmbjax.models import MODELS
 from cmbjax.models.posenet import PoseNet
 from cmbjax.train.loop import read_records
@@ -528,7 +528,7 @@ def _flag(item: tuple[str, Any]) -> str:
     if isinstance(value, bool):
         return f"--{name}" if value else f"--no_{name}"
     if isinstance(value, Path):
-        value = value.expanduser().absolute()
+        value = expanded(value).absolute()
     return f"--{name}={value}"
 
 

@@ -56,12 +56,15 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
 
 
 @contextlib.contextmanager
-def only_one(path: Path, refusal: str) -> Iterator[None]:
+def only_one(path: Path, taken: str, *, waits: bool = False) -> Iterator[None]:
     """Holds the lock on a file, which is made; it goes with this process at the latest.
 
+    It holds on other machines, too, where the disk that they share passes locks on.
+
     Args:
-        path: The file, in what this process alone is to write.
-        refusal: What to say where another process holds it.
+        path: The file, in or beside what this process alone is to write.
+        taken: What to say where another process holds it.
+        waits: Whether that is printed, and the other's end waited for.
 
     Raises:
         ValueError: Another process holds it, or files cannot be locked there.
@@ -72,9 +75,15 @@ def only_one(path: Path, refusal: str) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ValueError(refusal) from None
+            if not waits:
+                raise ValueError(taken) from None
+            print(taken, flush=True)
+            fcntl.flock(lock, fcntl.LOCK_EX)
         except OSError as error:
-            raise ValueError(f"{path} cannot be locked: {error.strerror}") from None
+            raise ValueError(
+                f"{path} cannot be locked ({error.strerror}): a folder on another disk "
+                "is needed"
+            ) from None
         yield
 
 

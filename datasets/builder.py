@@ -2,7 +2,6 @@
 
 import abc
 import contextlib
-import fcntl
 import functools
 import hashlib
 import itertools
@@ -23,7 +22,7 @@ import tensorflow_datasets as tfds
 from tqdm import tqdm
 
 from cmbjax.data.examples import Example
-from cmbjax.files import printable
+from cmbjax.files import expanded, only_one, printable
 from cmbjax.registry import pick
 from cmbjax.skeletons import Skeleton
 from datasets import copies, schema
@@ -69,13 +68,19 @@ class DescribedFrames(tfds.core.DatasetBuilder):
         What a process that was killed has left unfinished goes.
 
         Raises:
-            ValueError: The prepared copy is damaged.
+            ValueError: The prepared copy is damaged, or its folder cannot be locked.
         """
         folder = Path(self.data_dir)
         config = options.get("download_config")
         anew = config is not None and config.download_mode.overwrite_dataset
         if anew or not folder.exists():
-            with _only_one(folder):
+            lock = folder.parent / f"{folder.name}.lock"
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            lock.touch()
+            with contextlib.suppress(PermissionError):
+                lock.chmod(0o666)  # other users are to wait, too
+            taken = f"{printable(folder)}: another process is at it; waiting"
+            with only_one(lock, taken, waits=True):
                 if anew or not folder.exists():
                     for path in folder.parent.glob(f"incomplete.*_{folder.name}"):
                         shutil.rmtree(path, ignore_errors=True)
@@ -158,32 +163,6 @@ class DescribedFrames(tfds.core.DatasetBuilder):
             return copies.Reader(folder, self.as_data_source(split, decoders=images))
 
 
-@contextlib.contextmanager
-def _only_one(folder: Path) -> Iterator[None]:
-    """Holds the lock of a folder that is to be prepared, by whatever name it is known.
-
-    The lock lies beside the folder, and holds for every process that sees it there, on
-    other machines too where the disk that they share passes locks on.
-    """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    path = folder.parent / f"{folder.name}.lock"
-    with path.open("a") as lock:
-        with contextlib.suppress(PermissionError):
-            path.chmod(0o666)  # other users are to wait, too
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            where = printable(folder)
-            print(f"{where}: another process is at it; waiting", flush=True)
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        except OSError as error:
-            raise OSError(
-                f"{path}: cannot be locked ({error.strerror}); name a --tfds_dir on "
-                "another disk"
-            ) from error
-        yield
-
-
 def read_within(path: Path, most: int) -> bytes:
     """Reads a file that is refused where it is longer than such a file can be.
 
@@ -253,7 +232,7 @@ class FrameBuilder(DescribedFrames, tfds.core.ShardBasedBuilder):
         manual_dir = download_config.manual_dir if download_config else None
         if not manual_dir:
             return
-        self._source = Path(manual_dir).expanduser()
+        self._source = expanded(manual_dir)
         source = self._checked_source()
         if self.made_of and self._fingerprint(source) != self.made_of:
             raise ValueError(
@@ -278,7 +257,7 @@ class FrameBuilder(DescribedFrames, tfds.core.ShardBasedBuilder):
         download_config: tfds.download.DownloadConfig | None = None,
     ) -> None:
         if download_config and download_config.manual_dir:
-            self._source = Path(download_config.manual_dir).expanduser()
+            self._source = expanded(download_config.manual_dir)
             key = self._fingerprint(self._checked_source())
             (Path(self.data_dir) / SOURCE_FILE).write_text(key)
         with tqdm(desc=f"preparing {self.name}", unit=" frames") as self._bar:

@@ -1,10 +1,12 @@
 import numpy as np
 import pytest
 
-from cmbjax.skeletons import BODY15, BODY19, HAND20, SKELETONS, Skeleton
+from cmbjax.skeletons import BODY15, BODY19, BODY20, HAND20, SKELETONS, Skeleton
 
 EVERY = pytest.mark.parametrize("skeleton", SKELETONS.values(), ids=SKELETONS)
-BODIES = pytest.mark.parametrize("skeleton", [BODY19, BODY15], ids=["body19", "body15"])
+BODIES = pytest.mark.parametrize(
+    "skeleton", [BODY19, BODY15, BODY20], ids=lambda skeleton: skeleton.name
+)
 
 
 def mirror_joints(joints_px, skeleton, width):
@@ -71,7 +73,8 @@ def test_rows_and_segments_hold_joints_of_the_set_once(skeleton):
 
 @BODIES
 def test_rows_of_parts_name_their_joints(skeleton):
-    one_joint = {"Head": "head", "Neck": "neck", "Torso": "torso", "Feet": "foot"}
+    torso = "spine" if skeleton.name == "body20" else "torso"  # the Kinect's name
+    one_joint = {"Head": "head", "Neck": "neck", "Torso": torso, "Feet": "foot"}
     for row, joints in skeleton.rows.items():
         if row.endswith("Body"):
             continue

@@ -11,7 +11,7 @@ import pytest
 import train_detector
 from cmbjax import runtime
 from cmbjax.data import detection
-from cmbjax.files import read_json, read_npz
+from cmbjax.files import checksum, read_json, read_npz
 from cmbjax.train import loop
 from train_detector import DetectorConfig
 
@@ -68,6 +68,24 @@ def test_an_interrupted_training_goes_on_bit_for_bit(config, monkeypatch):
     payload.write_bytes(content)
     with pytest.raises(ValueError, match=r"checkpoints/4 cannot be restored .* not wh"):
         train_detector.main(broken)
+
+
+def test_the_mean_with_another_network_is_what_is_written(config, tmp_path):
+    train_detector.main(config)
+    mine = read_npz(config.folder / "detector.npz")
+    other = tmp_path / "other.npz"
+    np.savez(other, **{name: value + 0.04 for name, value in mine.items()})
+    again = dataclasses.replace(config, mean_with=other, mean_share=0.25)
+    card = train_detector.main(again)
+    mean = read_npz(config.folder / "detector.npz")
+    for name, value in mine.items():
+        np.testing.assert_allclose(mean[name], value + 0.01, atol=1e-5)
+    assert card["mean_share"] == 0.25 and card["mean_with"] == checksum(other)
+    np.savez(other, **{"params/other": np.zeros(3)})
+    with pytest.raises(ValueError, match="^--mean_with=.*other.npz: batch_stats/"):
+        train_detector.main(again)
+    with pytest.raises(ValueError, match="--mean_share must be between 0 and 1, got 1"):
+        dataclasses.replace(config, mean_share=1.0)
 
 
 def test_a_loss_that_is_no_number_leaves_no_network(config, monkeypatch):
@@ -138,10 +156,10 @@ def test_damaged_weights_are_refused_by_their_name(tmp_path):
     like = {"params": {"head": {"bias": jnp.zeros(3)}}}
     np.savez(path, **{"params/head/bias": np.array([1, np.nan, 3], np.float32)})
     with pytest.raises(ValueError, match="detector.npz: params/head/bias is not fini"):
-        train_detector.read_weights(path, like)
+        train_detector.read_weights(path, like, "--init_from")
     path.write_bytes(b"")
     with pytest.raises(ValueError, match="detector.npz: expected a whole .npz"):
-        train_detector.read_weights(path, like)
+        train_detector.read_weights(path, like, "--init_from")
 
 
 def test_what_making_a_batch_raises_is_raised_where_it_is_asked_for():

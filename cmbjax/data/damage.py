@@ -82,6 +82,16 @@ def without_patches(
     return depth
 
 
+def without_blobs(rng: np.random.Generator, depth: np.ndarray) -> np.ndarray:
+    """Returns depth without readings in blobs: of dark, shining or far surfaces.
+
+    They are a tenth to two fifths of the image, and of a size that is drawn.
+    """
+    coarse = rng.standard_normal(rng.integers(4, 17, 2), np.float32)
+    smooth = cv2.resize(coarse, depth.shape[::-1], interpolation=cv2.INTER_CUBIC)
+    return np.where(smooth > np.quantile(smooth, rng.uniform(0.6, 0.9)), 0, depth)
+
+
 def without_hair(
     rng: np.random.Generator, depth: np.ndarray, head_px: np.ndarray, size: float
 ) -> np.ndarray:

@@ -207,14 +207,14 @@ def windowed(frame: Frame, window: tuple[int, int, int, int]) -> Frame:
 
 
 def random_window(rng: np.random.Generator, frame: Frame) -> tuple[int, int, int, int]:
-    """Draws a part of a frame, in one of three around somebody: x0, y0, x1, y1."""
+    """Draws a part of a frame, in one of two around somebody: x0, y0, x1, y1."""
     size = np.array(frame.depth.shape[::-1])
-    if len(frame.boxes) and rng.random() < 0.35:
+    if len(frame.boxes) and rng.random() < 0.5:
         box = frame.boxes[int(rng.integers(len(frame.boxes)))]
         margin = rng.uniform(-0.1, 0.4, 4) * np.tile(box[2:] - box[:2], 2)
-        if rng.random() < 0.35:  # cut off at the hips, say
+        if rng.random() < 0.6:  # cut off at the hips, say
             side = int(rng.integers(4))
-            margin[side] = -rng.uniform(0.2, 0.6) * (box[2:] - box[:2])[side % 2]
+            margin[side] = -rng.uniform(0.2, 0.7) * (box[2:] - box[:2])[side % 2]
         low, high = box[:2] - margin[:2], box[2:] + margin[2:]
         low = np.clip(low, 0, size - 16).astype(int)
         high = np.clip(high, low + 16, size).astype(int)
@@ -244,6 +244,8 @@ def damaged(rng: np.random.Generator, frame: Frame) -> np.ndarray:
         depth = damage.without_edges(rng, depth)
     if rng.random() < 0.25:
         depth = damage.without_patches(rng, depth, int(rng.integers(1, 8)))
+    if rng.random() < 0.15:
+        depth = damage.without_blobs(rng, depth)
     for head, box in zip(frame.heads, frame.boxes, strict=True):
         if rng.random() < 0.12:
             size = float(max(box[2:] - box[:2]))
@@ -270,6 +272,13 @@ def hidden_below(rng: np.random.Generator, frame: Frame) -> Frame:
     return frame._replace(depth=depth, boxes=boxes, clear=clear).only(left > 0)
 
 
+def hidden(rng: np.random.Generator, frame: Frame) -> Frame:
+    """Returns a frame with something before a part of a person: a table, a door."""
+    quarters = int(rng.choice(4, p=(0.6, 0.18, 0.04, 0.18)))  # below, or at a side
+    covered = hidden_below(rng, turned(frame, quarters, flip=False))
+    return turned(covered, -quarters % 4, flip=False)
+
+
 def training_image(
     rng: np.random.Generator, frame: Frame, *, hands: bool = False
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -284,8 +293,8 @@ def training_image(
     frame = turned(frame, quarters, flip=rng.random() < 0.5)
     if rng.random() < 0.4:  # a part of the picture; people are cut off by its edges
         frame = windowed(frame, random_window(rng, frame))
-    if len(frame.boxes) and not hands and rng.random() < 0.3:
-        frame = hidden_below(rng, frame)
+    if len(frame.boxes) and not hands and rng.random() < 0.35:
+        frame = hidden(rng, frame)
     depth = damaged(rng, frame)
     metric = rng.random() < 0.6
     depths = frame.depths

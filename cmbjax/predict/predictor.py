@@ -65,6 +65,9 @@ NEARLY_AS_SURE = 0.85  # as the surest: the nearest of these is the nearest
 # Less of a trunk's length in the image, and a pose less sure than that on the average:
 # which way is up is tried.
 SURE_UP, SURE_POSE = 0.75, 0.6
+# No further look makes somebody of what would be nobody with joints as sure as that,
+# or of what one pose says is hardly anybody.
+SUREST, HARDLY_ANYBODY = 0.9, 0.1
 TWIN = 1.5  # times what a joint may be off to be right: nearer poses are one person's
 
 # What a frame can be at fault for: what is none, and what takes more than there is.
@@ -383,7 +386,8 @@ class Predictor:
                     tried.append((view, ask(view, depth_mm)))
         view, pose = max(tried, key=_how_sure)
         # Below is where the detector took it to be.
-        if person.is_covered and view.roll_deg == person.roll_deg:
+        is_covered = person.is_covered and pose.score >= HARDLY_ANYBODY
+        if is_covered and view.roll_deg == person.roll_deg:
             assert self.skeleton.up is not None, "only people are said to be covered"
             up, shape = self.skeleton.up, depth_mm.shape
             box = crops.standing_box(pose.joints_px, up, shape)
@@ -393,9 +397,13 @@ class Predictor:
         return pose
 
     def _may_be_turned(self, person: detector.Person) -> bool:
-        """Tells whether the detector is not sure which way is up."""
+        """Tells whether the detector is not sure which way somebody is up."""
         if self.roll is not None or self.skeleton.found_as != "people":
             return False
+        if self._poses_tell:
+            most = presence(person.score, SUREST, np.array(self.card.presence))
+            if most < self.least_score:
+                return False
         return bool(np.linalg.norm(person.up) < SURE_UP)
 
     def ask(self, view: View, depth_mm: np.ndarray) -> Pose:

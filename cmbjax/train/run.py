@@ -22,7 +22,7 @@ import numpy as np
 
 from cmbjax.data.examples import DepthFrames
 from cmbjax.data.flags import RunFlags
-from cmbjax.files import check_same, read_json, write_json
+from cmbjax.files import check_same, expanded, read_json, write_json
 from cmbjax.models.network import Network
 from cmbjax.skeletons import SKELETONS
 from cmbjax.train import step
@@ -73,7 +73,7 @@ class Run:
     def of(cls, config: TrainConfig) -> "Run":
         """Returns the run of a config, wherever its folder is."""
         default = RUNS / f"{config.dataset.replace('/', '_')}_{config.model}"
-        return cls((config.run_dir or default).expanduser(), config)
+        return cls(expanded(config.run_dir or default), config)
 
     @classmethod
     def open(cls, folder: Path) -> "Run":
@@ -258,7 +258,7 @@ def open_run(
         ValueError: There is no such run, or the frames have other joints than it.
     """
     folder = flags.run_dir
-    run = Run.newest() if folder is None else Run.open(folder.expanduser())
+    run = Run.newest() if folder is None else Run.open(expanded(folder))
     config = run.config
     dataset = flags.dataset or config.dataset
     frames = load(

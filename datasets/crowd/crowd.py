@@ -11,7 +11,7 @@ import tensorflow_datasets as tfds
 from cmbjax.data import detection
 from cmbjax.data.examples import Example, frame_name
 from datasets.crowd import labels
-from datasets.crowd.frames import ABOVE, FRAMES_PER_GROUP, make_frames
+from datasets.crowd.frames import ABOVE, FRAMES_PER_GROUP, MANY, make_frames
 from datasets.people.people import MakeFrames, People, PeopleConfig
 
 LEAST_SEEN = 4  # joints of a person who is to be posed
@@ -23,13 +23,15 @@ class CrowdConfig(PeopleConfig):
 
     Attributes:
         above: Whether every camera looks down at the people from the ceiling.
+        many: Whether every frame has five people or more.
     """
 
     above: bool = False
+    many: bool = False
 
 
 class Crowd(People):
-    """Up to five people in furnished rooms, before any camera in any place.
+    """People in furnished rooms, before any camera in any place.
 
     A config's train, validation and test are numbers of groups of people, of 40 frames
     each.
@@ -56,6 +58,14 @@ class Crowd(People):
             above=True,
         ),
         CrowdConfig(
+            name="many",
+            description="7,200 frames of five to ten people each.",
+            train=150,
+            validation=10,
+            test=20,
+            many=True,
+        ),
+        CrowdConfig(
             name="tiny",
             description="A few frames without motion capture, for tests.",
             captured=False,
@@ -70,6 +80,8 @@ class Crowd(People):
         """Yields the frames of a group, in a process of its own."""
         if self.builder_config.above:
             return functools.partial(make_frames, mountings=ABOVE, towards_camera=False)
+        if self.builder_config.many:
+            return functools.partial(make_frames, odds=MANY)
         return make_frames
 
     def _info(self) -> tfds.core.DatasetInfo:

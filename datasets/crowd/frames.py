@@ -26,7 +26,8 @@ from datasets.simulation.solids import Solid, about_vertical, box, joined, sheet
 
 FRAMES_PER_GROUP = 40
 BODIES, POSES = 3, 8  # of a group: who is drawn from for each frame
-COUNTS = (0.22, 0.38, 0.2, 0.1, 0.05, 0.05)  # odds of 0 to 5 people
+FEW = (0.22, 0.38, 0.2, 0.1, 0.05, 0.05)  # odds of 0 to 5 people
+MANY = (0.0, 0.0, 0.0, 0.0, 0.0, *6 * (1 / 6,))  # of 5 to 10
 NOWHERE = 100.0  # metres: what is outside of every window
 LYING, HOLDING = 0.06, 0.1  # shares of people
 BEHIND = 0.2  # metres from the surface to a joint that is not hidden, as by an arm
@@ -119,19 +120,20 @@ def make_frames(
     count: int = FRAMES_PER_GROUP,
     *,
     mountings: Mountings = ANYWHERE,
+    odds: Sequence[float] = FEW,
     towards_camera: bool = True,
 ) -> Iterator[dict[str, object]]:
     """Yields the frames of one group of people as examples of `Crowd`.
 
     The arguments are those of `people.frames.make_frames`, of a group in place of a
-    person; `mountings` say where cameras are, and
-    `towards_camera` where labels lie, as in `people.frames.label`.
+    person; `mountings` say where cameras are, `odds` how many people are in a frame,
+    and `towards_camera` where labels lie, as in `people.frames.label`.
     """
     rng = np.random.default_rng([seed, SPLITS.index(split), group])
     pool = [posed for _ in range(BODIES) for posed in sample_people(rng, figure, clips)]
     for number in range(count):
         name = f"{split}_{group:05d}_{number:02d}"
-        yield make_frame(rng, pool, skeleton, name, mountings, towards_camera)
+        yield make_frame(rng, pool, skeleton, name, mountings, odds, towards_camera)
 
 
 def sample_people(
@@ -169,6 +171,7 @@ def make_frame(
     skeleton: Skeleton,
     name: str,
     mountings: Mountings,
+    odds: Sequence[float] = FEW,
     towards_camera: bool = True,
 ) -> dict[str, object]:
     """Returns a frame: camera, people, then the room around them."""
@@ -176,7 +179,7 @@ def make_frame(
     mounting, view = sample_view(rng, mountings)
     bodies: list[Mesh] = []
     things: list[Solid] = []
-    for index in range(int(rng.choice(len(COUNTS), p=COUNTS))):
+    for index in range(int(rng.choice(len(odds), p=odds))):
         posed = pool[int(rng.integers(len(pool)))]
         yaw = people.sample_yaw(rng)
         is_first = mounting == "near" and index == 0

@@ -11,6 +11,7 @@ import tensorflow_datasets as tfds
 
 from cmbjax.data.flags import SPLITS
 from cmbjax.depth.images import read_png
+from cmbjax.files import expanded
 from cmbjax.skeletons import BODY15, Skeleton
 from datasets import schema
 from datasets.builder import Fact, FrameBuilder, file_key
@@ -60,7 +61,7 @@ class Folder(FrameBuilder):
             source_dir = config.source_dir
         if source_dir is None:
             raise ValueError("source_dir: name the folder that holds the frames")
-        self._source = self._folder = Path(source_dir).expanduser()
+        self._source = self._folder = expanded(source_dir)
         self._paths = _annotation_files(self._source)
         self._annotations = {split: coco.read(p) for split, p in self._paths.items()}
         kinds = {(a.skeleton, a.depth_unit) for a in self._annotations.values()}

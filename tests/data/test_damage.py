@@ -33,6 +33,17 @@ def test_clouds_lose_readings_in_some_regions_and_not_in_others():
     assert 0.02 < shares.mean() < 0.6
 
 
+def test_blobs_lose_readings_side_by_side():
+    shares = []
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        lost = damage.without_blobs(rng, np.full((240, 320), 7)) == 0
+        shares.append(lost.mean())
+        # Next to a missing one nearly all are missing: it is no salt.
+        assert lost[:, 1:][lost[:, :-1]].mean() > 0.85
+    assert 0.09 < min(shares) < 0.2 and 0.3 < max(shares) < 0.41
+
+
 def test_edges_lose_readings_and_surfaces_keep_them():
     rng = np.random.default_rng(0)
     lost = np.mean([damage.without_edges(rng, DEPTH) == 0 for _ in range(40)], axis=0)

@@ -110,6 +110,21 @@ def test_a_camera_above_sees_heads_before_feet():
 
 
 @needs_people
+def test_a_frame_of_many_has_five_people_or_more_but_for_whom_no_place_was_left():
+    from cmbjax.skeletons import BODY15
+    from datasets.crowd import frames
+    from datasets.people.figure import Figure
+
+    arguments = (Figure(), [], BODY15, 0, "train", 0)
+    counts = [
+        [len(e["boxes"]) for e in frames.make_frames(*arguments, count=8, odds=odds)]
+        for odds in (frames.FEW, frames.MANY)
+    ]
+    assert max(counts[0]) <= 5 and max(counts[1]) > 6
+    assert np.mean(counts[1]) > 2 * np.mean(counts[0])
+
+
+@needs_people
 def test_the_same_group_has_the_same_frames():
     from cmbjax.skeletons import BODY15
     from datasets.crowd.frames import make_frames
