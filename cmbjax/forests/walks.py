@@ -1,6 +1,7 @@
 """RTW: a walk towards each joint from the one before it (Jung et al., 2015)."""
 
 import dataclasses
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -45,6 +46,11 @@ class WalkingTrees:
         """Returns the trees of what was saved."""
         return cls(trees.loaded(arrays, "walks"), skeleton, int(arrays.get("seed", 0)))
 
+    @functools.cached_property
+    def climbers(self) -> list[trees.Climber]:
+        """Of each tree."""
+        return [trees.Climber(tree) for tree in self.grown]
+
     def predict(self, body: Body) -> tuple[np.ndarray, np.ndarray]:
         """Returns joints [joints, 3] metres, and how steady each walk was: [joints].
 
@@ -57,7 +63,8 @@ class WalkingTrees:
             is_first = parent < 0
             start = body.points_m.mean(axis=0) if is_first else joints[parent]
             steps = FIRST_STEPS if is_first else STEPS
-            places = walk(self.grown[joint], body, start, steps, rng)
+            directions = self.grown[joint].values
+            places = walk(self.climbers[joint], directions, body, start, steps, rng)
             # The walk arrives, and then moves about the joint.
             arrived = places[len(places) // 2 :]
             joints[joint] = arrived.mean(axis=0)
@@ -76,22 +83,30 @@ def in_order(skeleton: Skeleton) -> Iterator[tuple[int, int]]:
 
 
 def walk(
-    tree: trees.Tree,
+    climber: trees.Climber,
+    directions: np.ndarray,
     body: Body,
     start: np.ndarray,
     steps: int,
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """Returns the places [steps, 3] of a walk, metres."""
+    """Returns the places [steps, 3] of a walk, metres.
+
+    Args:
+        climber: Of a joint's tree.
+        directions: [nodes, CLUSTERS, 4] of it, see `WalkingTrees`.
+        body: To walk on.
+        start: [3] metres.
+        steps: How many.
+        rng: Draws the directions.
+    """
     places, at = [], np.array(start, float)
-    for _ in range(steps):
-        pixel = to_pixels(at[None], body.camera)
-        z = np.maximum(at[2:], 0.1)
-        (leaf,) = trees.leaves(tree, body.depth_m, pixel, z)
-        directions = tree.values[leaf]
-        odds = directions[:, 3]
-        chosen = rng.choice(len(odds), p=odds / odds.sum())
-        at = at + STEP_M * directions[chosen, :3]
+    for draw in rng.random(steps):
+        x, y = to_pixels(at, body.camera)
+        leaf = climber.leaf(body.depth_m, float(x), float(y), max(float(at[2]), 0.1))
+        shares = np.cumsum(directions[leaf, :, 3], dtype=float)
+        chosen = int(np.searchsorted(shares, draw * shares[-1], "right"))
+        at = at + STEP_M * directions[leaf, min(chosen, CLUSTERS - 1), :3]
         places.append(at)
     return np.array(places)
 

@@ -104,6 +104,10 @@ def test_climbing_agrees_with_scikit_learn():
     np.testing.assert_array_equal(ends, grown.apply(features))
     (again,) = trees.loaded(trees.stored([tree], "a") | trees.stored([], "b"), "a")
     np.testing.assert_array_equal(trees.leaves(again, depth_m, pixels, z), ends)
+    climber = trees.Climber(tree)
+    points = np.column_stack([pixels, z]).tolist()
+    one_by_one = [climber.leaf(depth_m, *point) for point in points]
+    np.testing.assert_array_equal(one_by_one, ends)
 
 
 def test_mean_shift_finds_the_densest_place_by_hand():
@@ -122,11 +126,21 @@ def test_a_walk_ends_where_its_tree_points():
     """Every leaf points right: 10 steps of 5 cm."""
     values = np.zeros((3, walks.CLUSTERS, 4), np.float32)
     values[:, 0] = [1, 0, 0, 1]
-    tree = stump()._replace(values=values)
+    climber, start = trees.Climber(stump()), np.array([-0.2, 0, 2])
     rng = np.random.default_rng(0)
-    places = walks.walk(tree, body(), np.array([-0.2, 0, 2]), 10, rng)
+    places = walks.walk(climber, values, body(), start, 10, rng)
     np.testing.assert_allclose(places[:, 0], -0.2 + 0.05 * np.arange(1, 11), atol=1e-6)
     np.testing.assert_allclose(places[:, 1:], [[0, 2]] * 10)
+
+
+def test_a_walk_takes_directions_as_often_as_its_tree_met_them():
+    values = np.zeros((3, walks.CLUSTERS, 4), np.float32)
+    values[:, :2] = [[0, 1, 0, 0.25], [0, -1, 0, 0.75]]
+    climber, rng = trees.Climber(stump()), np.random.default_rng(0)
+    places = walks.walk(climber, values, body(), np.array([0.0, 0, 2]), 2000, rng)
+    steps = np.diff(places[:, 1]) / walks.STEP_M
+    assert set(steps.round(6)) == {1.0, -1.0}
+    assert (steps > 0).mean() == pytest.approx(0.25, abs=0.03)
 
 
 def test_directions_of_a_leaf_are_clustered_by_hand():
