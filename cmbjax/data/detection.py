@@ -293,7 +293,7 @@ def training_image(
     frame = turned(frame, quarters, flip=rng.random() < 0.5)
     if rng.random() < 0.4:  # a part of the picture; people are cut off by its edges
         frame = windowed(frame, random_window(rng, frame))
-    if len(frame.boxes) and not hands and rng.random() < 0.35:
+    if len(frame.boxes) and not hands and rng.random() < 0.45:
         frame = hidden(rng, frame)
     depth = damaged(rng, frame)
     metric = rng.random() < 0.6
