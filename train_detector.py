@@ -39,7 +39,7 @@ from cmbjax.train.step import TrainState
 from datasets.crowd.crowd import Crowd
 
 # Of what is found the data set, and its configs.
-TRAINED_ON = {"people": ("crowd", "crowd+above"), "hands": ("hands", "hands")}
+TRAINED_ON = {"people": ("crowd", "crowd+above+many"), "hands": ("hands", "hands")}
 AHEAD = 4  # batches
 
 
@@ -55,7 +55,8 @@ class DetectorConfig(Flags):
     data_dir: Path | None = None
     """Folder of motion capture, as of the data set people."""
     config: str | None = None
-    """Of the data set, or several joined by +; by default crowd+above, or hands."""
+    """Of the data set, or several joined by +; by default crowd+above+many, or
+    hands."""
     tfds_dir: Path | None = None
     """Folder of prepared data sets; by default that of TFDS."""
     run_dir: Path | None = None
