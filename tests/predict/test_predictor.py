@@ -738,6 +738,23 @@ def test_where_it_is_not_sure_which_way_is_up_each_quarter_turn_is_tried(monkeyp
     assert views == [0]
 
 
+@pytest.mark.parametrize(("score", "height", "looks"), [(0.6, 0.3, 4), (0.13, 0.3, 1)])
+def test_what_could_be_nobody_even_if_it_were_posed_well_is_looked_at_once(
+    monkeypatch, score, height, looks
+):
+    """Three more turns where somebody may be there, and is not sure which way up."""
+    predictor = Predictor(camera=ITOP_CAMERA)
+    box = np.array([60.0, 40, 110, 200], np.float32)
+    up = np.array([0.1, -0.6], np.float32)  # upright, perhaps, and not from above
+    found = detector.Person(box, box, 2000.0, score, up)
+    asked = []
+    monkeypatch.setattr(
+        predictor, "run", lambda view: asked.append(view) or peaked(height)
+    )
+    predictor.pose(np.full((240, 320), 2000, np.uint16), found)
+    assert len(asked) == looks
+
+
 def test_whose_legs_are_covered_is_looked_at_as_far_as_legs_reach():
     depth, joints_px = person(0).depth_mm.copy(), person(0).joints_px
     hips = int(joints_px[9:11, 1].mean())
@@ -766,6 +783,10 @@ def test_whose_legs_are_covered_is_looked_at_as_far_as_legs_reach():
     assert (off < 0.5 * metre).all()
     assert (pose.visibility[11:15] != 2).all()
     np.testing.assert_array_equal(pose.box, found.box)
+    # Of what is hardly anybody the legs are not looked for.
+    looks.clear()
+    assert predictor.pose(depth, found._replace(score=0.02), ask).score < 0.1
+    assert len(looks) == 1
     # Which way is below the detector does not know of somebody who is turned.
     looks.clear()
     predictor.roll = 180
