@@ -4,8 +4,12 @@ import ctypes
 import gc
 import os
 import platform
+import signal
 from pathlib import Path
 
+# A suite in the background of a script inherits that Ctrl-C is ignored; tests send it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "agg")
 # Tests compile much and compute little: a third of the time without optimisation.

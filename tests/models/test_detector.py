@@ -51,16 +51,16 @@ def test_the_written_network_gives_what_the_trained_one_gives(variables, tmp_pat
 def test_weights_are_read_as_they_were_written(variables, tmp_path):
     path = tmp_path / "detector.npz"
     save_weights(path, variables)
-    read = train_detector.read_weights(path, variables)
+    read = train_detector.read_weights(path, variables, "--init_from")
     jax.tree.map(np.testing.assert_array_equal, read, variables)
     smaller = jax.tree.map(lambda x: x, variables)
     smaller["params"][network.HEAD]["bias"] = np.zeros(3, np.float32)
     with pytest.raises(
         ValueError, match=r"params/head/bias is \(12,\) there, .* \(3,\)"
     ):
-        train_detector.read_weights(path, smaller)
+        train_detector.read_weights(path, smaller, "--init_from")
     with pytest.raises(FileNotFoundError, match=r"absent\.npz: no such file"):
-        train_detector.read_weights(tmp_path / "absent.npz", variables)
+        train_detector.read_weights(tmp_path / "absent.npz", variables, "--init_from")
 
 
 def test_the_loss_is_small_for_what_the_targets_say_and_large_without():
