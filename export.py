@@ -73,10 +73,7 @@ class ExportConfig(RunFlags):
             raise ValueError("--format: int8 is made of onnx: add that")
         if "int8" in self.formats and self.memory == "rolling":
             raise ValueError("--format: int8 is for a frozen memory")
-        if not 0 < self.mean_share < 1:
-            raise ValueError(
-                f"--mean_share must be between 0 and 1, got {self.mean_share}"
-            )
+        card.check_share(self.mean_share)
         if unknown := set(self.formats) - set(EXPORTS):
             raise ValueError(
                 f"--format must be all, or of {', '.join(EXPORTS)} joined by +, got "
@@ -168,11 +165,7 @@ def main(config: ExportConfig) -> Path:
 
 
 def mean_with(model: Network, variables: Any, other: str, share: float) -> Any:
-    """Returns the mean of a network's variables and another's.
-
-    Where one was trained from the other, their mean keeps what either knows of frames
-    unlike its own (Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR
-    2022).
+    """Returns the mean of a network's variables and another's; see `card.mean_of`.
 
     Args:
         model: The network.
@@ -193,9 +186,7 @@ def mean_with(model: Network, variables: Any, other: str, share: float) -> Any:
             f"--mean_with={other} is another network: expected the arguments, the side "
             "and the memory of this run"
         )
-    return jax.tree.map(
-        lambda mine, theirs: (1 - share) * mine + share * theirs, variables, others
-    )
+    return card.mean_of(variables, others, share)
 
 
 def bytes_to_check(model: Network, side: int, number: int, batch_size: int) -> int:

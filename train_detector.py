@@ -22,7 +22,7 @@ from cmbjax import runtime
 from cmbjax.data import detection
 from cmbjax.data.flags import Flags, check_ranges
 from cmbjax.depth import detector
-from cmbjax.export.card import save_weights
+from cmbjax.export.card import check_share, mean_of, save_weights
 from cmbjax.files import (
     as_json,
     checksum,
@@ -79,10 +79,7 @@ class DetectorConfig(Flags):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.mean_share < 1:
-            raise ValueError(
-                f"--mean_share must be between 0 and 1, got {self.mean_share}"
-            )
+        check_share(self.mean_share)
         check_ranges(self, {"learning_rate": RANGES["learning_rate"]})
 
     @property
@@ -117,17 +114,15 @@ def main(config: DetectorConfig) -> dict[str, Any]:
         Interrupted: SIGTERM or SIGINT came while it trained; the state was saved.
     """
     frames, test = (load(config, split) for split in ("train", "test"))
-    other = None
+    other = made_of = None
     if config.mean_with is not None:
         shapes = jax.eval_shape(initial, jax.random.key(0))
         other = read_weights(config.mean_with, shapes, "--mean_with")
+        made_of = checksum(config.mean_with)
     state = trained(config, frames)
     variables = {"params": state.params, "batch_stats": state.batch_stats}
     if other is not None:
-        share = config.mean_share
-        variables = jax.tree.map(
-            lambda mine, theirs: (1 - share) * mine + share * theirs, variables, other
-        )
+        variables = mean_of(variables, other, config.mean_share)
     path = config.folder / "detector.onnx"
     write_onnx(path, variables)
     save_weights(path.with_suffix(".npz"), variables)
@@ -140,8 +135,8 @@ def main(config: DetectorConfig) -> dict[str, Any]:
         "config": config.configs,
         "batch_size": config.batch_size,
         "seed": config.seed,
-        "mean_with": config.mean_with and checksum(config.mean_with),
-        "mean_share": config.mean_share if config.mean_with else None,
+        "mean_with": made_of,
+        "mean_share": None if other is None else config.mean_share,
         "loss": float(np.mean(losses[-4:])) if losses else None,
     }
     write_json(path.with_suffix(".json"), card)
@@ -159,6 +154,7 @@ def initial(key: jax.Array) -> Any:
 
 def trained(config: DetectorConfig, frames: list[detection.Frame]) -> TrainState:
     """Returns the state after the last step; the folder is made, or gone on in."""
+    model = Detector()
     schedule = optax.warmup_cosine_decay_schedule(
         0, config.learning_rate, config.num_steps // 20, config.num_steps
     )
@@ -179,7 +175,7 @@ def trained(config: DetectorConfig, frames: list[detection.Frame]) -> TrainState
     def step(state: TrainState, batch: Any, number: int) -> tuple[TrainState, Any]:
         variables = {"params": state.params, "batch_stats": state.batch_stats}
         variables, opt_state, value = train_step(
-            variables, state.opt_state, *batch, model=Detector(), optimizer=optimizer
+            variables, state.opt_state, *batch, model=model, optimizer=optimizer
         )
         done = state.step + 1
         return TrainState(done, memory={}, opt_state=opt_state, **variables), value

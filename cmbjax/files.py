@@ -56,7 +56,13 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
 
 
 @contextlib.contextmanager
-def only_one(path: Path, taken: str, *, waits: bool = False) -> Iterator[None]:
+def only_one(
+    path: Path,
+    taken: str,
+    *,
+    waits: bool = False,
+    elsewhere: str = "choose a folder on another disk",
+) -> Iterator[None]:
     """Holds the lock on a file, which is made; it goes with this process at the latest.
 
     It holds on other machines, too, where the disk that they share passes locks on.
@@ -65,6 +71,7 @@ def only_one(path: Path, taken: str, *, waits: bool = False) -> Iterator[None]:
         path: The file, in or beside what this process alone is to write.
         taken: What to say where another process holds it.
         waits: Whether that is printed, and the other's end waited for.
+        elsewhere: What to do where files cannot be locked.
 
     Raises:
         ValueError: Another process holds it, or files cannot be locked there.
@@ -81,8 +88,7 @@ def only_one(path: Path, taken: str, *, waits: bool = False) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX)
         except OSError as error:
             raise ValueError(
-                f"{path} cannot be locked ({error.strerror}): a folder on another disk "
-                "is needed"
+                f"{path}: cannot be locked ({error.strerror}); {elsewhere}"
             ) from None
         yield
 

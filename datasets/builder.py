@@ -80,7 +80,8 @@ class DescribedFrames(tfds.core.DatasetBuilder):
             with contextlib.suppress(PermissionError):
                 lock.chmod(0o666)  # other users are to wait, too
             taken = f"{printable(folder)}: another process is at it; waiting"
-            with only_one(lock, taken, waits=True):
+            elsewhere = "name a --tfds_dir on another disk"
+            with only_one(lock, taken, waits=True, elsewhere=elsewhere):
                 if anew or not folder.exists():
                     for path in folder.parent.glob(f"incomplete.*_{folder.name}"):
                         shutil.rmtree(path, ignore_errors=True)

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import msgspec
 import numpy as np
 from flax import traverse_util
@@ -186,6 +187,31 @@ def save_weights(path: Path, variables: Mapping[str, Any]) -> None:
     flat = traverse_util.flatten_dict(variables, sep="/")
     arrays: dict[str, Any] = {name: np.asarray(x) for name, x in flat.items()}
     np.savez_compressed(path, **arrays)
+
+
+def mean_of(mine: Any, theirs: Any, share: float) -> Any:
+    """Returns the mean of two networks' variables, of which one has the other's shapes.
+
+    Where one was trained from the other, their mean keeps what either knows of frames
+    unlike its own (Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR
+    2022).
+
+    Args:
+        mine: Parameters, memory and statistics.
+        theirs: Likewise.
+        share: Of theirs in the mean.
+    """
+    return jax.tree.map(lambda x, y: (1 - share) * x + share * y, mine, theirs)
+
+
+def check_share(share: float) -> None:
+    """Refuses what is no part of a mean.
+
+    Raises:
+        ValueError: It is not between 0 and 1.
+    """
+    if not 0 < share < 1:
+        raise ValueError(f"--mean_share must be between 0 and 1, got {share}")
 
 
 def of_network(name: str, model: Network) -> Card:

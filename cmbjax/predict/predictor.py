@@ -400,11 +400,12 @@ class Predictor:
         """Tells whether the detector is not sure which way somebody is up."""
         if self.roll is not None or self.skeleton.found_as != "people":
             return False
-        if self._poses_tell:
-            most = presence(person.score, SUREST, np.array(self.card.presence))
-            if most < self.least_score:
-                return False
-        return bool(np.linalg.norm(person.up) < SURE_UP)
+        if np.linalg.norm(person.up) >= SURE_UP:
+            return False
+        if not self._poses_tell:
+            return True
+        most = presence(person.score, SUREST, np.array(self.card.presence))
+        return bool(most >= self.least_score)
 
     def ask(self, view: View, depth_mm: np.ndarray) -> Pose:
         """Returns the pose in a view of a frame, by the memory that training left."""

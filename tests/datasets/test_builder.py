@@ -98,7 +98,7 @@ def test_a_disk_without_locks_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr("fcntl.flock", flock)
     fabricate.coco(tmp_path / "frames")
     folder = Folder(source_dir=tmp_path / "frames", data_dir=tmp_path / "tfds")
-    match = "1.0.0.lock cannot be locked .No locks available.: a folder on another"
+    match = "1.0.0.lock: cannot be locked .No locks available.; name a --tfds_dir on"
     with pytest.raises(ValueError, match=match):
         folder.download_and_prepare()
 
