@@ -308,7 +308,10 @@ def read_weights(path: Path, like: Any, flag: str) -> Any:
 
 
 def write_onnx(path: Path, variables: Any) -> None:
-    """Writes the network, BN folded into its filters, channels first."""
+    """Writes the network for pictures of any size, BN folded into its filters.
+
+    Channels are first; width and height are to be multiples of 16.
+    """
     nodes, weights = [], []
     layers = folded(variables)
 
@@ -366,18 +369,17 @@ def write_onnx(path: Path, variables: Any) -> None:
             parts = [joint]
         convolve(layer.name, parts[0], stride=layer.stride, dilation=layer.dilation)
     convolve(HEAD, LAYERS[-1].name)
-    cells = detector.SIDE // detector.STRIDE
     graph = onnx.helper.make_graph(
         nodes,
         "detector",
         [
             onnx.helper.make_tensor_value_info(
-                "input", onnx.TensorProto.FLOAT, [1, 3, detector.SIDE, detector.SIDE]
+                "input", onnx.TensorProto.FLOAT, [1, 3, "height", "width"]
             )
         ],
         [
             onnx.helper.make_tensor_value_info(
-                HEAD, onnx.TensorProto.FLOAT, [1, detector.CHANNELS, cells, cells]
+                HEAD, onnx.TensorProto.FLOAT, [1, detector.CHANNELS, "rows", "columns"]
             )
         ],
         weights,

@@ -20,7 +20,7 @@ from cmbjax.data import detection
 from cmbjax.data.flags import Flags
 from cmbjax.depth.detector import Person, overlap
 from cmbjax.predict.card import amend
-from cmbjax.predict.predictor import Predictor, mean_of_surest
+from cmbjax.predict.predictor import Pose, Predictor, mean_of_surest
 from cmbjax.registry import pick
 from cmbjax.skeletons import Skeleton
 from datasets.crowd.crowd import Crowd
@@ -189,27 +189,30 @@ def fit(config: WholeFramesConfig) -> Result:
     for example, frame in frames_of(config, predictor.skeleton):
         predictor.camera = np.asarray(example["camera"], np.float32)
         people: list[Person] = predictor.detect(frame.depth)
-        for person in people:
+        told: list[Pose] = []
+        for person in sorted(people, key=lambda person: -person.score):
             most = max((overlap(person.box, box) for box in frame.boxes), default=0.0)
             if detection.ALARM_OVERLAP <= most < detection.FOUND_OVERLAP:
                 continue  # half of somebody
             pose = predictor.pose(frame.depth, person)
+            if predictor.is_twin(pose, told):  # is not given: one of its like is
+                continue
+            told.append(pose)
             scores.append(person.score)
             confidence.append(mean_of_surest(pose, frame.depth.shape))
             is_there.append(most >= detection.FOUND_OVERLAP)
     truth = np.array(is_there)
     if truth.all() or not truth.any():
         raise ValueError(f"{config.dataset}: {config.split} tells nobody from nothing")
-    coefficients = calibration.fit_presence(
-        np.array(scores), np.array(confidence), truth
-    )
+    score, joints = map(np.array, (scores, confidence))
+    coefficients = calibration.fit_presence(score, joints, truth)
     amend(predictor.card, presence=coefficients.tolist())
-    sure = calibration.presence(np.array(scores), np.array(confidence), coefficients)
+    sure = calibration.presence(score, joints, coefficients)
     return {
         "found by the detector": len(truth),
         "of these there, %": 100 * float(truth.mean()),
-        "area under ROC: score": calibration.area_under_roc(np.array(scores), truth),
-        "confidence": calibration.area_under_roc(np.array(confidence), truth),
+        "area under ROC: score": calibration.area_under_roc(score, truth),
+        "confidence": calibration.area_under_roc(joints, truth),
         "both": calibration.area_under_roc(sure, truth),
         "expected calibration error": calibration.expected_error(sure, truth),
         "coefficients": coefficients.round(3).tolist(),

@@ -16,7 +16,19 @@ from cmbjax.registry import pick
 
 Array = Any  # of NumPy or JAX
 UNSURE_PEAK = 0.6  # lower: `smoothed` smooths it
-SMOOTHING = 1 / 12  # of a map's side: standard deviation
+
+
+class Smoothing(NamedTuple):
+    """How `smoothed` smooths maps.
+
+    Attributes:
+        deviation: Standard deviation of the Gaussian, in sides of a map.
+        is_open: Whether the joint may lie beyond the map's edge, where nothing is known
+            of it; else nothing is there.
+    """
+
+    deviation: float
+    is_open: bool = False
 
 
 class Decoded(NamedTuple):
@@ -54,7 +66,7 @@ def decode_maps(
         decode: A name in `DECODES`.
     """
     if decode in SMOOTHED:
-        heatmaps, decode = smoothed(heatmaps, is_open=SMOOTHED[decode]), "dark"
+        heatmaps, decode = smoothed(heatmaps, SMOOTHED[decode]), "dark"
     joints_px, scores = heatmaps_to_joints(heatmaps, stride=stride, decode=decode)
     if depth_maps is not None:
         depths = read_maps(depth_maps, heatmaps)
@@ -84,7 +96,7 @@ def heatmaps_to_joints(
     if decode == "upsampled":
         heatmaps, stride = upsample(heatmaps, stride), 1
     if decode in SMOOTHED:
-        heatmaps = smoothed(heatmaps, is_open=SMOOTHED[decode])
+        heatmaps = smoothed(heatmaps, SMOOTHED[decode])
     _, height, width, _ = heatmaps.shape
     xp = heatmaps.__array_namespace__()
     row, column = _peaks(heatmaps)
@@ -126,7 +138,7 @@ def upsample(heatmaps: Array, stride: int) -> Array:
     return xp.einsum("kw,biwj->bikj", columns, maps)
 
 
-def smoothed(heatmaps: Array, *, is_open: bool = False) -> Array:
+def smoothed(heatmaps: Array, smoothing: Smoothing) -> Array:
     """Returns the maps; those with a low peak are smoothed, and keep its height.
 
     A joint that is hidden or cut off may be in many places, and its map is low and
@@ -134,14 +146,13 @@ def smoothed(heatmaps: Array, *, is_open: bool = False) -> Array:
 
     Args:
         heatmaps: [batch, height, width, joints].
-        is_open: Whether the joint may lie beyond the map's edge, where nothing is known
-            of it; else nothing is there.
+        smoothing: How far, and what lies beyond a map's edge.
     """
     _, height, width, _ = heatmaps.shape
     xp = heatmaps.__array_namespace__()
     above = xp.maximum(xp.moveaxis(heatmaps, 3, 1), 0)
-    rows, columns = _gaussian(height), _gaussian(width)
-    if is_open:  # the mean over the part of the window that is in the map
+    rows, columns = (_gaussian(size, smoothing.deviation) for size in (height, width))
+    if smoothing.is_open:  # the mean over the part of the window that is in the map
         rows = rows / rows.sum(axis=1, keepdims=True)
         columns = columns / columns.sum(axis=0)
     smooth = xp.moveaxis(rows @ above @ columns, 1, 3)
@@ -152,10 +163,10 @@ def smoothed(heatmaps: Array, *, is_open: bool = False) -> Array:
 
 
 @functools.cache
-def _gaussian(size: int) -> np.ndarray:
+def _gaussian(size: int, deviation: float) -> np.ndarray:
     """Returns [size, size] weights of a Gaussian around each cell; 0 lies outside."""
     cells = np.arange(size)
-    squares = ((cells[:, None] - cells) / (SMOOTHING * size)) ** 2
+    squares = ((cells[:, None] - cells) / (deviation * size)) ** 2
     return np.exp(-squares / 2).astype(np.float32)
 
 
@@ -231,13 +242,18 @@ def _dark(patch: Array) -> Array:
 
 
 # Upsampled: the peak of the map at the input's size (Wei et al., CVPR 2016).
-# Smoothed: dark, see `smoothed`.
-SMOOTHED = {"smoothed": False, "smoothed_open": True}  # and its `is_open`
+# Smoothed: dark, see `smoothed`. Fingers lie side by side, and are smoothed less.
+SMOOTHED = {
+    "smoothed": Smoothing(1 / 12),
+    "smoothed_open": Smoothing(1 / 12, is_open=True),
+    "smoothed_less": Smoothing(1 / 16),
+}
 DECODES = {
     "argmax": _argmax,
     "quarter": _quarter,
     "dark": _dark,
     "smoothed": _dark,
     "smoothed_open": _dark,
+    "smoothed_less": _dark,
     "upsampled": _argmax,
 }

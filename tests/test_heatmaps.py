@@ -147,6 +147,15 @@ def test_smoothed_takes_where_most_of_a_low_map_lies_and_dark_its_highest_cell()
     np.testing.assert_array_equal(decoded.joints_px, pixels)
 
 
+def test_hands_are_smoothed_by_a_sixteenth_of_a_map_and_people_by_a_twelfth():
+    low = np.zeros((1, 48, 48, 1), np.float32)
+    low[0, 20, 30] = 0.5
+    for name, cells in (("smoothed", 4), ("smoothed_less", 3)):
+        maps = heatmaps.smoothed(low, heatmaps.SMOOTHED[name])
+        one_off = 0.5 * np.exp(-0.5 / cells**2)
+        np.testing.assert_allclose(maps[0, [20, 21], [30, 30], 0], [0.5, one_off])
+
+
 def test_what_the_edge_cuts_off_is_unknown_in_an_open_map_and_empty_in_a_smoothed_one():
     """As high all over the last four rows, from 20 to 24: their middle is 22."""
     maps = np.zeros((1, 24, 24, 1), np.float32)

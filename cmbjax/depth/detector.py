@@ -18,6 +18,8 @@ from cmbjax.files import checksum, read_json
 from cmbjax.sessions import open_session
 
 SIDE = 160  # pixels of the square that the network sees; a frame is thinned out to it
+# A crowd is looked at a second time, by a larger picture: from so many sure people on.
+CROWD, CLOSER_SIDE = 4, 224
 LEAST_FILLED = 0.75  # of its side, where pixels are evenly spaced
 STRIDE = 4  # pixels of that square a cell
 UNIT = 8.0  # pixels: distances are predicted as logarithms of multiples of it
@@ -118,7 +120,7 @@ class Sight(NamedTuple):
     """What the network sees of a frame.
 
     Attributes:
-        image: float32 [SIDE, SIDE, 3]: depth relative to the frame's own range,
+        image: float32 [side, side, 3]: depth relative to the frame's own range,
             whether there is a reading, and depth in units of 4 m (0 without a unit).
         thinning: Pixels of the frame a pixel, at least 1.
         nearest: Depth that is -1 in the first channel.
@@ -131,17 +133,19 @@ class Sight(NamedTuple):
     span: float
 
 
-def look(depth: np.ndarray, *, metric: bool) -> Sight:
+def look(depth: np.ndarray, *, metric: bool, side: int = SIDE) -> Sight:
     """Returns what the network sees of a frame.
 
     Args:
         depth: [height, width], 0 = no reading.
         metric: Whether it is in millimetres.
+        side: Of the picture, pixels, a multiple of 16. Frames that are not square fill
+            a part of it, as in training: shown that part alone, the network finds less.
     """
     longer = max(depth.shape)
-    thinning = float(-(-longer // SIDE))  # whole: pixels that are evenly spaced
-    if longer < LEAST_FILLED * SIDE * thinning:
-        thinning = max(longer / SIDE, 1.0)
+    thinning = float(-(-longer // side))  # whole: pixels that are evenly spaced
+    if longer < LEAST_FILLED * side * thinning:
+        thinning = max(longer / side, 1.0)
     rows, columns = (
         (np.arange(math.ceil(size / thinning - 1e-6)) * thinning).astype(int)
         for size in depth.shape
@@ -150,7 +154,7 @@ def look(depth: np.ndarray, *, metric: bool) -> Sight:
     valid = small > 0
     if metric:
         valid &= small < FARTHEST_MM
-    image = np.zeros((SIDE, SIDE, 3), np.float32)
+    image = np.zeros((side, side, 3), np.float32)
     readings = small[valid]
     if not readings.size:
         return Sight(image, thinning, 0.0, 1.0)
@@ -286,6 +290,15 @@ def _is_known(person: Person, people: list[Person]) -> bool:
     return False
 
 
+def _each_once(people: list[Person]) -> list[Person]:
+    """Returns people the surest first, without those who are parts of surer ones."""
+    known: list[Person] = []
+    for person in sorted(people, key=lambda person: -person.score):
+        if not _is_known(person, known):
+            known.append(person)
+    return known
+
+
 def area(box: np.ndarray) -> float:
     """Returns the area of a box [x0, y0, x1, y1]."""
     return float(np.prod(box[2:] - box[:2]))
@@ -354,7 +367,7 @@ class Detector:
     ) -> list["Seen"]:
         """Returns the people in a frame turned clockwise, at their places in it."""
         quarters = -roll_deg // 90 % 4
-        side = SIDE * sight.thinning
+        side = len(sight.image) * sight.thinning
         maps = self._run(np.rot90(sight.image, quarters))
         people = decode(maps, sight, (side, side), least_score)
         limits = np.array([shape[1], shape[0]] * 2)
@@ -382,7 +395,7 @@ class Detector:
         """Returns the people in a frame, nearest first (raw: surest first).
 
         Without a unit the network is less sure: it sees the mirrored frame as well, and
-        no flecks.
+        no flecks. Of a crowd a second, larger picture shows who is small in the first.
 
         Args:
             depth: uint16 [height, width], millimetres, 0 = no reading. Not metric:
@@ -400,13 +413,29 @@ class Detector:
         depth = checked_depth(depth, "depth", metric=metric)
         if not metric:
             depth = without_flecks(depth)
-        sight = look(depth, metric=metric)
+        people = self._seen(depth, SIDE, least_score, metric=metric)
+        if self.what != "people":  # hands point anywhere, and are known as well there
+            return _in_order(people, metric=metric)
+        if metric and sum(p.score >= LEAST_SCORE for p in people) >= CROWD:
+            people += self._seen(depth, CLOSER_SIDE, least_score, metric=metric)
+            people = _each_once(people)
+        if metric:
+            people = [p for p in people if not _is_flat(p, depth)]
+            if focal_px is not None:
+                people = [reaching_down(p, depth, focal_px) for p in people]
+        return _in_order(people, metric=metric)
+
+    def _seen(
+        self, depth: np.ndarray, side: int, least_score: float, *, metric: bool
+    ) -> list[Person]:
+        """Returns whom the network sees in a picture of a frame, each once."""
+        sight = look(depth, metric=metric, side=side)
         maps = self._run(sight.image)
         if not metric:
             maps = (maps + mirrored(self._run(sight.image[:, ::-1]))) / 2
         people = decode(maps, sight, depth.shape, least_score)
-        if self.what != "people":  # hands point anywhere, and are known as well there
-            return _in_order(people, metric=metric)
+        if self.what != "people":
+            return people
         turns = {person.roll_deg for person in people} - {0}
         if any(np.linalg.norm(person.up) < UNSURE_UP for person in people):
             turns |= set() if turns & {90, 270} else {270}
@@ -414,16 +443,9 @@ class Detector:
             # Those who are upright are known best: others are seen once more, set
             # upright by quarter turns, and so are those whose direction is not sure.
             others = self._turned(sight, depth.shape, roll_deg, least_score)
-            surer = [_surer(person, others) for person in people]
-            people = []  # two who were unsure may be one who is sure
-            for person in sorted(surer, key=lambda person: -person.score):
-                if not _is_known(person, people):
-                    people.append(person)
-        if metric:
-            people = [p for p in people if not _is_flat(p, depth)]
-            if focal_px is not None:
-                people = [reaching_down(p, depth, focal_px) for p in people]
-        return _in_order(people, metric=metric)
+            # Two who were unsure may be one who is sure.
+            people = _each_once([_surer(person, others) for person in people])
+        return people
 
 
 def _in_order(people: list[Person], *, metric: bool) -> list[Person]:

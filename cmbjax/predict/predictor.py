@@ -68,6 +68,7 @@ SURE_UP, SURE_POSE = 0.75, 0.6
 # No further look makes somebody of what would be nobody with joints as sure as that,
 # or of what one pose says is hardly anybody.
 SUREST, HARDLY_ANYBODY = 0.9, 0.1
+SURE_HAND = 0.7  # mean confidence: less, and its pose is the mean of two looks
 TWIN = 1.5  # times what a joint may be off to be right: nearer poses are one person's
 
 # What a frame can be at fault for: what is none, and what takes more than there is.
@@ -193,8 +194,8 @@ class Predictor:
             precision: f32; bf16 of openvino, faster with AVX-512 or AMX; or int8 of
                 onnxruntime and openvino, a quarter faster and a little less exact,
                 where the folder has network-int8.onnx.
-            decode: A name in `heatmaps.DECODES`. By default smoothed; of hands dark,
-                as fingers lie side by side.
+            decode: A name in `heatmaps.DECODES`. By default smoothed; of hands
+                smoothed_less, as fingers lie side by side.
             least_score: Of a pose that is given, see `Pose`: higher, and there are
                 fewer false alarms and fewer people. By default a half, or what the
                 detector says is somebody where the score is its own.
@@ -236,14 +237,14 @@ class Predictor:
         self.camera = None if camera is None else _checked_camera(camera)
         self.depth_scale = depth_scale
         self.people, self.roll = people, roll
-        by_default = "smoothed" if self.skeleton.found_as == "people" else "dark"
+        is_body = self.skeleton.found_as == "people"
+        by_default = "smoothed" if is_body else "smoothed_less"
         self.decode_name = decode or by_default
         self.memory, self.max_pixels = memory, max_pixels
         self._detector = detector.shipped(self.skeleton.found_as)
         self._poses_tell = self.card.presence is not None
         default = LEAST_PRESENCE if self._poses_tell else detector.LEAST_SCORE
         self.least_score = default if least_score is None else least_score
-        self._twin_m = TWIN * self.skeleton.right_m
         self._open = {"memory": memory, "backend": backend, "precision": precision}
         self._runtimes: dict[Path, Runtime] = {}
         self._opening = threading.Lock()
@@ -352,11 +353,15 @@ class Predictor:
             least = max(least, NEARLY_AS_SURE * surest)
         given: list[Pose] = []
         for pose in sorted(poses, key=lambda pose: -pose.score):
-            off = [np.median(_distances(pose, other)) for other in given]
-            if pose.score >= least and min(off, default=np.inf) > self._twin_m:
+            if pose.score >= least and not self.is_twin(pose, given):
                 given.append(pose)
         given = sorted(given, key=lambda pose: pose.depth_m)
         return given[:1] if self.people == "nearest" else given
+
+    def is_twin(self, pose: Pose, others: Sequence[Pose]) -> bool:
+        """Tells whether a pose is of somebody of whom one of the others is, too."""
+        limit = TWIN * self.skeleton.right_m
+        return any(np.median(_distances(pose, other)) <= limit for other in others)
 
     def pose(
         self,
@@ -408,8 +413,18 @@ class Predictor:
         return bool(most >= self.least_score)
 
     def ask(self, view: View, depth_mm: np.ndarray) -> Pose:
-        """Returns the pose in a view of a frame, by the memory that training left."""
-        return self.decode(view, self.run(view), depth_mm)
+        """Returns the pose in a view of a frame, by the memory that training left.
+
+        A hand of whose joints the network is not sure is seen in a mirror as well.
+        """
+        outputs = self.run(view)
+        pose = self.decode(view, outputs, depth_mm)
+        if self.skeleton.found_as != "hands" or pose.confidence.mean() >= SURE_HAND:
+            return pose
+        reflected = self.run(view._replace(depth=view.depth[:, :, ::-1].copy()))
+        told = unmirrored(reflected, self.skeleton)
+        mean = {name: (outputs[name] + told[name]) / 2 for name in outputs}
+        return self.decode(view, mean, depth_mm)
 
     def stream(
         self,
@@ -663,6 +678,18 @@ class Stream:
         pose = self._predictor.decode(view, outputs, depth_mm)
         self._written[pose] = folder, written
         return pose
+
+
+def unmirrored(outputs: Outputs, skeleton: Skeleton) -> Outputs:
+    """Returns what a network gave for a mirrored crop, told of the crop itself."""
+    mirror = list(skeleton.mirror)
+    told = {}
+    for name, values in outputs.items():
+        if name == "joints":  # [batch, joints, 3], x from the middle
+            told[name] = values[:, mirror] * np.array([-1, 1, 1], np.float32)
+        else:  # maps [batch, cells, cells, joints]
+            told[name] = values[:, :, ::-1][..., mirror]
+    return told
 
 
 def _how_sure(tried: tuple[View, Pose]) -> float:

@@ -16,9 +16,9 @@ from datasets.mannequin.frames import make_frame
 CELLS = detector.SIDE // detector.STRIDE
 
 
-def maps_of(*people):
+def maps_of(*people, cells=CELLS):
     """Maps that say: at a cell, with a score's logit, there is a box."""
-    maps = np.zeros((CELLS, CELLS, detector.CHANNELS), np.float32)
+    maps = np.zeros((cells, cells, detector.CHANNELS), np.float32)
     maps[..., detector.CENTRE] = -9
     for row, column, logit, reach, depth, up in people:
         logs = np.log(np.divide(reach, detector.UNIT))
@@ -355,6 +355,42 @@ def test_who_is_upright_is_seen_once(weights, monkeypatch):
     monkeypatch.setattr(search, "_run", run)
     search(np.full((240, 320), 2000, np.uint16))
     assert len(asked) == 1
+
+
+def test_a_crowd_is_looked_at_closer_and_each_of_it_is_found_once(weights, monkeypatch):
+    search, asked = detector.Detector(weights), []
+
+    def person(row, column, logit, reach):
+        return row, column, logit, reach, 0.0, (0.0, -0.9)
+
+    def run(image):
+        asked.append(len(image))
+        scale = asked[-1] / 160  # as large as they are seen
+        places = [
+            (round(scale * 15), round(scale * (4 + 10 * i))) for i in range(number)
+        ]
+        reach = np.multiply(scale, (12, 40, 12, 40))
+        people = [person(*place, 2.0, reach) for place in places]
+        if scale > 1:  # somebody small between them
+            people.append(person(30, 10, 1.0, (5, 12, 5, 12)))
+        return maps_of(*people, cells=asked[-1] // detector.STRIDE)
+
+    monkeypatch.setattr(search, "_run", run)
+    depth = np.full((240, 320), 2000, np.uint16)
+    number = 4
+    people = search(depth)
+    assert asked == [160, 224]
+    assert len(people) == 5
+    small = min(people, key=lambda p: detector.area(p.box))
+    # Of 10 and 24 pixels of 224, each of which is 320 / 224 of the frame.
+    size = small.box[2:] - small.box[:2]
+    np.testing.assert_allclose(size, np.multiply(320 / 224, (10, 24)), rtol=1e-3)
+    asked.clear()
+    number = 3
+    assert len(search(depth)) == 3 and asked == [160]
+    number = 4
+    search(depth, metric=False)
+    assert 224 not in asked
 
 
 def test_what_would_be_seen_from_above_is_not_flat(weights, monkeypatch):

@@ -27,6 +27,7 @@ from cmbjax.predict.predictor import (
     Predictor,
     Stream,
     mean_of_surest,
+    unmirrored,
 )
 from cmbjax.predict.runtimes import load_weights
 from cmbjax.skeletons import BODY15
@@ -132,6 +133,57 @@ def peaked(height):
     maps = np.zeros((1, 16, 16, 15), np.float32)
     maps[0, 8, 8] = height
     return {"heatmaps": maps, "depth_maps": np.zeros_like(maps)}
+
+
+def test_a_hand_that_is_not_plain_is_seen_in_a_mirror_as_well(monkeypatch):
+    predictor = Predictor("hands", decode="dark")
+    predictor.card = dataclasses.replace(predictor.card, calibration=None)
+    depth_mm = np.full((120, 160), 500, np.uint16)
+    depth_mm[:, 80:] = 550
+    view = predictor.crop(depth_mm, np.array([40.0, 20, 120, 100]))
+    heights, asked = [], []
+
+    def run(self, seen):
+        maps = np.zeros((1, 48, 48, 21), np.float32)
+        depths = np.zeros_like(maps)
+        if asked:  # in the mirror they are elsewhere, and 5 cm farther
+            maps[0, 20, 5] = heights[1]
+            depths[0, 20, 4:7] = 0.25
+        else:
+            maps[0, 20, 30] = heights[0]
+        asked.append(seen.depth)
+        return {"heatmaps": maps, "depth_maps": depths}
+
+    monkeypatch.setattr(Predictor, "run", run)
+    heights[:] = 0.75, 0.9
+    plain = predictor.ask(view, depth_mm)
+    assert len(asked) == 1
+    np.testing.assert_allclose(plain.peaks, 0.75)
+    asked.clear()
+    heights[:] = 0.6, 0.8
+    pose = predictor.ask(view, depth_mm)
+    np.testing.assert_array_equal(asked[1], asked[0][:, :, ::-1])
+    assert len(asked) == 2
+    # Both count by half. Column 5 of 48 in the mirror is 42 of the crop itself.
+    np.testing.assert_allclose(pose.peaks, 0.4)
+    back = crops.invert(view.frame_from_crop)
+    in_crop = crops.transform_points(back, pose.joints_px)
+    np.testing.assert_allclose(in_crop, [[2 * 42.5, 2 * 20.5]] * 21, atol=0.01)
+    reach_m = predictor.card.depth_range / 1000
+    behind = pose.joints_m[:, 2] - pose.depth_m
+    np.testing.assert_allclose(behind, 0.125 * reach_m, atol=1e-4)
+
+
+def test_what_is_seen_in_a_mirror_is_told_of_the_crop():
+    right, left = BODY15.mirror_pairs[0]
+    maps = np.zeros((1, 4, 6, 15), np.float32)
+    maps[0, 2, 1, left] = 0.7
+    joints = np.zeros((1, 15, 3), np.float32)
+    joints[0, left] = 0.1, 0.2, 0.3
+    told = unmirrored({"heatmaps": maps, "joints": joints}, BODY15)
+    assert told["heatmaps"][0, 2, 4, right] == np.float32(0.7)
+    np.testing.assert_allclose(told["joints"][0, right], [-0.1, 0.2, 0.3])
+    assert [np.count_nonzero(values) for values in told.values()] == [1, 3]
 
 
 def test_poses_tell_people_from_things(small, monkeypatch):
@@ -837,7 +889,7 @@ def test_a_rolling_memory_is_that_of_the_look_that_answered(small, monkeypatch):
         np.testing.assert_array_equal(memory[name], value)
 
 
-def test_maps_are_smoothed_for_people_and_not_for_hands():
+def test_maps_are_smoothed_less_for_hands_than_for_people():
     assert Predictor().decode_name == "smoothed"
-    assert Predictor("hands").decode_name == "dark"
+    assert Predictor("hands").decode_name == "smoothed_less"
     assert Predictor(decode="argmax").decode_name == "argmax"
