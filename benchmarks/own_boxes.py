@@ -182,7 +182,7 @@ def measure(config: OwnBoxesConfig) -> dict[str, float]:
     for name, poses in by_box.items():
         if skeleton.head is not None:
             table = metrics.table(poses, skeleton, ["pckh", "map_10cm"])
-        elif name == "label's box":  # in others nobody may be found: no error, but none
+        elif name == "label's box":  # in our own, whom nobody found has no error
             table = metrics.table(poses, skeleton, ["joint_error"])
         else:
             continue
