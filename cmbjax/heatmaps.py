@@ -8,6 +8,7 @@ A heat map's cell (row, column) has its centre at the image's pixel
 """
 
 import functools
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -73,6 +74,27 @@ def decode_maps(
         xp = joints_px.__array_namespace__()
         joints = xp.concatenate([joints_px / side - 0.5, depths[..., None]], axis=-1)
     return Decoded(joints_px, scores, joints)
+
+
+def mirrored(outputs: Mapping[str, Array], mirror: Sequence[int]) -> dict[str, Array]:
+    """Returns what a network gave for a mirrored image, told of the image itself.
+
+    Args:
+        outputs: By name, as `models.network.Outputs` has them; those that there are.
+        mirror: For each joint, the one that takes its place in a mirrored image.
+    """
+    order = np.array(mirror)
+    told = {}
+    for name, values in outputs.items():
+        if name == "joints":
+            x, rest = values[..., order, :1], values[..., order, 1:]
+            xp = values.__array_namespace__()
+            told[name] = xp.concatenate([-x, rest], axis=-1)
+        elif name == "scores":
+            told[name] = values[:, order]
+        else:
+            told[name] = values[:, :, ::-1, order]
+    return told
 
 
 def heatmaps_to_joints(

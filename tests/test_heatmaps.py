@@ -6,6 +6,7 @@ import pytest
 from cmbjax import heatmaps
 from cmbjax.evaluate.predictions import quantise
 from cmbjax.models.losses import joints_to_heatmaps
+from cmbjax.skeletons import BODY15
 
 
 def gaussian(x, y, *, height, width, sigma):
@@ -145,6 +146,18 @@ def test_smoothed_takes_where_most_of_a_low_map_lies_and_dark_its_highest_cell()
     np.testing.assert_allclose(decoded.joints[0, :2, 2], [17.5, 4], atol=0.51)
     pixels, _ = heatmaps.heatmaps_to_joints(maps, stride=1, decode="smoothed")
     np.testing.assert_array_equal(decoded.joints_px, pixels)
+
+
+def test_what_is_seen_in_a_mirror_is_told_of_the_image():
+    right, left = BODY15.mirror_pairs[0]
+    maps = np.zeros((1, 4, 6, 15), np.float32)
+    maps[0, 2, 1, left] = 0.7
+    joints = np.zeros((1, 15, 3), np.float32)
+    joints[0, left] = 0.1, 0.2, 0.3
+    told = heatmaps.mirrored({"heatmaps": maps, "joints": joints}, BODY15.mirror)
+    assert told["heatmaps"][0, 2, 4, right] == np.float32(0.7)
+    np.testing.assert_allclose(told["joints"][0, right], [-0.1, 0.2, 0.3])
+    assert [np.count_nonzero(values) for values in told.values()] == [1, 3]
 
 
 def test_hands_are_smoothed_by_a_sixteenth_of_a_map_and_people_by_a_twelfth():

@@ -414,12 +414,10 @@ class Detector:
         if not metric:
             depth = without_flecks(depth)
         people = self._seen(depth, SIDE, least_score, metric=metric)
-        if self.what != "people":  # hands point anywhere, and are known as well there
-            return _in_order(people, metric=metric)
-        if metric and sum(p.score >= LEAST_SCORE for p in people) >= CROWD:
-            people += self._seen(depth, CLOSER_SIDE, least_score, metric=metric)
-            people = _each_once(people)
-        if metric:
+        if metric and self.what == "people":
+            if sum(person.score >= LEAST_SCORE for person in people) >= CROWD:
+                people += self._seen(depth, CLOSER_SIDE, least_score, metric=metric)
+                people = _each_once(people)
             people = [p for p in people if not _is_flat(p, depth)]
             if focal_px is not None:
                 people = [reaching_down(p, depth, focal_px) for p in people]
@@ -434,7 +432,7 @@ class Detector:
         if not metric:
             maps = (maps + mirrored(self._run(sight.image[:, ::-1]))) / 2
         people = decode(maps, sight, depth.shape, least_score)
-        if self.what != "people":
+        if self.what != "people":  # hands point anywhere, and are known as well there
             return people
         turns = {person.roll_deg for person in people} - {0}
         if any(np.linalg.norm(person.up) < UNSURE_UP for person in people):

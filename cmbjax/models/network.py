@@ -8,7 +8,7 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from cmbjax.heatmaps import Decoded, decode_maps
+from cmbjax.heatmaps import Decoded, decode_maps, mirrored
 from cmbjax.models.losses import (
     DEPTH_WEIGHT,
     AnyArray,
@@ -43,20 +43,8 @@ class Outputs(NamedTuple):
         Args:
             mirror: For each joint, the one that takes its place in a mirrored image.
         """
-        order = np.array(mirror)
-
-        def flipped(maps: Array | None) -> Array | None:
-            return None if maps is None else maps[:, :, ::-1, order]
-
-        joints, scores = self.joints, self.scores
-        if joints is not None:
-            joints = joints[..., order, :].at[..., 0].multiply(-1)
-        return Outputs(
-            heatmaps=flipped(self.heatmaps),
-            depth_maps=flipped(self.depth_maps),
-            joints=joints,
-            scores=None if scores is None else scores[:, order],
-        )
+        there = {name: x for name, x in self._asdict().items() if x is not None}
+        return Outputs(**mirrored(there, mirror))
 
 
 class Network(nn.Module, kw_only=True):

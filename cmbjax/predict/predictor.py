@@ -26,7 +26,7 @@ from cmbjax.depth.images import (
     without_outliers,
 )
 from cmbjax.files import checksum, expanded
-from cmbjax.heatmaps import DECODES, decode_maps
+from cmbjax.heatmaps import DECODES, decode_maps, mirrored
 from cmbjax.predict.card import (
     ABOVE,
     CARD_FILE,
@@ -422,7 +422,7 @@ class Predictor:
         if self.skeleton.found_as != "hands" or pose.confidence.mean() >= SURE_HAND:
             return pose
         reflected = self.run(view._replace(depth=view.depth[:, :, ::-1].copy()))
-        told = unmirrored(reflected, self.skeleton)
+        told = mirrored(reflected, self.skeleton.mirror)
         mean = {name: (outputs[name] + told[name]) / 2 for name in outputs}
         return self.decode(view, mean, depth_mm)
 
@@ -678,18 +678,6 @@ class Stream:
         pose = self._predictor.decode(view, outputs, depth_mm)
         self._written[pose] = folder, written
         return pose
-
-
-def unmirrored(outputs: Outputs, skeleton: Skeleton) -> Outputs:
-    """Returns what a network gave for a mirrored crop, told of the crop itself."""
-    mirror = list(skeleton.mirror)
-    told = {}
-    for name, values in outputs.items():
-        if name == "joints":  # [batch, joints, 3], x from the middle
-            told[name] = values[:, mirror] * np.array([-1, 1, 1], np.float32)
-        else:  # maps [batch, cells, cells, joints]
-            told[name] = values[:, :, ::-1][..., mirror]
-    return told
 
 
 def _how_sure(tried: tuple[View, Pose]) -> float:

@@ -27,7 +27,6 @@ from cmbjax.predict.predictor import (
     Predictor,
     Stream,
     mean_of_surest,
-    unmirrored,
 )
 from cmbjax.predict.runtimes import load_weights
 from cmbjax.skeletons import BODY15
@@ -172,18 +171,6 @@ def test_a_hand_that_is_not_plain_is_seen_in_a_mirror_as_well(monkeypatch):
     reach_m = predictor.card.depth_range / 1000
     behind = pose.joints_m[:, 2] - pose.depth_m
     np.testing.assert_allclose(behind, 0.125 * reach_m, atol=1e-4)
-
-
-def test_what_is_seen_in_a_mirror_is_told_of_the_crop():
-    right, left = BODY15.mirror_pairs[0]
-    maps = np.zeros((1, 4, 6, 15), np.float32)
-    maps[0, 2, 1, left] = 0.7
-    joints = np.zeros((1, 15, 3), np.float32)
-    joints[0, left] = 0.1, 0.2, 0.3
-    told = unmirrored({"heatmaps": maps, "joints": joints}, BODY15)
-    assert told["heatmaps"][0, 2, 4, right] == np.float32(0.7)
-    np.testing.assert_allclose(told["joints"][0, right], [-0.1, 0.2, 0.3])
-    assert [np.count_nonzero(values) for values in told.values()] == [1, 3]
 
 
 def test_poses_tell_people_from_things(small, monkeypatch):
