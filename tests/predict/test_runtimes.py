@@ -175,3 +175,35 @@ def test_stablehlo_that_is_none_is_refused_by_its_name(tmp_path):
     (tmp_path / "network.stablehlo").write_bytes(b"no flatbuffer" * 99)
     with pytest.raises(ValueError, match=r"network\.stablehlo cannot be run: "):
         open_network(tmp_path / "network.stablehlo", ["heatmaps"])
+
+
+@pytest.mark.skipif(not HAS_ONNX, reason="needs requirements-export.txt")
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_outputs_keep_their_names_where_a_runtime_drops_the_sum_they_end_in(
+    tmp_path, backend
+):
+    """OpenVINO leaves out the bias of a network that has not learned one."""
+    onnx = pytest.importorskip("onnx")
+    helper, of_float = onnx.helper, onnx.TensorProto.FLOAT
+    kernel, zero = np.full((2, 1, 1, 1), 3, np.float32), np.zeros(2, np.float32)
+    graph = helper.make_graph(
+        [
+            helper.make_node("Conv", ["depth", "kernel"], ["before"]),
+            helper.make_node("Add", ["before", "zero"], ["heatmaps"]),
+        ],
+        "sum",
+        [helper.make_tensor_value_info("depth", of_float, (1, 1, 4, 4))],
+        [helper.make_tensor_value_info("heatmaps", of_float, (1, 2, 4, 4))],
+        [
+            onnx.numpy_helper.from_array(kernel, "kernel"),
+            onnx.numpy_helper.from_array(zero[:, None, None], "zero"),
+        ],
+    )
+    opset = [helper.make_opsetid("", 17)]
+    model = helper.make_model(graph, opset_imports=opset, ir_version=8)
+    onnx.save(model, tmp_path / "network.onnx")
+    run = open_network(
+        tmp_path / "network.onnx", {"heatmaps": (1, 2, 4, 4)}, backend=backend
+    )
+    outputs = run({"depth": np.ones((1, 1, 4, 4), np.float32)})
+    np.testing.assert_array_equal(outputs["heatmaps"], np.full((1, 2, 4, 4), 3.0))
