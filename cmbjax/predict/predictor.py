@@ -68,7 +68,8 @@ SURE_UP, SURE_POSE = 0.75, 0.6
 # No further look makes somebody of what would be nobody with joints as sure as that,
 # or of what one pose says is hardly anybody.
 SUREST, HARDLY_ANYBODY = 0.9, 0.1
-SURE_HAND = 0.7  # mean confidence: less, and its pose is the mean of two looks
+# Mean confidence: of less, a pose is the mean of two looks.
+PLAIN = {"people": 0.8, "hands": 0.7}
 TWIN = 1.5  # times what a joint may be off to be right: nearer poses are one person's
 
 # What a frame can be at fault for: what is none, and what takes more than there is.
@@ -415,11 +416,13 @@ class Predictor:
     def ask(self, view: View, depth_mm: np.ndarray) -> Pose:
         """Returns the pose in a view of a frame, by the memory that training left.
 
-        A hand of whose joints the network is not sure is seen in a mirror as well.
+        Whoever may be there, and of whose joints the network is not sure, is seen in a
+        mirror as well; a network without calibration does not say how sure it is.
         """
         outputs = self.run(view)
         pose = self.decode(view, outputs, depth_mm)
-        if self.skeleton.found_as != "hands" or pose.confidence.mean() >= SURE_HAND:
+        is_plain = pose.confidence.mean() >= PLAIN[self.skeleton.found_as]
+        if view.card.calibration is None or is_plain or pose.score < HARDLY_ANYBODY:
             return pose
         reflected = self.run(view._replace(depth=view.depth[:, :, ::-1].copy()))
         told = mirrored(reflected, self.skeleton.mirror)

@@ -21,6 +21,7 @@ from cmbjax.data.views import Preparation
 from cmbjax.depth import crops, detector
 from cmbjax.evaluate import predictions
 from cmbjax.predict import overlay, records
+from cmbjax.predict import predictor as predictor_module
 from cmbjax.predict.card import WEIGHTS, Arguments, read_card
 from cmbjax.predict.predictor import (
     Pose,
@@ -127,6 +128,13 @@ def test_confidence_is_the_probability_that_the_card_says(small):
     np.testing.assert_allclose(pose.confidence, np.divide(odds, np.add(odds, 1)))
 
 
+@pytest.fixture
+def without_mirror(monkeypatch):
+    """Everybody is plain, and gets one look, as in evaluation and of a stream."""
+    for what in predictor_module.PLAIN:
+        monkeypatch.setitem(predictor_module.PLAIN, what, 0.0)
+
+
 def peaked(height):
     """What a network gives that is as sure as that of every joint."""
     maps = np.zeros((1, 16, 16, 15), np.float32)
@@ -134,18 +142,22 @@ def peaked(height):
     return {"heatmaps": maps, "depth_maps": np.zeros_like(maps)}
 
 
-def test_a_hand_that_is_not_plain_is_seen_in_a_mirror_as_well(monkeypatch):
-    predictor = Predictor("hands", decode="dark")
-    predictor.card = dataclasses.replace(predictor.card, calibration=None)
+@pytest.mark.parametrize("network", ["hands", "people"])
+def test_what_is_not_plain_is_seen_in_a_mirror_as_well(monkeypatch, network):
+    predictor = Predictor(network, decode="dark")
+    joints = predictor.skeleton.num_joints
+    # exp(3) peak^4: 0.86 of a peak of 0.75, 0.56 of one of 0.5.
+    calibration = ((3.0, 4.0),) * joints
+    predictor.card = dataclasses.replace(predictor.card, calibration=calibration)
     depth_mm = np.full((120, 160), 500, np.uint16)
     depth_mm[:, 80:] = 550
     view = predictor.crop(depth_mm, np.array([40.0, 20, 120, 100]))
     heights, asked = [], []
 
     def run(self, seen):
-        maps = np.zeros((1, 48, 48, 21), np.float32)
+        maps = np.zeros((1, 48, 48, joints), np.float32)
         depths = np.zeros_like(maps)
-        if asked:  # in the mirror they are elsewhere, and 5 cm farther
+        if asked:  # in the mirror they are elsewhere, and a quarter farther
             maps[0, 20, 5] = heights[1]
             depths[0, 20, 4:7] = 0.25
         else:
@@ -158,8 +170,14 @@ def test_a_hand_that_is_not_plain_is_seen_in_a_mirror_as_well(monkeypatch):
     plain = predictor.ask(view, depth_mm)
     assert len(asked) == 1
     np.testing.assert_allclose(plain.peaks, 0.75)
+    heights[:] = 0.5, 0.8
+    silent = dataclasses.replace(predictor.card, calibration=None)
+    # Of hardly anybody, and where the network does not say how sure it is: one look.
+    for other in (view._replace(score=1e-3), view._replace(card=silent)):
+        asked.clear()
+        predictor.ask(other, depth_mm)
+        assert len(asked) == 1
     asked.clear()
-    heights[:] = 0.6, 0.8
     pose = predictor.ask(view, depth_mm)
     np.testing.assert_array_equal(asked[1], asked[0][:, :, ::-1])
     assert len(asked) == 2
@@ -167,7 +185,7 @@ def test_a_hand_that_is_not_plain_is_seen_in_a_mirror_as_well(monkeypatch):
     np.testing.assert_allclose(pose.peaks, 0.4)
     back = crops.invert(view.frame_from_crop)
     in_crop = crops.transform_points(back, pose.joints_px)
-    np.testing.assert_allclose(in_crop, [[2 * 42.5, 2 * 20.5]] * 21, atol=0.01)
+    np.testing.assert_allclose(in_crop, [[2 * 42.5, 2 * 20.5]] * joints, atol=0.01)
     reach_m = predictor.card.depth_range / 1000
     behind = pose.joints_m[:, 2] - pose.depth_m
     np.testing.assert_allclose(behind, 0.125 * reach_m, atol=1e-4)
@@ -284,7 +302,7 @@ def test_without_a_head_the_depth_is_looked_up(small):
 
 
 @pytest.mark.parametrize("head", ["none", "maps"])
-def test_predictor_gives_what_evaluation_gives(small, head):
+def test_predictor_gives_what_evaluation_gives(small, head, without_mirror):
     folder = small[head]
     frames = datasets.load(
         "mannequin/tiny", None, folder.parents[2] / "tfds", split="test", limit=3
@@ -706,7 +724,9 @@ def test_who_may_be_seen_from_above_is_posed_by_the_network_that_is_surer(monkey
     assert surer is expected[0]  # of somebody who stands before the camera
 
 
-def test_in_a_box_the_other_network_is_asked_where_the_first_is_not_sure(monkeypatch):
+def test_in_a_box_the_other_network_is_asked_where_the_first_is_not_sure(
+    monkeypatch, without_mirror
+):
     predictor = Predictor(camera=ITOP_CAMERA)
     depth = person(0).depth_mm
     (found,) = predictor.find(depth)
@@ -787,10 +807,12 @@ def test_what_could_be_nobody_even_if_it_were_posed_well_is_looked_at_once(
     up = np.array([0.1, -0.6], np.float32)  # upright, perhaps, and not from above
     found = detector.Person(box, box, 2000.0, score, up)
     asked = []
-    monkeypatch.setattr(
-        predictor, "run", lambda view: asked.append(view) or peaked(height)
-    )
-    predictor.pose(np.full((240, 320), 2000, np.uint16), found)
+
+    def ask(view, depth_mm):
+        asked.append(view)
+        return predictor.decode(view, peaked(height), depth_mm)
+
+    predictor.pose(np.full((240, 320), 2000, np.uint16), found, ask)
     assert len(asked) == looks
 
 
@@ -846,7 +868,9 @@ def test_somebody_is_told_by_the_surest_third_of_the_joints_in_the_picture():
     assert mean_of_surest(pose, (4, 4)) == 0
 
 
-def test_a_rolling_memory_is_that_of_the_look_that_answered(small, monkeypatch):
+def test_a_rolling_memory_is_that_of_the_look_that_answered(
+    small, monkeypatch, without_mirror
+):
     """Two looks at one person: what the other one wrote is lost."""
     predictor = Predictor(small["rolling"], memory="rolling")
     depth = person(0).depth_mm
