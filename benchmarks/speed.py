@@ -481,9 +481,14 @@ def by_layer(config: SpeedConfig) -> list[Row]:
     batch = random_batch(side, config.batch_size)
     model, optimizer, state = make_network(config, side, config.batch_size)
     key = jax.random.key(0)
-    compiled = training.train_step.lower(
+    lowered = training.train_step.lower(
         state, batch, key, model=model, optimizer=optimizer, sigma=1.5, r=3.0
-    ).compile(compiler_options={runtime.YNNPACK_OPTION: ALL_OF_YNNPACK})
+    )
+    # A program that was kept has the names of the modules that it was made of then.
+    with runtime.jax_option("jax_compilation_cache_include_metadata_in_key", True):
+        compiled = lowered.compile(
+            compiler_options={runtime.YNNPACK_OPTION: ALL_OF_YNNPACK}
+        )
     layers = dict(_layers_of(compiled.as_text() or ""))
     state, _ = compiled(state, batch, key)
     with tempfile.TemporaryDirectory() as folder:
@@ -511,16 +516,30 @@ def by_layer(config: SpeedConfig) -> list[Row]:
     ]
 
 
-def _layers_of(text: str):
+def _layers_of(text: str) -> Iterator[tuple[str, tuple[str, bool]]]:
     """Yields each operation of a compiled step: its layer, and if it is a gradient."""
     for line in text.splitlines():
         operation = re.match(r"\s*(?:ROOT )?%?([\w.\-]+) = ", line)
         source = re.search(r'op_name="([^"]*)"', line)
         if operation and " while(" not in line:
             path = source.group(1) if source else ""
-            layer = re.search(r"PoseNet\)*/(\w+)", path)
-            name = layer.group(1) if layer else "loss, optimizer, copies"
-            yield operation.group(1), (name, "transpose(" in path)
+            yield operation.group(1), (_layer_of(path), "transpose(" in path)
+
+
+def _layer_of(path: str) -> str:
+    """Returns the layer in an operation's path of modules and methods.
+
+    As in jit(train_step)/jvp(PoseNet.loss)/PoseNet.outputs/PoseNet.enhance/cmb1/mul.
+    """
+    layer = re.search(r"PoseNet\.outputs/(?:PoseNet\.\w+/)*(\w+)/", path)
+    if layer:
+        return layer.group(1)
+    if "PoseNet.outputs/" in path:
+        return "between layers"
+    if "PoseNet.loss" in path:
+        return "loss"
+    # XLA names no source of what it rewrites: most filter gradients, and copies.
+    return "optimizer" if path.startswith("jit(train_step)/") else "rewritten by XLA"
 
 
 def input_pipeline(

@@ -71,19 +71,23 @@ def keep_compiled() -> None:
 
 
 @contextlib.contextmanager
-def keeping_small_programs() -> Iterator[None]:
+def jax_option(name: str, value: Any) -> Iterator[None]:
+    """Sets an option of JAX for a while."""
+    before = jax.config.values[name]
+    jax.config.update(name, value)
+    try:
+        yield
+    finally:
+        jax.config.update(name, before)
+
+
+def keeping_small_programs() -> contextlib.AbstractContextManager[None]:
     """Keeps what compiles within a second, too, while a network is frozen.
 
     What is constant in it is computed by some 170 small programs, which together take
     longer to compile than the network.
     """
-    option = "jax_persistent_cache_min_compile_time_secs"
-    before = jax.config.values[option]
-    jax.config.update(option, 0.0)
-    try:
-        yield
-    finally:
-        jax.config.update(option, before)
+    return jax_option("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 def memory_bytes() -> int:

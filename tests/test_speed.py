@@ -8,6 +8,8 @@ from benchmarks.speed import SpeedConfig
 from cmbjax import runtime
 from datasets.mannequin.frames import Frame
 
+WAYS = ("forth", "back")  # columns of a layer's share
+
 
 @pytest.mark.parametrize(
     ("flags", "message"),
@@ -38,6 +40,17 @@ def test_what_is_refused_leaves_no_folder(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="unknown dataset 'mpii'"):
         speed.main(SpeedConfig(dataset="mpii", **config))
     assert not list(tmp_path.iterdir())
+
+
+def test_every_layer_of_a_step_has_its_share():
+    """By a real step: paths of modules and methods are Flax's."""
+    config = SpeedConfig(train_sides=(32,), width=0.125, batch_size=2)
+    rows = {row["layer"]: row for row in speed.by_layer(config)}
+    modules = {"conv1_1", "conv4_2", "conv6", "conv7", "cmb1", "cmb2", "cmb3"}
+    assert modules | {"loss", "optimizer"} <= rows.keys()
+    shares = [float(row[x].rstrip("%")) for row in rows.values() for x in WAYS]
+    assert sum(shares) == pytest.approx(100, abs=0.1 * len(shares))
+    assert "conv1_1_norm" not in rows  # it is part of that layer
 
 
 @pytest.mark.parametrize(

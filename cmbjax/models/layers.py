@@ -126,7 +126,9 @@ def conv_norm_relu(
     """
     if norm_name is None:
         return nn.relu(conv(*parts))
-    return conv.form.conv_norm_relu(conv, parts, train=train, norm_name=norm_name)
+    # Profiles name what a module's own call computes, and this is none.
+    with jax.named_scope(str(conv.name)):
+        return conv.form.conv_norm_relu(conv, parts, train=train, norm_name=norm_name)
 
 
 def channels_of(part: Part) -> int:
