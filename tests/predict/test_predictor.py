@@ -146,7 +146,7 @@ def peaked(height):
 def test_what_is_not_plain_is_seen_in_a_mirror_as_well(monkeypatch, network):
     predictor = Predictor(network, decode="dark")
     joints = predictor.skeleton.num_joints
-    # exp(3) peak^4: 0.86 of a peak of 0.75, 0.56 of one of 0.5.
+    # Odds of exp(3) peak^4: a peak of 0.75 is right by 0.86, one of 0.5 by 0.56.
     calibration = ((3.0, 4.0),) * joints
     predictor.card = dataclasses.replace(predictor.card, calibration=calibration)
     depth_mm = np.full((120, 160), 500, np.uint16)

@@ -108,6 +108,7 @@ def rest_of_curve(folder, mode):
 
 def work(folder, before):
     """What the other processes do, all of them together."""
+    print("on", jax.device_count(), "devices")
     losses = {
         mode: (whole_curve(folder, mode), rest_of_curve(before, mode)) for mode in MODES
     }
@@ -149,7 +150,7 @@ def start(commands, devices=1, **environment):
 
 
 def finish(processes, code=0):
-    outputs = [process.communicate(timeout=600)[0] for process in processes]
+    outputs = [process.communicate(timeout=240)[0] for process in processes]
     for process, output in zip(processes, outputs, strict=True):
         assert process.returncode == code, output
     return outputs
@@ -159,7 +160,7 @@ def curves(folder, before, number=1, devices=1):
     """What `work` writes and says, in so many processes of so many devices.
 
     Also on one device alone it is another process: the options by which tests compile
-    quickly give other gradients in double precision.
+    quickly give another loss after one step in double precision.
     """
     folder.mkdir(exist_ok=True)
     address = free_address()
@@ -168,6 +169,7 @@ def curves(folder, before, number=1, devices=1):
         for index in range(number)
     ]
     outputs = finish(start(commands, devices, JAX_ENABLE_X64="1"))
+    assert f"on {number * devices} devices" in outputs[0]
     return read_json(folder / "losses.json"), outputs
 
 
