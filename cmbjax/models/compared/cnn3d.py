@@ -15,6 +15,7 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from cmbjax.models.fast.cpu import eigen_convolution
 from cmbjax.models.layers import BatchNorm
 from cmbjax.models.losses import AnyArray, Batch, joint_targets
 from cmbjax.models.memory import Bound
@@ -81,6 +82,7 @@ class CNN3D(Network, kw_only=True):
                 kernel_size,
                 kernel_init=nn.initializers.he_normal(),
                 dtype=self.dtype,
+                conv_general_dilated_cls=eigen_convolution,
             )(x)
             if self.norm:
                 x = BatchNorm(use_running_average=not train, dtype=self.dtype)(x)

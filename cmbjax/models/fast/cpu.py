@@ -2,7 +2,8 @@
 
 XLA leaves to plain loops of its own, which are 10 to 40 times slower than Eigen: the
 gradients of convolutions inside of a scan, convolutions of maps that are smaller than
-the filters, transposed convolutions, and the gradient of pooling.
+the filters, transposed convolutions, and the gradient of pooling. Convolutions over
+time and space, and their gradients, it computes slowly as well.
 """
 
 from collections.abc import Callable
@@ -19,8 +20,8 @@ from cmbjax.models.layers import DIMENSIONS
 def eigen_convolution() -> Callable[..., Array]:
     """Returns what `nn.Conv` takes as `conv_general_dilated_cls`.
 
-    On CPU it computes convolutions of odd filters and stride 1 in a scan, or of small
-    maps, by Eigen, with their gradients; all else is XLA's.
+    On CPU it computes convolutions of odd filters and stride 1 in a scan, of small maps
+    or of clips by Eigen, with their gradients; all else is XLA's.
     """
     return _convolve
 
@@ -30,10 +31,29 @@ def _convolve(
 ) -> Array:
     ones = {*strides, *options["lhs_dilation"], *options["rhs_dilation"]} == {1}
     same = ones and padding == "SAME" and options["feature_group_count"] == 1
-    odd = kernel.ndim == 4 and all(size % 2 for size in kernel.shape[:2])
+    odd = kernel.ndim in (4, 5) and all(size % 2 for size in kernel.shape[:-2])
     if not (same and odd and jax.default_backend() == "cpu"):
         return jax.lax.conv_general_dilated(x, kernel, strides, padding, **options)
+    if kernel.ndim == 5:
+        return _convolve_clips(x, kernel)
     return x @ kernel[0, 0] if kernel.shape[:2] == (1, 1) else _convolve_same(x, kernel)
+
+
+def _convolve_clips(x: Array, kernel: Array) -> Array:
+    """Convolves [batch, frames, height, width, channels] over time and space.
+
+    The frames that a filter reaches become channels of a convolution over space.
+    """
+    size, frames = kernel.shape[0], x.shape[1]
+    reach = size // 2
+    padded = jnp.pad(x, ((0, 0), (reach, reach), (0, 0), (0, 0), (0, 0)))
+    reached = [padded[:, i : i + frames] for i in range(size)]
+    maps = jnp.concatenate(reached, axis=-1).reshape(
+        -1, *x.shape[2:4], size * x.shape[4]
+    )
+    filters = jnp.moveaxis(kernel, 0, 2)
+    filters = filters.reshape(*filters.shape[:2], maps.shape[3], kernel.shape[4])
+    return _convolve_same(maps, filters).reshape(*x.shape[:4], -1)
 
 
 @jax.custom_vjp

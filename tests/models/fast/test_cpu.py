@@ -51,6 +51,14 @@ def test_convolution_and_its_gradients_are_flax(size, height, width, options):
     assert_same(ours, flax, normal(1, (2, height, width, 3)))
 
 
+@pytest.mark.parametrize("size", [(3, 5, 5), (3, 3, 3), (1, 3, 1)])
+@pytest.mark.parametrize("frames", [5, 1])
+def test_convolution_of_clips_and_its_gradients_are_flax(size, frames):
+    flax = nn.Conv(5, size)
+    ours = flax.clone(conv_general_dilated_cls=eigen_convolution)
+    assert_same(ours, flax, normal(1, (2, frames, 6, 4, 3)))
+
+
 def test_convolution_of_one_cell_is_flax():
     flax = nn.Conv(5, (1, 1))
     ours = flax.clone(conv_general_dilated_cls=eigen_convolution)
