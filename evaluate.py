@@ -90,8 +90,6 @@ class EvalConfig(RunFlags):
             raise ValueError(f"--network is frozen, got --memory={self.memory}")
         if self.network is not None and self.flip:
             raise ValueError("--network sees no mirrored image, got --flip")
-        if self.memory == "rolling" and self.flip:
-            raise ValueError("--flip goes with --memory=frozen, got rolling")
 
 
 def main(config: EvalConfig) -> metrics.Columns:
@@ -112,6 +110,18 @@ def main(config: EvalConfig) -> metrics.Columns:
             f"--no_label_depth goes with --crop=label_box, got {preparation.crop}"
         )
     memory: str = config.memory or ("rolling" if model.sequential else "frozen")
+    if memory == "rolling" and not (model.remembers or model.sequential):
+        raise ValueError(
+            f"--memory=rolling: {run.config.model} has no memory; use frozen"
+        )
+    if memory == "rolling" and config.flip:
+        what = "" if config.memory else f", which {run.config.model} has by default"
+        raise ValueError(f"--flip goes with --memory=frozen, got rolling{what}")
+    if config.flip and model.chooses:
+        raise ValueError(
+            f"--flip: {run.config.model} chooses one of several places for a joint, "
+            "and two choices have no mean"
+        )
     decode = config.decode or model.default_decode
     flip = config.flip
     if flip is None:

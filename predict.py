@@ -7,6 +7,7 @@ import itertools
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -216,8 +217,14 @@ def main(config: PredictConfig) -> dict[str, list[Pose]]:
         every = records.Lines(out_dir / POSES_FILE)
         try:
             tally = pose(new, predictor, config, out_dir, len(done), viewer)
+        except KeyboardInterrupt:
+            how = f"; with --out_dir={printable(out_dir)} the same command goes on"
+            raise KeyboardInterrupt(how) from None
         finally:
-            records.write_coco(out_dir / COCO_FILE, every, predictor.skeleton)
+            unit = "mm" if np.isclose(config.depth_scale, 0.001) else "raw"
+            records.write_coco(
+                out_dir / COCO_FILE, every, predictor.skeleton, depth_unit=unit
+            )
         cameras = records.cameras_of(every)
         if tally.error and not cameras:
             raise tally.error
@@ -564,11 +571,17 @@ class Viewer:
             )
 
 
+def tell(message: Warning | str, *_: Any, **__: Any) -> None:
+    """Prints a warning as errors are printed."""
+    print(f"predict.py: {message}", file=sys.stderr)
+
+
 if __name__ == "__main__":
     try:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
+        warnings.showwarning = tell
         main(parse())
     except (ValueError, OSError, MemoryError) as error:
         sys.exit(f"predict.py: {printable(error) or 'there is not enough memory'}")
-    except KeyboardInterrupt:
-        sys.exit("predict.py: interrupted; with its --out_dir the same command goes on")
+    except KeyboardInterrupt as error:
+        sys.exit(f"predict.py: interrupted{error}")

@@ -144,15 +144,7 @@ def _count(jaxpr: core.Jaxpr) -> float:
             size = np.prod([left[i] for i in contracted])
             total += _array(equation.outvars[0]).size * size
         times = equation.params.get("length", 1)
-        inner = jax.tree.leaves(
-            list(equation.params.values()),
-            is_leaf=lambda x: isinstance(x, core.Jaxpr | core.ClosedJaxpr),
-        )
-        for part in inner:
-            if isinstance(part, core.ClosedJaxpr):
-                part = part.jaxpr
-            if isinstance(part, core.Jaxpr):
-                total += times * _count(part)
+        total += times * sum(map(_count, runtime.inner_programs(equation)))
     return float(total)
 
 

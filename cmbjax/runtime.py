@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from jax.extend import core
 
 CACHE = Path("~/.cache/cmbjax").expanduser()
 
@@ -131,10 +132,11 @@ def bytes_at_once(function: Callable[..., Any], *arguments: Any) -> int:
         function: Of arrays.
         *arguments: Of the function; shapes are enough (`jax.ShapeDtypeStruct`).
     """
-    return _most_at_once(jax.make_jaxpr(function)(*arguments).jaxpr)
+    return most_at_once(jax.make_jaxpr(function)(*arguments).jaxpr)
 
 
-def _most_at_once(jaxpr: Any) -> int:
+def most_at_once(jaxpr: core.Jaxpr) -> int:
+    """Returns `bytes_at_once` of a program."""
     given = [*jaxpr.constvars, *jaxpr.invars]
     last_read = {
         variable: number
@@ -143,14 +145,26 @@ def _most_at_once(jaxpr: Any) -> int:
     } | dict.fromkeys(_variables([*given, *jaxpr.outvars]), len(jaxpr.eqns))
     here = most = _bytes_of(given)
     for number, equation in enumerate(jaxpr.eqns):
-        inner = [p.jaxpr for p in equation.params.values() if hasattr(p, "jaxpr")]
-        within = [_most_at_once(part) - _bytes_of(part.invars) for part in inner]
+        within = [
+            most_at_once(part) - _bytes_of(part.invars)
+            for part in inner_programs(equation)
+        ]
         made = _bytes_of(equation.outvars)
         most = max(most, here + max([made, *within]))
         touched = _variables([*equation.invars, *equation.outvars])
         done = {v for v in touched if last_read.get(v, number) == number}
         here += made - _bytes_of(done)
     return most
+
+
+def inner_programs(equation: core.JaxprEqn) -> list[core.Jaxpr]:
+    """Returns the programs in an operation: of jit, loops, branches, checkpoints."""
+    parts = jax.tree.leaves(
+        list(equation.params.values()),
+        is_leaf=lambda part: isinstance(part, core.Jaxpr | core.ClosedJaxpr),
+    )
+    programs = [p.jaxpr if isinstance(p, core.ClosedJaxpr) else p for p in parts]
+    return [program for program in programs if isinstance(program, core.Jaxpr)]
 
 
 def _variables(atoms: Iterable[Any]) -> Iterator[Any]:

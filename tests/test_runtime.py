@@ -1,3 +1,4 @@
+import functools
 import os
 import signal
 import subprocess
@@ -124,6 +125,11 @@ def test_memory_is_that_of_what_is_there_at_once_by_hand():
     shape = jax.ShapeDtypeStruct((1000,), jnp.float32)
     assert runtime.bytes_at_once(function, shape) == 5 * 4000
     assert runtime.bytes_at_once(lambda x: x, x) == 4000
+    # What is computed anew on the way back is there, too, on the way forward.
+    assert runtime.bytes_at_once(jax.checkpoint(function), x) == 5 * 4000
+    branches = functools.partial(jax.lax.cond, True, inner, jnp.negative)
+    # What was given, the cosine and the sine, and a number that says which.
+    assert runtime.bytes_at_once(branches, x) == pytest.approx(3 * 4000, abs=8)
 
 
 def test_memory_of_a_container_is_its_limit(tmp_path, monkeypatch):

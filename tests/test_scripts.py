@@ -228,6 +228,28 @@ def test_recordings_are_evaluated_in_the_batches_of_their_training(
         evaluate.main(dataclasses.replace(of_box, crop="person"))
 
 
+@pytest.mark.parametrize(
+    ("model", "flags", "says"),
+    [
+        ("cmb_none", {"memory": "rolling"}, "rolling: cmb_none has no memory; use fr"),
+        ("sh1", {"memory": "rolling"}, "--memory=rolling: sh1 has no memory"),
+        ("cmb", {"memory": "rolling", "flip": True}, "=frozen, got rolling$"),
+        ("convgru", {"flip": True}, "got rolling, which convgru has by default"),
+        ("ieml", {"flip": True}, "--flip: ieml chooses one of several places"),
+    ],
+)
+def test_what_a_network_cannot_do_in_an_evaluation_is_refused(
+    monkeypatch, model, flags, says
+):
+    config = TrainConfig(model=model, side=64, width=0.125)
+    state = step.TrainState(jnp.array(2), {}, {}, {}, ())
+    restored = config.make_model(BODY15), state
+    run = types.SimpleNamespace(config=config, restore=lambda: restored)
+    monkeypatch.setattr(evaluate, "open_run", lambda *_: (run, FRAMES))
+    with pytest.raises(ValueError, match=says):
+        evaluate.main(EvalConfig(**flags))
+
+
 def test_missing_data_says_which_files_belong_where(tmp_path):
     flags = ("--dataset=k2hpd", "--r_switch_step=10000", f"--tfds_dir={tmp_path}")
     code, _, error = run("train.py", *flags, cwd=tmp_path)

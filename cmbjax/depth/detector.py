@@ -150,10 +150,9 @@ def look(depth: np.ndarray, *, metric: bool, side: int = SIDE) -> Sight:
         (np.arange(math.ceil(size / thinning - 1e-6)) * thinning).astype(int)
         for size in depth.shape
     )
-    small = depth[np.ix_(rows, columns)].astype(np.float32)
-    valid = small > 0
-    if metric:
-        valid &= small < FARTHEST_MM
+    beyond = FARTHEST_MM if metric else np.inf
+    small = _thinned(depth, rows, columns, int(thinning), beyond).astype(np.float32)
+    valid = (small > 0) & (small < beyond)
     image = np.zeros((side, side, 3), np.float32)
     readings = small[valid]
     if not readings.size:
@@ -167,6 +166,35 @@ def look(depth: np.ndarray, *, metric: bool, side: int = SIDE) -> Sight:
     if metric:
         part[..., 2] = np.where(valid, np.minimum(small / 4000, 2), 0)
     return Sight(image, thinning, float(nearest), span)
+
+
+def _thinned(
+    depth: np.ndarray, rows: np.ndarray, columns: np.ndarray, size: int, beyond: float
+) -> np.ndarray:
+    """Returns a pixel of each square of a frame, one that has a reading if there is.
+
+    Lines that are missing, or pixels that were spread over a larger grid, would else be
+    everywhere or nowhere, as they lie. The corner is asked, then two diagonals.
+
+    Args:
+        depth: [height, width].
+        rows: Of the squares' upper left corners.
+        columns: Likewise.
+        size: Of a square, pixels.
+        beyond: No reading is so large.
+    """
+    small = depth[np.ix_(rows, columns)]
+    y, x = np.nonzero((small == 0) | (small >= beyond))
+    last_row, last_column = depth.shape[0] - 1, depth.shape[1] - 1
+    for beside in (0, 1):
+        for step in range(size if size > 1 else 0):
+            row = np.minimum(rows[y] + step, last_row)
+            column = np.minimum(columns[x] + (step + beside) % size, last_column)
+            there = depth[row, column]
+            is_reading = (there > 0) & (there < beyond)
+            small[y[is_reading], x[is_reading]] = there[is_reading]
+            y, x = y[~is_reading], x[~is_reading]
+    return small
 
 
 def without_flecks(depth: np.ndarray) -> np.ndarray:

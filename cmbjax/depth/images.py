@@ -53,7 +53,8 @@ def read_frame(path: Path, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     if path.suffix.lower() == ".png":
         return read_png(path, max_pixels=max_pixels)
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such frame")
+        what = "a folder; stream() takes those" if path.is_dir() else "no such frame"
+        raise FileNotFoundError(f"{path}: {what}")
     if path.suffix.lower() != ".npy":
         raise ValueError(f"{path}: expected a .png or .npy file, got {path.suffix!r}")
     try:
@@ -97,7 +98,8 @@ def to_millimetres(
     Args:
         frame: [height, width] or [height, width, 1]: integers, of which 0, 65535 and
             the largest of their type are no reading, or floats in metres, where 0, NaN
-            and infinity are none (as in ROS). Nor are negative ones, if there are few.
+            and infinity are none (as in ROS). Nor is a negative value, where all
+            negative ones are the same or there are few, or what is masked.
         depth_scale: Metres per unit of integers.
         name: For errors.
 
@@ -106,6 +108,8 @@ def to_millimetres(
             negative ones than others, or its readings are no distances of a room in
             that unit.
     """
+    if isinstance(frame, np.ma.MaskedArray):
+        frame = frame.filled(0)
     frame = np.asarray(frame)
     if frame.ndim == 3 and frame.shape[-1] == 1:
         frame = frame[..., 0]
@@ -130,8 +134,9 @@ def to_millimetres(
     millimetres[~np.isfinite(millimetres)] = 0
     is_negative = millimetres < 0
     if 2 * np.count_nonzero(is_negative) > np.count_nonzero(millimetres):
-        lowest = float(millimetres.min()) / 1000
-        raise ValueError(f"{name}: negative depth, from {lowest:g} m")
+        lowest = float(millimetres.min())
+        if (millimetres[is_negative] != lowest).any():
+            raise ValueError(f"{name}: negative depth, from {lowest / 1000:g} m")
     millimetres[is_negative] = 0
     valid = millimetres[(millimetres > 0) & (millimetres < BEYOND_MM)]
     if not valid.size:
@@ -140,6 +145,8 @@ def to_millimetres(
         what = "0"
         if is_float and not np.isfinite(frame).all():
             what = "0, NaN or infinite"
+        elif is_negative.any():
+            what = f"0 or {frame.min():g}"
         elif frame.any():
             what = f"0 or {np.iinfo(frame.dtype).max}"
         raise ValueError(f"{name}: no reading in it, every pixel is {what}")
@@ -200,7 +207,7 @@ def without_outliers(depth: np.ndarray) -> np.ndarray:
 
 
 def checked_depth(depth: np.ndarray, name: str, *, metric: bool) -> np.ndarray:
-    """Returns an image that people can be looked for in.
+    """Returns an image that people can be looked for in, its bytes as OpenCV has them.
 
     Args:
         depth: [height, width] uint16; without a unit also uint8.
@@ -217,7 +224,7 @@ def checked_depth(depth: np.ndarray, name: str, *, metric: bool) -> np.ndarray:
             f"{name} must be [height, width] {' or '.join(types)}, "
             f"got {depth.dtype.name} {depth.shape}"
         )
-    return depth
+    return depth.astype(depth.dtype.newbyteorder("="), copy=False)
 
 
 def read_png(

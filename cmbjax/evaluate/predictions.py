@@ -167,8 +167,11 @@ def predict(
         network: Answers in place of the model, with frozen memory, to full batches.
 
     Raises:
-        ValueError: A batch has no whole number of streams, or the order is unknown.
+        ValueError: A batch has no whole number of streams, or there is no such order or
+            use of the memory.
     """
+    if memory not in ("frozen", "rolling"):
+        raise ValueError(f"memory must be frozen or rolling, got {memory!r}")
     rolling = memory == "rolling" and bool(jax.tree.leaves(variables["memory"]))
     slots = memories.num_slots(variables["memory"])
     if rolling and slots is not None:

@@ -69,6 +69,8 @@ class Network(nn.Module, kw_only=True):
             recording.
         averages_mirrored: Whether the method averages its predictions with those of
             the mirrored image.
+        chooses: Whether its joints are places that were chosen among others: of the
+            image's and the mirrored image's there is no mean.
         default_decode: The decode that the method has, a name in `heatmaps.DECODES`.
         sigma: Deviation of the method's own target heat maps, in cells.
     """
@@ -85,6 +87,7 @@ class Network(nn.Module, kw_only=True):
     sequential: ClassVar[bool] = False
     resets_memory: ClassVar[bool] = False
     averages_mirrored: ClassVar[bool] = False
+    chooses: ClassVar[bool] = False
     default_decode: ClassVar[str] = "dark"
     sigma: ClassVar[float] = 1.5
 

@@ -5,7 +5,9 @@ down, z forward, metres.
 """
 
 import dataclasses
+import numbers
 import threading
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
@@ -70,6 +72,9 @@ SURE_UP, SURE_POSE = 0.75, 0.6
 SUREST, HARDLY_ANYBODY = 0.9, 0.1
 # Mean confidence: of less, a pose is the mean of two looks.
 PLAIN = {"people": 0.8, "hands": 0.7}
+# Metres from neck to hips, of a small child and of a giant, and how sure a pose is that
+# tells: in centimetres, or units of 1/256 m, people are found and posed as well.
+TRUNKS_M, SURE_OF_TRUNK = (0.2, 0.9), 0.7
 TWIN = 1.5  # times what a joint may be off to be right: nearer poses are one person's
 
 # What a frame can be at fault for: what is none, and what takes more than there is.
@@ -163,7 +168,7 @@ class Predictor:
         network: Path | str | None = None,
         *,
         camera: Sequence[float] | np.ndarray | None = None,
-        depth_scale: float = 0.001,
+        depth_scale: float | np.number = 0.001,
         people: str = "nearest",
         roll: int | None = None,
         memory: str = "frozen",
@@ -225,18 +230,23 @@ class Predictor:
             pick(DECODES, "decode", decode)
         if roll not in (None, 0, 90, 180, 270):
             raise ValueError(f"roll must be 0, 90, 180 or 270 degrees, got {roll}")
-        if not isinstance(depth_scale, int | float) or not 0 < depth_scale < np.inf:
-            raise ValueError(f"depth_scale must be above 0, got {depth_scale!r}")
-        if not max_pixels > 0:
-            raise ValueError(f"max_pixels must be above 0, got {max_pixels}")
-        if least_score is not None and not 0 < least_score < 1:
-            raise ValueError(f"least_score must be between 0 and 1, got {least_score}")
+        for name, number, most in (
+            ("depth_scale", depth_scale, np.inf),
+            ("max_pixels", max_pixels, np.inf),
+            ("least_score", 0.5 if least_score is None else least_score, 1),
+        ):
+            is_number = isinstance(number, numbers.Real)
+            if not is_number or not 0 < number < most:
+                raise ValueError(
+                    f"{name} must be a number above 0"
+                    f"{f' and below {most}' if most < np.inf else ''}, got {number!r}"
+                )
         self.card = _checked_card(network)
         is_default = network is None or str(network) == "people"
         self._above = _checked_card(ABOVE) if is_default else None
         self.skeleton: Skeleton = SKELETONS[self.card.skeleton]
         self.camera = None if camera is None else _checked_camera(camera)
-        self.depth_scale = depth_scale
+        self.depth_scale = float(depth_scale)
         self.people, self.roll = people, roll
         is_body = self.skeleton.found_as == "people"
         by_default = "smoothed" if is_body else "smoothed_less"
@@ -253,6 +263,7 @@ class Predictor:
         if self._above is not None and backend != "jax":
             self._above.file(ONNX_FILE)  # is loaded when it is asked
         self._own_stream: tuple[int, Stream] | None = None  # and the thread's number
+        self._has_doubted = False
 
     def runtime(self, card: Card) -> Runtime:
         """Returns the network of a card, which the first call loads."""
@@ -282,8 +293,12 @@ class Predictor:
 
         Raises:
             FileNotFoundError: There is no such file.
-            ValueError: It is no depth image, or one of other units; or a box is none,
-                or holds no reading.
+            ValueError: It is no depth image, or readings are no distances of a room in
+                that unit; or a box is none, or holds no reading.
+
+        Warns:
+            UserWarning: Somebody has no human size, which another unit would explain;
+                the first time.
         """
         return self.poses(self.read(frame), boxes=boxes)
 
@@ -296,7 +311,7 @@ class Predictor:
             ValueError: The memory is rolling and another thread's.
         """
         if self.memory == "frozen":
-            return self._poses(depth_mm, boxes, self.ask)
+            return self._doubted(self._poses(depth_mm, boxes, self.ask))
         thread = threading.get_ident()
         with self._opening:
             owner, stream = self._own_stream or (thread, Stream(self))
@@ -308,13 +323,33 @@ class Predictor:
             )
         return stream.poses(depth_mm, boxes=boxes)
 
+    def _doubted(self, poses: list[Pose]) -> list[Pose]:
+        """Returns poses, and warns where a trunk is not as long as people's are."""
+        if self._has_doubted or self.skeleton.found_as != "people":
+            return poses
+        assert self.skeleton.up is not None, "whoever is found has a way up"
+        hips, neck = (list(joints) for joints in self.skeleton.up)
+        for pose in poses:
+            ends = pose.joints_m[neck].mean(axis=0) - pose.joints_m[hips].mean(axis=0)
+            trunk_m = float(np.linalg.norm(ends))
+            is_sure = pose.confidence.mean() >= SURE_OF_TRUNK
+            if is_sure and not TRUNKS_M[0] <= trunk_m <= TRUNKS_M[1]:
+                self._has_doubted = True
+                warnings.warn(
+                    f"the trunk of somebody {pose.depth_m:.2g} m away is {trunk_m:.2g} "
+                    f"m long, as a unit is {self.depth_scale:g} m and floats are "
+                    "metres: another unit (depth_scale), or another camera?",
+                    stacklevel=3,
+                )
+        return poses
+
     def _poses(
         self,
         depth_mm: np.ndarray,
         boxes: np.ndarray | None,
         ask: Callable[[View, np.ndarray], Pose],
     ) -> list[Pose]:
-        checked_depth(depth_mm, "a frame that was read", metric=True)
+        depth_mm = checked_depth(depth_mm, "a frame that was read", metric=True)
         if boxes is not None:
             return [self._in_box(depth_mm, b, ask) for b in _checked_boxes(boxes)]
         people = self.find(depth_mm)
@@ -669,6 +704,7 @@ class Stream:
         """
         self._written = {}
         poses = self._predictor._poses(depth_mm, boxes, self._ask)
+        poses = self._predictor._doubted(poses)
         self._memories |= dict(self._written[pose] for pose in poses)
         return poses
 

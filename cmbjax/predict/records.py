@@ -112,13 +112,17 @@ def line(
     )
 
 
-def coco(lines: Iterable[Line], skeleton: Skeleton, out_dir: Path) -> dict[str, Any]:
+def coco(
+    lines: Iterable[Line], skeleton: Skeleton, out_dir: Path, *, depth_unit: str = "mm"
+) -> dict[str, Any]:
     """Returns COCO keypoints, as the data set `folder` reads them.
 
     Args:
         lines: Of poses.jsonl; passed through several times.
         skeleton: Of the poses.
         out_dir: Where the file will lie: names of frames are relative to it.
+        depth_unit: Of integer frames: mm, or raw, which has no metres as `folder` reads
+            it.
 
     Returns:
         The file's content, images and annotations one by one; without a camera where
@@ -126,6 +130,7 @@ def coco(lines: Iterable[Line], skeleton: Skeleton, out_dir: Path) -> dict[str, 
     """
     bones = [[parent + 1, joint + 1] for parent, joint in skeleton.bones]
     info: dict[str, Any] = {"description": "predicted by cmbjax"}
+    info["depth_unit"] = depth_unit
     cameras = cameras_of(lines)
     if len(cameras) == 1:
         (camera,) = cameras
@@ -187,17 +192,22 @@ def _annotations(lines: Iterable[Line]) -> Iterator[dict[str, Any]]:
         }
 
 
-def write_coco(path: Path, lines: Iterable[Line], skeleton: Skeleton) -> None:
+def write_coco(
+    path: Path, lines: Iterable[Line], skeleton: Skeleton, *, depth_unit: str = "mm"
+) -> None:
     """Writes what `coco` returns, whole or not at all, and never holds all of it.
 
     Args:
         path: Of the file.
         lines: Of poses.jsonl.
         skeleton: Of the poses.
+        depth_unit: See `coco`.
     """
+    folder = path.parent.resolve()
     with whole_file(path) as file:
         start = b"{\n"
-        for name, value in coco(lines, skeleton, path.parent.resolve()).items():
+        content = coco(lines, skeleton, folder, depth_unit=depth_unit)
+        for name, value in content.items():
             file.write(start + msgspec.json.encode(name) + b": ")
             if isinstance(value, Iterator):
                 file.write(b"[")

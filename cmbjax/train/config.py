@@ -97,8 +97,9 @@ class TrainConfig(DataFlags):
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the computation; parameters, memory, statistics and loss are float32."""
     head3d: Head3d = "none"
-    """What gives the joints' depth: dense, two layers of 1024 on the heat maps, maps,
-    a map of depth beside each heat map, or none: it is looked up in the image."""
+    """What gives the joints' depth: dense, of heat maps by two layers of 1024 on them,
+    of networks that regress joints as one more coordinate; maps, a map of depth beside
+    each heat map; or none: it is looked up in the image."""
     side: int = 192
     """Side of the network's input, pixels; a multiple of 8, or of what it needs."""
     crop: CropMode | None = None

@@ -90,6 +90,7 @@ def fit(
         cut_off = records is not None and start not in records.validated
         if start and validates_at(start) and sharding.any_process(cut_off):
             record(start, validate(state))
+            since = time.perf_counter()
         for done in range(start + 1, num_steps + 1):
             state, loss = step(state, next(data), done - 1)
             losses.append(loss)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from cmbjax import runtime
 from cmbjax.models import memory as memories
 from cmbjax.models.losses import Batch
 from cmbjax.models.network import Network
@@ -83,7 +84,9 @@ def bytes_of_step(model: Network, *, side: int, batch_size: int) -> int:
     """Returns about how much memory a training step takes.
 
     Of every value that the network computes on the way forward, as the way back reads
-    most of them; XLA needs less where it fuses some, and more for what it rearranges.
+    most of them; of what is computed anew there (`jax.checkpoint`) its results, and
+    once what is within at once. XLA needs less where it fuses some values, and more for
+    what it rearranges.
     """
     optimizer = optax.identity()
     like = abstract_state(model, optimizer, side=side, batch_size=batch_size)
@@ -94,22 +97,27 @@ def bytes_of_step(model: Network, *, side: int, batch_size: int) -> int:
     forward = functools.partial(
         model.apply, train=True, r=R_AFTER_SWITCH, mutable=True, rngs=rngs
     )
-    return _bytes_of(jax.make_jaxpr(forward)(like.variables, depth).jaxpr)
+    return sum(_bytes_of(jax.make_jaxpr(forward)(like.variables, depth).jaxpr))
 
 
-def _bytes_of(jaxpr: Any) -> int:
-    total = 0
+def _bytes_of(jaxpr: Any) -> tuple[int, int]:
+    """Returns the bytes of what stays for the way back, and of what is made anew."""
+    stays, anew = 0, 0
     for equation in jaxpr.eqns:
-        inner = [p for p in equation.params.values() if hasattr(p, "jaxpr")]
-        if inner:
+        inner = runtime.inner_programs(equation)
+        is_anew = "prevent_cse" in equation.params  # a checkpoint, by any name
+        if inner and not is_anew:
+            parts = [_bytes_of(part) for part in inner]
             times = equation.params.get("length", 1)  # of a scan
-            total += times * sum(_bytes_of(closed.jaxpr) for closed in inner)
+            stays += times * sum(within for within, _ in parts)
+            anew = max(anew, *(again for _, again in parts))
         else:
             values = [variable.aval for variable in equation.outvars]
-            total += sum(
+            stays += sum(
                 x.size * x.dtype.itemsize for x in values if hasattr(x, "size")
             )
-    return total
+            anew = max([anew, *map(runtime.most_at_once, inner)])
+    return stays, anew
 
 
 def r_at(step: int, r_switch_step: int) -> float:

@@ -85,6 +85,26 @@ def test_far_values_are_no_readings_and_a_frame_without_any_is_empty():
     assert not detector.look(np.zeros((50, 60), np.uint16), metric=True).image.any()
 
 
+GAPS = {
+    "rows": [np.s_[::2]],
+    "columns": [np.s_[:, ::2]],
+    "every fourth row": [np.s_[::4]],
+    "all but one of four": [np.s_[::2], np.s_[:, 1::2]],  # spread over a larger grid
+}
+
+
+@pytest.mark.parametrize("gaps", GAPS.values(), ids=GAPS.keys())
+@pytest.mark.parametrize("repeat", [1, 2])
+def test_a_pixel_without_a_reading_is_seen_by_one_beside_it(gaps, repeat):
+    rows = np.repeat(np.arange(1, 13), 20 * repeat).astype(np.uint16)
+    depth = np.repeat(rows[:, None], 320 * repeat, axis=1)
+    whole = detector.look(depth, metric=False)
+    assert whole.thinning == 2 * repeat and whole.image[..., 1].sum() == 120 * 160
+    for gap in gaps:
+        depth[gap] = 0
+    np.testing.assert_array_equal(detector.look(depth, metric=False).image, whole.image)
+
+
 def test_flecks_go_and_thin_things_before_a_wall_or_nothing_stay():
     depth = np.full((12, 20), 90, np.uint16)
     depth[:, 12:] = 0  # nothing is seen there
@@ -261,7 +281,18 @@ def test_people_beside_one_another_are_each_found():
     np.testing.assert_allclose(centres, [70, 160, 250], atol=15)
 
 
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("gaps", GAPS.values(), ids=GAPS.keys())
+def test_gaps_hide_nobody_wherever_they_lie(gaps):
+    depth = make_frame(0, "test", 0).depth_mm.copy()
+    whole = max(detector.shipped()(depth), key=lambda p: p.score)
+    for gap in gaps:
+        depth[gap] = 0
+    person = max(detector.shipped()(depth), key=lambda p: p.score)
+    np.testing.assert_allclose(person.box, whole.box, atol=8)
+    assert person.score > 0.9 * whole.score
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, ">u2"])
 def test_a_person_is_found_without_a_unit(dtype):
     frame = make_frame(0, "test", 0)
     depth = np.where(frame.depth_mm > 0, 20 + frame.depth_mm / 32, 0).astype(dtype)

@@ -29,6 +29,17 @@ def test_millimetres_by_hand():
     np.testing.assert_array_equal(half, [[0, 0, 1000, 0]])
     told = np.array([[65.535, 65.535, 2.0, -0.001, -1.0]])
     np.testing.assert_array_equal(images.to_millimetres(told), [[0, 0, 2000, 0, 0]])
+    # One negative value is what stands for no reading, however often.
+    cut_out = np.array([[-1, -1, -1, 2000]], np.int16)
+    np.testing.assert_array_equal(images.to_millimetres(cut_out), [[0, 0, 0, 2000]])
+    np.testing.assert_array_equal(
+        images.to_millimetres(np.array([[-1.0, -1.0, 2.0]])), [[0, 0, 2000]]
+    )
+    masked = np.ma.masked_array([[1500, 2000]], mask=[[True, False]], dtype=np.uint16)
+    np.testing.assert_array_equal(images.to_millimetres(masked), [[0, 2000]])
+    swapped = images.to_millimetres(np.array([[1500, 2000]], ">u2"))
+    np.testing.assert_array_equal(swapped, [[1500, 2000]])
+    assert swapped.dtype == np.uint16
     column = metres[..., None]
     np.testing.assert_array_equal(
         images.to_millimetres(column), images.to_millimetres(metres)
@@ -50,7 +61,8 @@ def test_millimetres_by_hand():
         (np.zeros((4, 6), np.uint16), "no reading in it, every pixel is 0"),
         (np.full((4, 6), 1900.0), "median depth is 1900 m, as floats are metres"),
         (np.full((4, 6), 3, np.uint16), "0.003 m, as a unit is 0.001 m"),
-        (np.full((4, 6), -1.0), "negative depth, from -1 m"),
+        (np.full((4, 6), -1.0), "no reading in it, every pixel is 0 or -1"),
+        (np.array([[-1.0, -2.0, 2.0]]), "negative depth, from -2 m"),
         (np.ones((4, 6), np.uint8), "at least 16 bits a reading, got uint8"),
         (np.ones((4, 6), bool), r"got \[4, 6\] bool"),
         (np.ones((4, 6, 3), np.uint16), r"got \[4, 6, 3\] uint16"),
@@ -76,7 +88,15 @@ def test_files_are_read_and_listed_by_name(tmp_path):
     np.testing.assert_array_equal(read[1], depth)
 
 
+def test_byte_orders_are_one_for_opencv():
+    depth = np.array([[1500, 0]], ">u2")
+    checked = images.checked_depth(depth, "depth", metric=True)
+    assert checked.dtype == np.dtype("=u2") and checked.tolist() == [[1500, 0]]
+
+
 def test_bad_files_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"a folder; stream\(\) takes those"):
+        images.read_frame(tmp_path)
     with pytest.raises(FileNotFoundError, match="nowhere: no such file or folder"):
         images.files_of(tmp_path / "nowhere")
     with pytest.raises(ValueError, match=r"no frames in it; expected \.png or \.npy"):

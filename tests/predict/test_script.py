@@ -60,6 +60,31 @@ def test_script_writes_poses_coco_and_pictures(tmp_path, capsys):
     np.testing.assert_allclose(example["camera"], ITOP_CAMERA, rtol=1e-6)
 
 
+def test_annotations_of_other_units_have_no_metres(small, tmp_path):
+    """`folder` would take its integers for millimetres."""
+    depth = person(0).depth_mm
+    halves = np.where(depth < 32_000, depth, 0) * np.uint16(2)
+    (tmp_path / "a.png").write_bytes(schema.encode_png(halves.astype(np.uint16)))
+    config = predict.PredictConfig(
+        frames=(tmp_path / "a.png",),
+        out_dir=tmp_path / "out",
+        network=small["maps"],
+        depth_scale=0.0005,
+        overlays=False,
+    )
+    (poses,) = predict.main(config).values()
+    tfds_dir = tmp_path / "tfds"
+    frames = datasets.load("folder", tmp_path / "out", tfds_dir, split="test")
+    assert not frames.metric and len(frames) == len(poses) == 1
+    is_there = poses[0].visibility > 0
+    np.testing.assert_allclose(
+        frames.source[0]["joints_px"][is_there],
+        poses[0].joints_px[is_there],
+        atol=0.01,
+    )
+    assert is_there.any() and not np.isfinite(frames.source[0]["joints_m"]).any()
+
+
 def test_script_scales_integers_once_and_takes_a_frame_once(small, tmp_path):
     """Quarters of a millimetre, near enough for 16 bits; the file is named twice."""
     depth = person(0).depth_mm
@@ -259,7 +284,7 @@ def test_a_terminated_script_leaves_whole_files(small, tmp_path):
         time.sleep(0.1)
     running.send_signal(signal.SIGTERM)
     _, said = running.communicate(timeout=60)
-    assert running.returncode == 1 and "the same command goes on" in said
+    assert running.returncode == 1 and f"--out_dir={tmp_path / 'o'} the same" in said
     assert len(coco_names(tmp_path / "o")) == len(lines_of(tmp_path / "o")) > 0
 
 

@@ -131,6 +131,14 @@ def test_many_frames_take_as_much_more_memory_in_training():
     assert many > 2 * 4 * 4 * 64 * 64 * 4096
 
 
+def test_what_is_computed_anew_on_the_way_back_takes_memory_once():
+    """VI's volumes, 40 cells long, of 15 joints; its ten steps are a loop."""
+    model = TrainConfig(model="vi", width=0.05, side=32).make_model(BODY15)
+    few, many = (step.bytes_of_step(model, side=32, batch_size=b) for b in (16, 64))
+    volume = 4 * 15 * 40**3
+    assert 48 * 8 * volume < many - few < 48 * 80 * volume
+
+
 def test_memory_of_a_training_has_the_parameters_four_times():
     """With their gradient and Adam's two means."""
     config = TrainConfig(width=0.125, side=32)

@@ -13,6 +13,7 @@ from cmbjax.models.fast.pool import max_pool_3x3
 from cmbjax.models.losses import AnyArray, Batch, joints_to_heatmaps
 from cmbjax.models.memory import Bound
 from cmbjax.models.network import Network, Outputs
+from cmbjax.registry import pick
 
 STAGES = 6
 CENTRE_SIGMA = 21 / 368  # of the map of the person's centre, in sides of the input
@@ -124,7 +125,7 @@ class ConvolutionalPoseMachine(Network, kw_only=True):
     ) -> list[Float[Array, "batch cells cells joints_1"]]:
         """Returns each stage's heat maps, that of the background last."""
         depth = self.check(depth)
-        layers = VARIANTS[self.variant]
+        layers = pick(VARIANTS, "variant", self.variant)
         drops = train and not self.is_initializing()
 
         def conv(x: Array, size: int, features: int) -> Array:

@@ -370,6 +370,7 @@ class IEML(Network, kw_only=True):
     temperature: float = 1.0
 
     stride = 4
+    chooses = True
     sigma = 1.75
 
     @property

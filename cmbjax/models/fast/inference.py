@@ -55,6 +55,8 @@ def roll(
 ) -> Rolling:
     """Returns the network as a function of the depth and the memory, that returns both.
 
+    Without a memory it is {}.
+
     Args:
         model: See `freeze`.
         variables: See `freeze`.
@@ -73,7 +75,7 @@ def roll(
                 method="outputs",
                 mutable=["memory"],
             )
-        return outputs, new["memory"]
+        return outputs, new.get("memory", {})
 
     return step
 

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 def max_pool(
     x: Float[Array, "batch height width channels"],
 ) -> Float[Array, "batch half_height half_width channels"]:
-    """Returns the maximum of each 2x2 square, as `nn.max_pool` does.
+    """Returns the maximum of each 2x2 square, as `nn.max_pool` does on even sides.
 
     The gradient goes to the first of equal maxima, in the order of rows. Equal maxima
     are everywhere: where the background is far, the input is constant.
