@@ -54,7 +54,8 @@ def main(sweep: harness.Sweep) -> None:
         f"Test split of {evaluations[0][0]['frames']}; {steps} steps at every share, "
         f"the row {FINE_TUNED} from the run on all of the data on, with r = 3. "
         f"{sweep.departures(tuned)} {harness.ABOUT_SHARES} "
-        "The paper's curves (K2HPD) are a picture alone; its text has Ours nearly 11 "
+        "The paper names PCK@0.5, of no unit, which is taken to be PCKh@0.5; its "
+        "curves (K2HPD) are a picture alone; its text has Ours nearly 11 "
         "above w/o CMB at 10 % of the data, and consistently above w/ Convs."
     )
     harness.write(sweep, "figure6", "Figure 6: shares of the data", lines, note)

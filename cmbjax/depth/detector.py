@@ -25,6 +25,8 @@ STRIDE = 4  # pixels of that square a cell
 UNIT = 8.0  # pixels: distances are predicted as logarithms of multiples of it
 LEAST_SCORE = 0.33
 LEAST_SCORE_RAW = 0.25  # without a unit: of the people found the surest is taken
+MOST_MISSING = 0.7  # of a frame's pixels
+LEAST_GAPS = 0.3  # of the readings beside which are none: those are no camera's holes
 FLECK = 1.5  # times as far as a fleck is all that is around it
 STATURE_MM = 1800.0
 COVER_MM = 200.0  # in front of a person: what is so far, and no floor before the feet
@@ -171,10 +173,12 @@ def look(depth: np.ndarray, *, metric: bool, side: int = SIDE) -> Sight:
 def _thinned(
     depth: np.ndarray, rows: np.ndarray, columns: np.ndarray, size: int, beyond: float
 ) -> np.ndarray:
-    """Returns a pixel of each square of a frame, one that has a reading if there is.
+    """Returns the corner of each square of a frame, of all if there are gaps a reading.
 
     Lines that are missing, or pixels that were spread over a larger grid, would else be
-    everywhere or nowhere, as they lie. The corner is asked, then two diagonals.
+    everywhere or nowhere, as they lie: then two diagonals are asked besides, or the
+    whole square where hardly anything is there. Holes as cameras have them stay, as
+    the network knows them from training.
 
     Args:
         depth: [height, width].
@@ -183,18 +187,21 @@ def _thinned(
         size: Of a square, pixels.
         beyond: No reading is so large.
     """
-    small = depth[np.ix_(rows, columns)]
-    y, x = np.nonzero((small == 0) | (small >= beyond))
+    corners = depth[np.ix_(rows, columns)]
+    y, x = np.nonzero((corners == 0) | (corners >= beyond))
+    small, missing = corners.copy(), len(y)
     last_row, last_column = depth.shape[0] - 1, depth.shape[1] - 1
-    for beside in (0, 1):
-        for step in range(size if size > 1 else 0):
+    is_sparse = missing > MOST_MISSING * small.size
+    for beside in range(size if is_sparse else min(size, 2)):
+        for step in range(size):
             row = np.minimum(rows[y] + step, last_row)
             column = np.minimum(columns[x] + (step + beside) % size, last_column)
             there = depth[row, column]
             is_reading = (there > 0) & (there < beyond)
             small[y[is_reading], x[is_reading]] = there[is_reading]
             y, x = y[~is_reading], x[~is_reading]
-    return small
+    has_gaps = missing - len(y) >= LEAST_GAPS * (small.size - len(y))
+    return small if has_gaps else corners
 
 
 def without_flecks(depth: np.ndarray) -> np.ndarray:

@@ -105,6 +105,20 @@ def test_a_pixel_without_a_reading_is_seen_by_one_beside_it(gaps, repeat):
     np.testing.assert_array_equal(detector.look(depth, metric=False).image, whole.image)
 
 
+def test_of_a_square_with_one_reading_that_is_seen():
+    """Wherever it lies; where most squares have one at their corner, that alone is."""
+    depth = np.zeros((480, 640), np.uint16)
+    depth[3::4, 1::4] = np.arange(120 * 160).reshape(120, 160) + 1
+    image = detector.look(depth, metric=False).image
+    spread = detector.look(depth[3::4, 1::4], metric=False).image
+    np.testing.assert_array_equal(image, spread)
+    depth = np.full((240, 320), 1000, np.uint16)
+    depth[:, :100] = 0
+    depth[::2, 100:120] = 0  # a tenth of the readings
+    image = detector.look(depth, metric=True).image
+    assert image[:120, 60:, 1].all() and not image[:, :60, 1].any()
+
+
 def test_flecks_go_and_thin_things_before_a_wall_or_nothing_stay():
     depth = np.full((12, 20), 90, np.uint16)
     depth[:, 12:] = 0  # nothing is seen there

@@ -1,4 +1,8 @@
-"""Every network learns sixteen frames by heart, through train.py's own parts."""
+"""Networks of every architecture learn sixteen frames by heart, as train.py trains.
+
+Not `sh4` and `sh8`, which are `sh2` with more stacks, nor what else stands in the
+block's place, which `test_step.py` trains on one batch.
+"""
 
 import functools
 

@@ -15,7 +15,7 @@ from tests import fabricate
 
 SIDE, JOINTS, BATCH = 32, 3, 4
 # Whose steps take long to compile: their parts are in others, and test_overfit.py has
-# them.
+# all but sh4 and sh8, which are sh2 with more stacks.
 HEAVY = {"sh2", "sh4", "sh8", "cpm_vgg", "phr", "ief", "vi"}
 OPTIMIZER = optax.adam(3e-3)
 

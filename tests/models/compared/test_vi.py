@@ -81,7 +81,27 @@ def initialised(steps):
     return model, init(jax.random.key(0), jnp.zeros((4, 64, 64, 1)))
 
 
-def test_steps_share_their_weights_and_later_ones_see_where_the_joints_are():
+def test_later_steps_look_where_the_steps_before_them_say():
+    model, variables = initialised(2)
+    outputs = variables["params"]["refinement"]["outputs"]
+    bias = jnp.arange(12.0)  # three joints' visibility, and three offsets of each
+    said = {"kernel": jnp.zeros_like(outputs["kernel"]), "bias": bias}
+    refinement = {**variables["params"]["refinement"], "outputs": said}
+    params = {**variables["params"], "refinement": refinement}
+    depth = jax.random.uniform(jax.random.key(3), (4, 64, 64, 1), minval=-1)
+    refine = jax.jit(
+        functools.partial(model.apply, train=True, method="_refine", mutable=True)
+    )
+    (last, (poses, offsets, _)), new = refine({**variables, "params": params}, depth)
+    np.testing.assert_allclose(offsets[0, 0], bias[3:].reshape(3, 3), atol=1e-5)
+    np.testing.assert_allclose(poses[1] - poses[0], UNIT * offsets[0], atol=1e-5)
+    np.testing.assert_allclose(last - poses[1], UNIT * offsets[1], atol=1e-5)
+    # Other glimpses have other statistics.
+    first, second = new["batch_stats"]["refinement"]["BatchNorm_0"]["mean"]
+    assert np.abs(first - second).max() > 1e-3
+
+
+def test_steps_share_their_weights():
     _, variables = initialised(2)
     shapes = functools.partial(jax.tree.map, lambda x: x.shape)
     model = ViewpointInvariant(num_joints=3, width=0.05, head3d="dense", steps=5)
