@@ -325,15 +325,15 @@ class Predictor:
 
     def _doubted(self, poses: list[Pose]) -> list[Pose]:
         """Returns poses, and warns where a trunk is not as long as people's are."""
-        if self._has_doubted or self.skeleton.found_as != "people":
+        up = self.skeleton.up
+        if self._has_doubted or up is None or self.skeleton.found_as != "people":
             return poses
-        assert self.skeleton.up is not None, "whoever is found has a way up"
-        hips, neck = (list(joints) for joints in self.skeleton.up)
+        hips, neck = (list(joints) for joints in up)
         for pose in poses:
             ends = pose.joints_m[neck].mean(axis=0) - pose.joints_m[hips].mean(axis=0)
             trunk_m = float(np.linalg.norm(ends))
             is_sure = pose.confidence.mean() >= SURE_OF_TRUNK
-            if is_sure and not TRUNKS_M[0] <= trunk_m <= TRUNKS_M[1]:
+            if is_sure and (trunk_m < TRUNKS_M[0] or trunk_m > TRUNKS_M[1]):
                 self._has_doubted = True
                 warnings.warn(
                     f"the trunk of somebody {pose.depth_m:.2g} m away is {trunk_m:.2g} "
