@@ -1,11 +1,13 @@
 """What a script sets, and asks of the machine, before it computes; and how it ends."""
 
+import _thread
 import contextlib
 import ctypes
 import os
 import platform
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -56,6 +58,7 @@ def script(name: str, *ends: type[Exception]) -> Iterator[None]:
             OSError.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    usual, sys.unraisablehook = sys.unraisablehook, _interrupt_again
     told: tuple[type[Exception], ...] = (ValueError, OSError, MemoryError, *ends)
     try:
         yield
@@ -63,6 +66,20 @@ def script(name: str, *ends: type[Exception]) -> Iterator[None]:
         sys.exit(f"{name}: {str(error) or 'there is not enough memory'}")
     except KeyboardInterrupt:
         sys.exit(f"{name}: interrupted")
+    finally:
+        sys.unraisablehook = usual
+
+
+def _interrupt_again(unraisable: "sys.UnraisableHookArgs") -> None:
+    """Interrupts what goes on when an interruption came where Python ignores it.
+
+    That is while garbage is collected, of which JAX is told by a callback. A little
+    later: here it would be ignored once more.
+    """
+    if unraisable.exc_type is KeyboardInterrupt:
+        threading.Timer(0.05, _thread.interrupt_main).start()
+    else:
+        sys.__unraisablehook__(unraisable)
 
 
 def keep_compiled() -> None:

@@ -132,6 +132,25 @@ def test_memory_is_that_of_what_is_there_at_once_by_hand():
     assert runtime.bytes_at_once(branches, x) == pytest.approx(3 * 4000, abs=8)
 
 
+def test_an_interruption_while_garbage_is_collected_is_not_lost():
+    class Asked:
+        def __del__(self):
+            raise KeyboardInterrupt
+
+    handler, hook = signal.getsignal(signal.SIGTERM), sys.unraisablehook
+    try:
+        with (
+            pytest.raises(SystemExit, match="^thing.py: interrupted$"),
+            runtime.script("thing.py"),
+        ):
+            Asked()
+            time.sleep(10)
+            raise AssertionError("it went on")
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+    assert sys.unraisablehook is hook
+
+
 def test_memory_of_a_container_is_its_limit(tmp_path, monkeypatch):
     monkeypatch.setattr(runtime, "LIMIT", tmp_path / "memory.max")
     whole = runtime.memory_bytes()
