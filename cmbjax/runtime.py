@@ -1,6 +1,5 @@
 """What a script sets, and asks of the machine, before it computes; and how it ends."""
 
-import _thread
 import contextlib
 import ctypes
 import os
@@ -77,7 +76,7 @@ def _interrupt_again(unraisable: "sys.UnraisableHookArgs") -> None:
     later: here it would be ignored once more.
     """
     if unraisable.exc_type is KeyboardInterrupt:
-        threading.Timer(0.05, _thread.interrupt_main).start()
+        threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()
     else:
         sys.__unraisablehook__(unraisable)
 
