@@ -148,7 +148,10 @@ def read_maps(maps: Array, heatmaps: Array) -> Array:
 
 
 def upsample(heatmaps: Array, stride: int) -> Array:
-    """Returns the maps at the input's size, by cubic interpolation.
+    """Returns the maps at the input's size, by cubic interpolation; beyond them is 0.
+
+    Where the border went on, as resizing an image has it, what peaks within a cell of
+    it would peak at the border itself: of 8 cells of 8 pixels up to 7 pixels off.
 
     Args:
         heatmaps: [batch, height, width, joints].
@@ -193,13 +196,12 @@ def _gaussian(size: int, deviation: float) -> np.ndarray:
 
 
 def _cubic(size: int, stride: int) -> np.ndarray:
-    """Returns [stride * size, size] weights of Keys' cubic, which add up to 1."""
+    """Returns [stride * size, size] weights of Keys' cubic."""
     places = (np.arange(size * stride) + 0.5) / stride - 0.5
     t = np.abs(places[:, None] - np.arange(size))
     near = ((1.5 * t - 2.5) * t) * t + 1
     far = ((-0.5 * t + 2.5) * t - 4) * t + 2
-    weights = np.where(t <= 1, near, np.where(t < 2, far, 0))
-    return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+    return np.where(t <= 1, near, np.where(t < 2, far, 0)).astype(np.float32)
 
 
 def _peaks(heatmaps: Array) -> tuple[Array, Array]:

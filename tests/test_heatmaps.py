@@ -218,11 +218,22 @@ def test_decoding_under_jit_and_by_numpy_is_the_same(decode, height):
     np.testing.assert_allclose(scores_of_numpy, scores, rtol=1e-5)
 
 
-def test_upsampling_is_that_of_jax():
-    # jax.image.resize of JAX 0.10: Keys' cubic, weights at the border renormalised.
+def test_upsampling_is_that_of_jax_among_zeros():
+    # jax.image.resize of JAX 0.10: Keys' cubic, which reaches two cells.
     maps = jax.random.uniform(jax.random.key(0), (2, 5, 7, 3))
-    expected = jax.image.resize(maps, (2, 15, 21, 3), "cubic")
+    among = jnp.pad(maps, ((0, 0), (2, 2), (2, 2), (0, 0)))
+    expected = jax.image.resize(among, (2, 27, 33, 3), "cubic")[:, 6:-6, 6:-6]
     np.testing.assert_allclose(heatmaps.upsample(maps, 3), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("place", [4.0, 6.5, 20.0, 57.5, 60.0])
+def test_what_peaks_beside_the_border_is_read_there(place):
+    """Of 8 cells, as CPM has them at 64 pixels: feet and heads lie there."""
+    joints_px = np.array([[[place, 64 - place]]], np.float32)
+    visible = np.ones((1, 1), bool)
+    maps = joints_to_heatmaps(joints_px, visible, side=8, stride=8, sigma=0.875)
+    read, _ = heatmaps.heatmaps_to_joints(maps, stride=8, decode="upsampled")
+    np.testing.assert_allclose(read, joints_px, atol=1.5)
 
 
 def test_maps_are_read_where_the_heat_maps_peak():
