@@ -148,9 +148,9 @@ def read_maps(maps: Array, heatmaps: Array) -> Array:
 
 
 def upsample(heatmaps: Array, stride: int) -> Array:
-    """Returns the maps at the input's size, by cubic interpolation; beyond them is 0.
+    """Returns the maps at the input's size, by cubic interpolation.
 
-    Where the border went on, as resizing an image has it, what peaks within a cell of
+    Beyond a map is its lowest value. Where the border went on, as resizing an image has it, what peaks within a cell of
     it would peak at the border itself: of 8 cells of 8 pixels up to 7 pixels off.
 
     Args:
@@ -159,8 +159,9 @@ def upsample(heatmaps: Array, stride: int) -> Array:
     """
     rows, columns = (_cubic(size, stride) for size in heatmaps.shape[1:3])
     xp = heatmaps.__array_namespace__()
-    maps = xp.einsum("ih,bhwj->biwj", rows, heatmaps)
-    return xp.einsum("kw,biwj->bikj", columns, maps)
+    lowest = heatmaps.min((1, 2), keepdims=True)
+    maps = xp.einsum("ih,bhwj->biwj", rows, heatmaps - lowest)
+    return xp.einsum("kw,biwj->bikj", columns, maps) + lowest
 
 
 def smoothed(heatmaps: Array, smoothing: Smoothing) -> Array:
