@@ -150,8 +150,9 @@ def read_maps(maps: Array, heatmaps: Array) -> Array:
 def upsample(heatmaps: Array, stride: int) -> Array:
     """Returns the maps at the input's size, by cubic interpolation.
 
-    Beyond a map is its lowest value. Where the border went on, as resizing an image has it, what peaks within a cell of
-    it would peak at the border itself: of 8 cells of 8 pixels up to 7 pixels off.
+    Beyond a map is its lowest value. Where the border went on, as resizing an image has
+    it, what peaks within a cell of it would peak at the border itself: of 8 cells of 8
+    pixels up to 7 pixels off.
 
     Args:
         heatmaps: [batch, height, width, joints].
