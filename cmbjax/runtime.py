@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import functools
 import os
 import platform
 import signal
@@ -57,7 +58,8 @@ def script(name: str, *ends: type[Exception]) -> Iterator[None]:
             OSError.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    usual, sys.unraisablehook = sys.unraisablehook, _interrupt_again
+    usual = sys.unraisablehook
+    sys.unraisablehook = functools.partial(_interrupt_again, usual)
     told: tuple[type[Exception], ...] = (ValueError, OSError, MemoryError, *ends)
     try:
         yield
@@ -69,7 +71,10 @@ def script(name: str, *ends: type[Exception]) -> Iterator[None]:
         sys.unraisablehook = usual
 
 
-def _interrupt_again(unraisable: "sys.UnraisableHookArgs") -> None:
+def _interrupt_again(
+    usual: Callable[["sys.UnraisableHookArgs"], Any],
+    unraisable: "sys.UnraisableHookArgs",
+) -> None:
     """Interrupts what goes on when an interruption came where Python ignores it.
 
     That is while garbage is collected, of which JAX is told by a callback. A little
@@ -78,7 +83,7 @@ def _interrupt_again(unraisable: "sys.UnraisableHookArgs") -> None:
     if unraisable.exc_type is KeyboardInterrupt:
         threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()
     else:
-        sys.__unraisablehook__(unraisable)
+        usual(unraisable)
 
 
 def keep_compiled() -> None:
@@ -159,17 +164,17 @@ def most_at_once(jaxpr: core.Jaxpr) -> int:
         for number, equation in enumerate(jaxpr.eqns)
         for variable in _variables(equation.invars)
     } | dict.fromkeys(_variables([*given, *jaxpr.outvars]), len(jaxpr.eqns))
-    here = most = _bytes_of(given)
+    here = most = bytes_of(given)
     for number, equation in enumerate(jaxpr.eqns):
         within = [
-            most_at_once(part) - _bytes_of(part.invars)
+            most_at_once(part) - bytes_of(part.invars)
             for part in inner_programs(equation)
         ]
-        made = _bytes_of(equation.outvars)
+        made = bytes_of(equation.outvars)
         most = max(most, here + max([made, *within]))
         touched = _variables([*equation.invars, *equation.outvars])
         done = {v for v in touched if last_read.get(v, number) == number}
-        here += made - _bytes_of(done)
+        here += made - bytes_of(done)
     return most
 
 
@@ -187,7 +192,8 @@ def _variables(atoms: Iterable[Any]) -> Iterator[Any]:
     return (atom for atom in atoms if not hasattr(atom, "val"))  # literals have one
 
 
-def _bytes_of(variables: Iterable[Any]) -> int:
+def bytes_of(variables: Iterable[Any]) -> int:
+    """Returns how much memory the values of a program's variables take."""
     values = [variable.aval for variable in variables]
     return sum(x.size * x.dtype.itemsize for x in values if hasattr(x, "size"))
 

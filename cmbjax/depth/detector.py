@@ -5,6 +5,7 @@ Pixels: the centre of the top-left pixel is (0.5, 0.5).
 """
 
 import functools
+import itertools
 import math
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -190,16 +191,18 @@ def _thinned(
     corners = depth[np.ix_(rows, columns)]
     y, x = np.nonzero((corners == 0) | (corners >= beyond))
     small, missing = corners.copy(), len(y)
+    if missing < LEAST_GAPS * small.size:  # what all others have could not be so much
+        return corners
     last_row, last_column = depth.shape[0] - 1, depth.shape[1] - 1
     is_sparse = missing > MOST_MISSING * small.size
-    for beside in range(size if is_sparse else min(size, 2)):
-        for step in range(size):
-            row = np.minimum(rows[y] + step, last_row)
-            column = np.minimum(columns[x] + (step + beside) % size, last_column)
-            there = depth[row, column]
-            is_reading = (there > 0) & (there < beyond)
-            small[y[is_reading], x[is_reading]] = there[is_reading]
-            y, x = y[~is_reading], x[~is_reading]
+    diagonals = range(size if is_sparse else min(size, 2))
+    for beside, step in [*itertools.product(diagonals, range(size))][1:]:
+        row = np.minimum(rows[y] + step, last_row)
+        column = np.minimum(columns[x] + (step + beside) % size, last_column)
+        there = depth[row, column]
+        is_reading = (there > 0) & (there < beyond)
+        small[y[is_reading], x[is_reading]] = there[is_reading]
+        y, x = y[~is_reading], x[~is_reading]
     has_gaps = missing - len(y) >= LEAST_GAPS * (small.size - len(y))
     return small if has_gaps else corners
 

@@ -129,8 +129,10 @@ def coco(
         frames have several.
     """
     bones = [[parent + 1, joint + 1] for parent, joint in skeleton.bones]
-    info: dict[str, Any] = {"description": "predicted by cmbjax"}
-    info["depth_unit"] = depth_unit
+    info: dict[str, Any] = {
+        "description": "predicted by cmbjax",
+        "depth_unit": depth_unit,
+    }
     cameras = cameras_of(lines)
     if len(cameras) == 1:
         (camera,) = cameras

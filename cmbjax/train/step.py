@@ -112,10 +112,7 @@ def _bytes_of(jaxpr: Any) -> tuple[int, int]:
             stays += times * sum(within for within, _ in parts)
             anew = max(anew, *(again for _, again in parts))
         else:
-            values = [variable.aval for variable in equation.outvars]
-            stays += sum(
-                x.size * x.dtype.itemsize for x in values if hasattr(x, "size")
-            )
+            stays += runtime.bytes_of(equation.outvars)
             anew = max([anew, *map(runtime.most_at_once, inner)])
     return stays, anew
 
