@@ -12,6 +12,7 @@ import datasets
 from cmbjax import plots, runtime
 from cmbjax.data.batches import training_batches
 from cmbjax.evaluate import predictions, report
+from cmbjax.models import fast
 from cmbjax.models.network import Network
 from cmbjax.train import initial, sharding, step
 from cmbjax.train.checkpoints import Checkpoints
@@ -49,7 +50,7 @@ def main(
     )
     # Whoever comes first prepares the data set.
     frames = sharding.first_before_others(functools.partial(load, split="train"))
-    model = config.make_model(frames.skeleton)
+    model = fast.in_form(config.make_model(frames.skeleton))
     optimizer = config.make_optimizer()
     size_here = config.batch_size // mesh.size
     runtime.check_memory(

@@ -237,13 +237,13 @@ def training_steps(config: SpeedConfig, rate: float) -> list[Row]:
         batch = random_batch(side, config.batch_size)
         timed: dict[str, Timed] = {}
         about: dict[str, Row] = {}
-        for form, r, dtype in (
-            (PLAIN, 3.0, jnp.float32),
-            (fast.FAST, 3.0, jnp.float32),
-            (fast.FAST, 1.0, jnp.float32),
-            (fast.FAST, 3.0, jnp.bfloat16),
+        for kind, form, r, dtype in (
+            ("plain", PLAIN, 3.0, jnp.float32),
+            ("direct convolutions", fast.FAST, 3.0, jnp.float32),
+            ("fast", fast.fastest(), 3.0, jnp.float32),
+            ("fast", fast.fastest(), 1.0, jnp.float32),
+            ("fast", fast.fastest(), 3.0, jnp.bfloat16),
         ):
-            kind = "plain" if form == PLAIN else "fast"
             name = f"{kind}, {dtype.__name__}, r = {r:g}"
             timed[name], about[name] = our_step(config, side, batch, form, r, dtype)
         if has_torch(config):
@@ -479,7 +479,8 @@ def by_layer(config: SpeedConfig) -> list[Row]:
     """
     side = config.train_sides[0]
     batch = random_batch(side, config.batch_size)
-    model, optimizer, state = make_network(config, side, config.batch_size)
+    form = fast.fastest()
+    model, optimizer, state = make_network(config, side, config.batch_size, form=form)
     key = jax.random.key(0)
     lowered = training.train_step.lower(
         state, batch, key, model=model, optimizer=optimizer, sigma=1.5, r=3.0
@@ -574,7 +575,7 @@ def input_pipeline(
         fastest = max(
             row["frames/s"]
             for row in steps
-            if row["side"] == side and row["step"].startswith(("plain", "fast"))
+            if row["side"] == side and row["step"].startswith(("plain", "direct", "fast"))
         )
         rows.append(
             {

@@ -84,9 +84,9 @@ def bytes_of_step(model: Network, *, side: int, batch_size: int) -> int:
     """Returns about how much memory a training step takes.
 
     Of every value that the network computes on the way forward, as the way back reads
-    most of them; of what is computed anew there (`jax.checkpoint`) its results, and
-    once what is within at once. XLA needs less where it fuses some values, and more for
-    what it rearranges.
+    most of them; of what is computed anew there (`jax.checkpoint`, `jax.custom_vjp`)
+    its results, and once what is within at once. XLA needs less where it fuses some
+    values, and more for what it rearranges.
     """
     optimizer = optax.identity()
     like = abstract_state(model, optimizer, side=side, batch_size=batch_size)
@@ -105,7 +105,8 @@ def _bytes_of(jaxpr: Any) -> tuple[int, int]:
     stays, anew = 0, 0
     for equation in jaxpr.eqns:
         inner = runtime.inner_programs(equation)
-        is_anew = "prevent_cse" in equation.params  # a checkpoint, by any name
+        # A checkpoint, by any name, or what has a gradient of its own.
+        is_anew = bool({"prevent_cse", "fwd_jaxpr_thunk"} & equation.params.keys())
         if inner and not is_anew:
             parts = [_bytes_of(part) for part in inner]
             times = equation.params.get("length", 1)  # of a scan

@@ -10,6 +10,7 @@ import pytest
 
 import train
 from cmbjax.data.augment import Augmentation
+from cmbjax.models import fast
 from cmbjax.skeletons import BODY15
 from cmbjax.train import step
 from cmbjax.train.config import (
@@ -137,6 +138,16 @@ def test_what_is_computed_anew_on_the_way_back_takes_memory_once():
     few, many = (step.bytes_of_step(model, side=32, batch_size=b) for b in (16, 64))
     volume = 4 * 15 * 40**3
     assert 48 * 8 * volume < many - few < 48 * 80 * volume
+
+
+def test_tiles_of_convolutions_are_not_counted_as_if_they_stayed():
+    """`winograd.convolve_in_training` keeps its arguments alone for the way back."""
+    model = TrainConfig(side=64).make_model(BODY15)
+    direct, tiled = (
+        step.bytes_of_step(fast.in_form(model, form), side=64, batch_size=16)
+        for form in (fast.FAST, fast.WINOGRAD)
+    )
+    assert direct <= tiled < 1.2 * direct
 
 
 def test_memory_of_a_training_has_the_parameters_four_times():

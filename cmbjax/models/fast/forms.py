@@ -42,7 +42,7 @@ from cmbjax.models.layers import (
 
 @dataclasses.dataclass(frozen=True)
 class Fast(Form):
-    """The form in which networks train, and are evaluated."""
+    """The form of (a) to (d), on whatever device."""
 
     def convolve(self, parts: Sequence[Part], kernel: Array) -> Array:
         """Returns the sum of the parts' convolutions; of batch 1 if every part is."""
@@ -92,14 +92,16 @@ class Fast(Form):
 
 @dataclasses.dataclass(frozen=True)
 class Winograd(Fast):
-    """The form for inference on CPU, with constant filters; see `winograd`."""
+    """The form that is fastest on CPU; see `winograd`."""
 
     def convolve_map(self, x: Array, kernel: Array) -> Array:
         """Returns the convolution, of larger ones in Winograd's form."""
-        is_constant = not isinstance(kernel, jax.core.Tracer)
-        if is_constant and winograd.pays(x.shape, kernel):
-            return winograd.convolve(x, winograd.transform(np.asarray(kernel)))
-        return super().convolve_map(x, kernel)
+        if not winograd.pays(x.shape, kernel):
+            return super().convolve_map(x, kernel)
+        if isinstance(kernel, jax.core.Tracer):
+            return winograd.convolve_in_training(x, kernel)
+        # Of constant filters the transform is computed once, and here.
+        return winograd.convolve(x, winograd.transform(np.asarray(kernel)))
 
 
 @dataclasses.dataclass(frozen=True)

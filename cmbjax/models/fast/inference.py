@@ -80,12 +80,14 @@ def roll(
     return step
 
 
+def fastest() -> Form:
+    """Returns the form that is fastest on this machine."""
+    return WINOGRAD if jax.default_backend() == "cpu" else FAST
+
+
 def in_form(model: Network, form: Form | None = None) -> Network:
     """Returns the network in a form, by default the fastest; or as it is."""
-    if not hasattr(model, "form"):
-        return model
-    fastest = WINOGRAD if jax.default_backend() == "cpu" else FAST
-    return model.clone(form=form or fastest)
+    return model.clone(form=form or fastest()) if hasattr(model, "form") else model
 
 
 def compile_for(

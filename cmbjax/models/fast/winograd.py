@@ -1,12 +1,16 @@
-"""3x3 convolutions with a quarter of the multiplications, for inference on CPU.
+"""3x3 convolutions with a quarter of the multiplications, on CPU.
 
 A 4x4 tile of the output is A^T [(G k G^T) * (B^T x B)] A with x the 6x6 cells it sees
 (Winograd's F(4x4, 3x3); Lavin and Gray, "Fast Algorithms for Convolutional Neural
 Networks", 2016). The sums around the product cost memory traffic, so few channels do
-not pay for it; the filters' share is computed once, in float64. Rounding grows to about
-1e-5 of the largest value.
+not pay for it. Rounding grows to about 1e-5 of the largest value.
+
+The gradients are the transposed of it, with g that of a tile: B [(G k G^T) * (A g A^T)]
+B^T for the cells that it sees, and G^T [(B^T x B) * (A g A^T)] G, summed over tiles,
+for the filters.
 """
 
+import math
 from collections.abc import Sequence
 
 import jax
@@ -14,8 +18,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from cmbjax.metrics import AnyArray
+
 TILE, SEEN = 4, 6  # cells of a tile, and of the input that it sees, along an axis
-LEAST_CHANNELS = 64
+LEAST_CHANNELS = 128
+# Of maps whose tiles stay in the processor's cache fewer channels pay, too.
+CACHED, LEAST_CACHED_CHANNELS = 2**20, 64
 # Interpolation at 0, 1, -1, 2, -2 and infinity.
 B_T = np.array(
     [
@@ -27,7 +35,10 @@ B_T = np.array(
         [0, 4, 0, -5, 0, 1],
     ]
 )
-G = np.array([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]])
+G = (
+    np.array([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]])
+    / 24
+)
 A_T = np.array(
     [
         [1, 1, 1, 1, 1, 0],
@@ -38,19 +49,31 @@ A_T = np.array(
 )
 
 
+def pays(shape: tuple[int, ...], kernel: Array) -> bool:
+    """Whether a convolution of maps of that shape is worth this form."""
+    channels = kernel.shape[2:]
+    is_cached = math.prod(shape[:3]) * max(channels) <= CACHED
+    return (
+        kernel.dtype == jnp.float32
+        and kernel.shape[:2] == (3, 3)
+        and min(channels) >= (LEAST_CACHED_CHANNELS if is_cached else LEAST_CHANNELS)
+        and shape[1] % TILE == shape[2] % TILE == 0
+    )
+
+
 def transform(
-    kernel: Float[np.ndarray, "3 3 channels features"],
-) -> Float[Array, "36 channels features"]:
-    """Returns G k G^T of each pair of channels."""
-    g = G / 24
-    transformed = np.einsum("ai,bj,ijcf->bacf", g, g, kernel.astype(np.float64))
-    transformed = transformed.reshape(SEEN**2, *kernel.shape[2:])
-    return jnp.asarray(transformed, kernel.dtype)
+    kernel: Float[AnyArray, "3 3 channels features"],
+) -> Float[AnyArray, "36 channels features"]:
+    """Returns G k G^T of each pair of channels, by NumPy if the filters are NumPy's."""
+    stack = kernel.__array_namespace__().stack
+    rows = stack(_combine(G, list(kernel)))  # [6, 3, channels, features]
+    columns = _combine(G, [rows[:, j] for j in range(3)])
+    return stack(columns).reshape(SEEN**2, *kernel.shape[2:])
 
 
 def convolve(
     x: Float[Array, "batch height width channels"],
-    transformed: Float[Array, "36 channels features"],
+    transformed: Float[AnyArray, "36 channels features"],
 ) -> Float[Array, "batch height width features"]:
     """Returns the convolution of x with a border of one cell of zeros.
 
@@ -58,6 +81,45 @@ def convolve(
         x: Height and width are multiples of 4.
         transformed: See `transform`.
     """
+    product = jax.lax.dot_general(_seen(x), transformed, (((2,), (1,)), ((0,), (0,))))
+    batch, height, width, _ = x.shape
+    product = product.reshape(SEEN, SEEN, batch, height // TILE, width // TILE, -1)
+    x = jnp.stack(_combine(A_T, list(product)), axis=4)
+    x = jnp.stack(_combine(A_T, list(x)), axis=2)
+    return x.reshape(batch, height, width, -1)
+
+
+@jax.custom_vjp
+def convolve_in_training(
+    x: Float[Array, "batch height width channels"],
+    kernel: Float[Array, "3 3 channels features"],
+) -> Float[Array, "batch height width features"]:
+    """Returns what `convolve` does, with both gradients in this form."""
+    return convolve(x, transform(kernel))
+
+
+def _forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+    return convolve_in_training(x, kernel), (x, kernel)
+
+
+def _backward(saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
+    x, kernel = saved
+    tiles = _spread(gradient)
+    seen = jax.lax.dot_general(tiles, transform(kernel), (((2,), (2,)), ((0,), (0,))))
+    product = jax.lax.dot_general(_seen(x), tiles, (((1,), (1,)), ((0,), (0,))))
+    product = product.reshape(SEEN, SEEN, *kernel.shape[2:])  # [column, row, ...]
+    columns = jnp.stack(_combine(G.T, list(product)))
+    rows = _combine(G.T, [columns[:, i] for i in range(SEEN)])
+    return _added(seen, x.shape), jnp.stack(rows)
+
+
+convolve_in_training.defvjp(_forward, _backward)
+
+
+def _seen(
+    x: Float[Array, "batch height width channels"],
+) -> Float[Array, "36 tiles channels"]:
+    """Returns B^T x B of what each tile sees."""
     batch, height, width, channels = x.shape
     rows, columns = height // TILE, width // TILE
     x = jnp.pad(x, ((0, 0), (1, SEEN - TILE + 1), (1, SEEN - TILE + 1), (0, 0)))
@@ -69,29 +131,59 @@ def convolve(
     sums = _combine(B_T, [every_fourth(x, i, 1, rows) for i in range(SEEN)])
     x = jnp.stack(sums)  # [6, batch, rows, width + 4, channels]
     sums = _combine(B_T, [every_fourth(x, i, 3, columns) for i in range(SEEN)])
-    x = jnp.stack(sums).reshape(SEEN**2, batch * rows * columns, channels)
-    product = jax.lax.dot_general(x, transformed, (((2,), (1,)), ((0,), (0,))))
-    product = product.reshape(SEEN, SEEN, batch, rows, columns, -1)
-    x = jnp.stack(_combine(A_T, list(product)), axis=4)
-    x = jnp.stack(_combine(A_T, list(x)), axis=2)
-    return x.reshape(batch, height, width, -1)
+    return jnp.stack(sums).reshape(SEEN**2, batch * rows * columns, channels)
 
 
-def _combine(matrix: np.ndarray, values: Sequence[Array]) -> list[Array]:
+def _spread(
+    gradient: Float[Array, "batch height width features"],
+) -> Float[Array, "36 tiles features"]:
+    """Returns A g A^T of each tile."""
+    batch, height, width, features = gradient.shape
+    tiles = gradient.reshape(batch, height // TILE, TILE, width // TILE, TILE, features)
+    rows = jnp.stack(_combine(A_T.T, [tiles[:, :, i] for i in range(TILE)]))
+    columns = _combine(A_T.T, [rows[:, :, :, :, j] for j in range(TILE)])
+    return jnp.stack(columns).reshape(SEEN**2, -1, features)
+
+
+def _added(
+    seen: Float[Array, "36 tiles channels"], shape: tuple[int, ...]
+) -> Float[Array, "batch height width channels"]:
+    """Returns the sum of B s B^T of all tiles, each where it sees: `_seen` transposed.
+
+    Args:
+        seen: Of each tile.
+        shape: Of the map.
+    """
+    batch, height, width, channels = shape
+
+    def along(axis: int, parts: Sequence[Array]) -> Array:
+        # A tile sees one cell of the tile before it, its own four, one of the next.
+        before, *own, after = _combine(B_T.T, parts)
+        own[0] += _shifted(after, 1, axis)
+        own[-1] += _shifted(before, -1, axis)
+        return jnp.stack(own, axis=axis + 1)
+
+    seen = seen.reshape(SEEN, SEEN, batch, height // TILE, width // TILE, channels)
+    columns = along(3, list(seen))  # [6, batch, rows, columns, 4, channels]
+    return along(1, list(columns)).reshape(shape)
+
+
+def _shifted(x: Array, by: int, axis: int) -> Array:
+    """Returns x moved along an axis, with zeros where nothing moves to."""
+    size = x.shape[axis]
+    kept = jax.lax.slice_in_dim(x, max(0, -by), size - max(0, by), axis=axis)
+    margins = [(0, 0)] * x.ndim
+    margins[axis] = (max(0, by), max(0, -by))
+    return jnp.pad(kept, margins)
+
+
+def _combine(matrix: np.ndarray, values: Sequence[AnyArray]) -> list[AnyArray]:
     """Multiplies with a matrix of which most elements are 0 or 1."""
 
-    def product(row: np.ndarray) -> Array:
-        parts = [int(f) * x for f, x in zip(row, values, strict=True) if f]
+    def product(row: np.ndarray) -> AnyArray:
+        parts = [
+            x if f == 1 else float(f) * x for f, x in zip(row, values, strict=True) if f
+        ]
         return sum(parts[1:], parts[0])
 
     return [product(row) for row in matrix]
-
-
-def pays(shape: tuple[int, ...], kernel: Array) -> bool:
-    """Whether a convolution of maps of that shape is worth this form."""
-    return (
-        kernel.dtype == jnp.float32
-        and kernel.shape[:2] == (3, 3)
-        and min(kernel.shape[2:]) >= LEAST_CHANNELS
-        and shape[1] % TILE == shape[2] % TILE == 0
-    )
