@@ -575,7 +575,8 @@ def input_pipeline(
         fastest = max(
             row["frames/s"]
             for row in steps
-            if row["side"] == side and row["step"].startswith(("plain", "direct", "fast"))
+            if row["side"] == side
+            and row["step"].startswith(("plain", "direct", "fast"))
         )
         rows.append(
             {

@@ -141,7 +141,7 @@ def test_what_is_computed_anew_on_the_way_back_takes_memory_once():
 
 
 def test_tiles_of_convolutions_are_not_counted_as_if_they_stayed():
-    """`winograd.convolve_in_training` keeps its arguments alone for the way back."""
+    """`winograd.convolve` keeps its arguments alone for the way back."""
     model = TrainConfig(side=64).make_model(BODY15)
     direct, tiled = (
         step.bytes_of_step(fast.in_form(model, form), side=64, batch_size=16)

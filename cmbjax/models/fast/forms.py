@@ -21,7 +21,6 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float
 
@@ -96,12 +95,9 @@ class Winograd(Fast):
 
     def convolve_map(self, x: Array, kernel: Array) -> Array:
         """Returns the convolution, of larger ones in Winograd's form."""
-        if not winograd.pays(x.shape, kernel):
-            return super().convolve_map(x, kernel)
-        if isinstance(kernel, jax.core.Tracer):
-            return winograd.convolve_in_training(x, kernel)
-        # Of constant filters the transform is computed once, and here.
-        return winograd.convolve(x, winograd.transform(np.asarray(kernel)))
+        if winograd.pays(x.shape, kernel):
+            return winograd.convolve(x, kernel)
+        return super().convolve_map(x, kernel)
 
 
 @dataclasses.dataclass(frozen=True)

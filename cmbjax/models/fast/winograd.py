@@ -12,6 +12,7 @@ for the filters.
 
 import math
 from collections.abc import Sequence
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +20,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from cmbjax.metrics import AnyArray
+
+OneKind = TypeVar("OneKind", jax.Array, np.ndarray)
 
 TILE, SEEN = 4, 6  # cells of a tile, and of the input that it sees, along an axis
 LEAST_CHANNELS = 128
@@ -61,6 +64,21 @@ def pays(shape: tuple[int, ...], kernel: Array) -> bool:
     )
 
 
+def convolve(
+    x: Float[Array, "batch height width channels"],
+    kernel: Float[Array, "3 3 channels features"],
+) -> Float[Array, "batch height width features"]:
+    """Returns the convolution of x with a border of one cell of zeros.
+
+    Args:
+        x: Height and width are multiples of 4.
+        kernel: The filters; of constant ones the transform is computed once, and here.
+    """
+    if isinstance(kernel, jax.core.Tracer):
+        return _convolve_in_training(x, kernel)
+    return _convolve_tiles(x, transform(np.asarray(kernel)))
+
+
 def transform(
     kernel: Float[AnyArray, "3 3 channels features"],
 ) -> Float[AnyArray, "36 channels features"]:
@@ -71,16 +89,10 @@ def transform(
     return stack(columns).reshape(SEEN**2, *kernel.shape[2:])
 
 
-def convolve(
+def _convolve_tiles(
     x: Float[Array, "batch height width channels"],
     transformed: Float[AnyArray, "36 channels features"],
 ) -> Float[Array, "batch height width features"]:
-    """Returns the convolution of x with a border of one cell of zeros.
-
-    Args:
-        x: Height and width are multiples of 4.
-        transformed: See `transform`.
-    """
     product = jax.lax.dot_general(_seen(x), transformed, (((2,), (1,)), ((0,), (0,))))
     batch, height, width, _ = x.shape
     product = product.reshape(SEEN, SEEN, batch, height // TILE, width // TILE, -1)
@@ -90,16 +102,15 @@ def convolve(
 
 
 @jax.custom_vjp
-def convolve_in_training(
+def _convolve_in_training(
     x: Float[Array, "batch height width channels"],
     kernel: Float[Array, "3 3 channels features"],
 ) -> Float[Array, "batch height width features"]:
-    """Returns what `convolve` does, with both gradients in this form."""
-    return convolve(x, transform(kernel))
+    return _convolve_tiles(x, transform(kernel))
 
 
 def _forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
-    return convolve_in_training(x, kernel), (x, kernel)
+    return _convolve_in_training(x, kernel), (x, kernel)
 
 
 def _backward(saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
@@ -113,7 +124,7 @@ def _backward(saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array
     return _added(seen, x.shape), jnp.stack(rows)
 
 
-convolve_in_training.defvjp(_forward, _backward)
+_convolve_in_training.defvjp(_forward, _backward)
 
 
 def _seen(
@@ -177,10 +188,10 @@ def _shifted(x: Array, by: int, axis: int) -> Array:
     return jnp.pad(kept, margins)
 
 
-def _combine(matrix: np.ndarray, values: Sequence[AnyArray]) -> list[AnyArray]:
+def _combine(matrix: np.ndarray, values: Sequence[OneKind]) -> list[OneKind]:
     """Multiplies with a matrix of which most elements are 0 or 1."""
 
-    def product(row: np.ndarray) -> AnyArray:
+    def product(row: np.ndarray) -> OneKind:
         parts = [
             x if f == 1 else float(f) * x for f, x in zip(row, values, strict=True) if f
         ]
