@@ -18,6 +18,7 @@ import datasets
 import evaluate
 import train
 from cmbjax import runtime
+from cmbjax.models.fast import winograd
 from cmbjax.skeletons import BODY15
 from cmbjax.train import step
 from cmbjax.train.config import TrainConfig
@@ -100,6 +101,29 @@ def test_itop_trains_and_gives_the_rows_of_table_4(tmp_path, config):
     assert list(columns["mAP@10cm"])[:9] == (
         "Head Neck Shoulders Elbows Hands Torso Hips Knees Feet".split()
     )
+
+
+def test_training_on_cpu_has_larger_convolutions_in_tiles(tmp_path, monkeypatch):
+    tiled = []
+
+    def convolve(x, kernel, original=winograd.convolve):
+        tiled.append((x.shape, kernel.shape))
+        return original(x, kernel)
+
+    monkeypatch.setattr(winograd, "LEAST_CACHED_CHANNELS", 16)
+    monkeypatch.setattr(winograd, "convolve", convolve)
+    fabricate.astar(tmp_path / "source")
+    flags = SMALL | {"batch_size": 3}  # that no other test has compiled
+    train.main(
+        TrainConfig(
+            run_dir=tmp_path / "run",
+            dataset="astar",
+            data_dir=tmp_path / "source",
+            tfds_dir=tmp_path / "tfds",
+            **flags,
+        )
+    )
+    assert ((3, 8, 8, 16), (3, 3, 16, 16)) in tiled  # conv3_2, an eighth of 128
 
 
 def test_astar_trains_and_gives_errors_in_millimetres(tmp_path):

@@ -13,6 +13,7 @@ import pytest
 from cmbjax import metrics
 from cmbjax.data.batches import training_batches
 from cmbjax.evaluate import predictions
+from cmbjax.models import fast
 from cmbjax.skeletons import BODY15
 from cmbjax.train import step as training
 from cmbjax.train.config import TrainConfig
@@ -43,7 +44,8 @@ def test_network_learns_sixteen_frames_by_heart(name, tmp_path):
         r_switch_step=num_steps // 2,
     )
     frames = make_frames([make_example(0, "train", 10 * i) for i in range(FRAMES)])
-    model, optimizer = config.make_model(BODY15), config.make_optimizer()
+    model = fast.in_form(config.make_model(BODY15))
+    optimizer = config.make_optimizer()
     preparation = config.make_preparation(frames)
     data = training_batches(
         frames,
