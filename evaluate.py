@@ -19,6 +19,7 @@ from cmbjax.depth.crops import CropMode
 from cmbjax.evaluate import predictions, report
 from cmbjax.files import read_json
 from cmbjax.heatmaps import DECODES
+from cmbjax.models import fast
 from cmbjax.models.network import Network, Outputs
 from cmbjax.predict.card import read_card
 from cmbjax.predict.runtimes import open_network
@@ -102,6 +103,7 @@ def main(config: EvalConfig) -> metrics.Columns:
         pick(skeleton.torsos, "torso", torso)
     metrics.require(skeleton, config.metric, has_metres=frames.metric, torso=torso)
     model, state = run.restore()
+    model = fast.in_form(model)  # as train.py validates
     preparation = dataclasses.replace(
         run.config.make_preparation(frames, config.crop), label_depth=config.label_depth
     )

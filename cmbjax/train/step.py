@@ -85,7 +85,8 @@ def bytes_of_step(model: Network, *, side: int, batch_size: int) -> int:
 
     Of every value that the network computes on the way forward, as the way back reads
     most of them; of what is computed anew there (`jax.checkpoint`, `jax.custom_vjp`)
-    its results, and once what is within at once. XLA needs less where it fuses some
+    its results, and once what is within at once, on the way forward: what a gradient of
+    its own takes on the way back is not counted. XLA needs less where it fuses some
     values, and more for what it rearranges.
     """
     optimizer = optax.identity()

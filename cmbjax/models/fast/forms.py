@@ -10,6 +10,10 @@ Exact, to rounding, from the same parameters:
 (d) BN with the batch's statistics, and its ReLU, have their gradient in closed form;
     BN with running statistics is a factor of the filters and a bias.
 
+And on CPU, to 1e-5 of the largest value:
+
+(e) larger convolutions, with their gradients, are products of tiles: `winograd`.
+
 Where everything but the input is a constant, what can be known of it beforehand is
 computed once: see `inference.freeze`. Which library computes a convolution on CPU is
 `runtime.CPU_LIBRARY`.

@@ -5,7 +5,7 @@ A 4x4 tile of the output is A^T [(G k G^T) * (B^T x B)] A with x the 6x6 cells i
 Networks", 2016). The sums around the product cost memory traffic, so few channels do
 not pay for it. Rounding grows to about 1e-5 of the largest value.
 
-The gradients are the transposed of it, with g that of a tile: B [(G k G^T) * (A g A^T)]
+The gradients are its transposes, with g that of a tile: B [(G k G^T) * (A g A^T)]
 B^T for the cells that it sees, and G^T [(B^T x B) * (A g A^T)] G, summed over tiles,
 for the filters.
 """
@@ -21,12 +21,12 @@ from jaxtyping import Array, Float
 
 from cmbjax.metrics import AnyArray
 
-OneKind = TypeVar("OneKind", jax.Array, np.ndarray)
+JaxOrNumPy = TypeVar("JaxOrNumPy", jax.Array, np.ndarray)
 
 TILE, SEEN = 4, 6  # cells of a tile, and of the input that it sees, along an axis
 LEAST_CHANNELS = 128
 # Of maps whose tiles stay in the processor's cache fewer channels pay, too.
-CACHED, LEAST_CACHED_CHANNELS = 2**20, 64
+MOST_CACHED_VALUES, LEAST_CACHED_CHANNELS = 2**20, 64  # 4 MB, and 9 MB of tiles
 # Interpolation at 0, 1, -1, 2, -2 and infinity.
 B_T = np.array(
     [
@@ -53,9 +53,15 @@ A_T = np.array(
 
 
 def pays(shape: tuple[int, ...], kernel: Array) -> bool:
-    """Whether a convolution of maps of that shape is worth this form."""
+    """Whether a convolution is worth this form.
+
+    Args:
+        shape: Of the maps, [batch, height, width, channels], with the whole batch where
+            devices share it: so what is computed does not depend on their number.
+        kernel: The filters.
+    """
     channels = kernel.shape[2:]
-    is_cached = math.prod(shape[:3]) * max(channels) <= CACHED
+    is_cached = math.prod(shape[:3]) * max(channels) <= MOST_CACHED_VALUES
     return (
         kernel.dtype == jnp.float32
         and kernel.shape[:2] == (3, 3)
@@ -72,14 +78,15 @@ def convolve(
 
     Args:
         x: Height and width are multiples of 4.
-        kernel: The filters; of constant ones the transform is computed once, and here.
+        kernel: The filters, float32. Of those that are known the transform is computed
+            once, and here. With others there is no forward-mode derivative.
     """
     if isinstance(kernel, jax.core.Tracer):
-        return _convolve_in_training(x, kernel)
-    return _convolve_tiles(x, transform(np.asarray(kernel)))
+        return _convolve_traced(x, kernel)
+    return _convolve_tiles(x, _transform(np.asarray(kernel)))
 
 
-def transform(
+def _transform(
     kernel: Float[AnyArray, "3 3 channels features"],
 ) -> Float[AnyArray, "36 channels features"]:
     """Returns G k G^T of each pair of channels, by NumPy if the filters are NumPy's."""
@@ -94,29 +101,31 @@ def _convolve_tiles(
     transformed: Float[AnyArray, "36 channels features"],
 ) -> Float[Array, "batch height width features"]:
     product = jax.lax.dot_general(_seen(x), transformed, (((2,), (1,)), ((0,), (0,))))
-    batch, height, width, _ = x.shape
-    product = product.reshape(SEEN, SEEN, batch, height // TILE, width // TILE, -1)
+    (batch, height, width, _), features = x.shape, transformed.shape[2]
+    product = product.reshape(
+        SEEN, SEEN, batch, height // TILE, width // TILE, features
+    )
     x = jnp.stack(_combine(A_T, list(product)), axis=4)
     x = jnp.stack(_combine(A_T, list(x)), axis=2)
-    return x.reshape(batch, height, width, -1)
+    return x.reshape(batch, height, width, features)
 
 
 @jax.custom_vjp
-def _convolve_in_training(
+def _convolve_traced(
     x: Float[Array, "batch height width channels"],
     kernel: Float[Array, "3 3 channels features"],
 ) -> Float[Array, "batch height width features"]:
-    return _convolve_tiles(x, transform(kernel))
+    return _convolve_tiles(x, _transform(kernel))
 
 
 def _forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
-    return _convolve_in_training(x, kernel), (x, kernel)
+    return _convolve_traced(x, kernel), (x, kernel)
 
 
 def _backward(saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
     x, kernel = saved
     tiles = _spread(gradient)
-    seen = jax.lax.dot_general(tiles, transform(kernel), (((2,), (2,)), ((0,), (0,))))
+    seen = jax.lax.dot_general(tiles, _transform(kernel), (((2,), (2,)), ((0,), (0,))))
     product = jax.lax.dot_general(_seen(x), tiles, (((1,), (1,)), ((0,), (0,))))
     product = product.reshape(SEEN, SEEN, *kernel.shape[2:])  # [column, row, ...]
     columns = jnp.stack(_combine(G.T, list(product)))
@@ -124,7 +133,7 @@ def _backward(saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array
     return _added(seen, x.shape), jnp.stack(rows)
 
 
-_convolve_in_training.defvjp(_forward, _backward)
+_convolve_traced.defvjp(_forward, _backward)
 
 
 def _seen(
@@ -188,10 +197,10 @@ def _shifted(x: Array, by: int, axis: int) -> Array:
     return jnp.pad(kept, margins)
 
 
-def _combine(matrix: np.ndarray, values: Sequence[OneKind]) -> list[OneKind]:
-    """Multiplies with a matrix of which most elements are 0 or 1."""
+def _combine(matrix: np.ndarray, values: Sequence[JaxOrNumPy]) -> list[JaxOrNumPy]:
+    """Multiplies with a matrix, without its zeros and ones."""
 
-    def product(row: np.ndarray) -> OneKind:
+    def product(row: np.ndarray) -> JaxOrNumPy:
         parts = [
             x if f == 1 else float(f) * x for f, x in zip(row, values, strict=True) if f
         ]

@@ -179,6 +179,26 @@ def test_fast_network_equals_the_plain_one_in_value_and_gradient(name, memory_mo
             assert_equal_to_rounding(ours, reference, tolerance=1e-6)
 
 
+def test_tiled_network_equals_the_plain_one_in_value_and_gradient():
+    model = MODELS["cmb"](num_joints=3, width=0.5, trunk_norm=True)
+    depth = normal(1, 4, 32, 32, 1)  # without ties, which rounding would decide
+    variables = jax.jit(functools.partial(model.init, train=True, r=1.0))(
+        jax.random.key(0), depth
+    )
+    tiled, plain = (
+        jax.jit(functools.partial(train_once, model.clone(form=form), r=3.0))(
+            variables, depth
+        )
+        for form in (WINOGRAD, PLAIN)
+    )
+    for ours, reference in zip(tiled, plain, strict=True):
+        assert_equal_to_rounding(ours, reference, tolerance=1e-4)
+    direct = jax.make_jaxpr(functools.partial(train_once, model, r=3.0))
+    assert "_convolve_traced" not in str(direct(variables, depth))
+    tiles = functools.partial(train_once, model.clone(form=WINOGRAD), r=3.0)
+    assert "_convolve_traced" in str(jax.make_jaxpr(tiles)(variables, depth))
+
+
 @pytest.mark.parametrize(("r", "most"), [(1.0, 0.81), (3.0, 0.84)])
 def test_fast_network_multiplies_less(r, most):
     def flops(form):
