@@ -190,11 +190,9 @@ def _added(
 
 def _shifted(x: Array, by: int, axis: int) -> Array:
     """Returns x moved along an axis, with zeros where nothing moves to."""
-    size = x.shape[axis]
-    kept = jax.lax.slice_in_dim(x, max(0, -by), size - max(0, by), axis=axis)
-    margins = [(0, 0)] * x.ndim
-    margins[axis] = (max(0, by), max(0, -by))
-    return jnp.pad(kept, margins)
+    margins = [(0, 0, 0)] * x.ndim
+    margins[axis] = (by, -by, 0)  # a negative margin is cut off
+    return jax.lax.pad(x, jnp.zeros((), x.dtype), margins)
 
 
 def _combine(matrix: np.ndarray, values: Sequence[JaxOrNumPy]) -> list[JaxOrNumPy]:
