@@ -70,7 +70,7 @@ SURE_UP, SURE_POSE = 0.75, 0.6
 # No further look makes somebody of what would be nobody with joints as sure as that,
 # or of what one pose says is hardly anybody.
 SUREST, HARDLY_ANYBODY = 0.9, 0.1
-# Mean confidence: of less, a pose is the mean of two looks.
+# Mean confidence: of less, a pose is the mean of two looks, and legs are looked for.
 PLAIN = {"people": 0.8, "hands": 0.7}
 # Metres from neck to hips, of a small child and of a giant, and how sure a pose is that
 # tells: in centimetres, or units of 1/256 m, people are found and posed as well.
@@ -148,6 +148,17 @@ class View(NamedTuple):
     roll_deg: int
     score: float | None = None
     is_guess: bool = False
+
+
+class Look(NamedTuple):
+    """A view, the pose that the network sees in it, and what it gave."""
+
+    view: View
+    pose: Pose
+    outputs: Outputs
+
+
+Ask = Callable[[View, np.ndarray], Look]
 
 
 class Predictor:
@@ -347,7 +358,7 @@ class Predictor:
         self,
         depth_mm: np.ndarray,
         boxes: np.ndarray | None,
-        ask: Callable[[View, np.ndarray], Pose],
+        ask: Ask,
     ) -> list[Pose]:
         depth_mm = checked_depth(depth_mm, "a frame that was read", metric=True)
         if boxes is not None:
@@ -364,19 +375,13 @@ class Predictor:
                 return given
         return []
 
-    def _in_box(
-        self,
-        depth_mm: np.ndarray,
-        box: np.ndarray,
-        ask: Callable[[View, np.ndarray], Pose],
-    ) -> Pose:
+    def _in_box(self, depth_mm: np.ndarray, box: np.ndarray, ask: Ask) -> Pose:
         """Returns the pose in a box; not sure, of two networks the surer one's."""
-        tried: list[tuple[View, Pose]] = []
+        looks: list[Look] = []
         for card in (self.card, self._above):
-            if card is not None and max(map(_how_sure, tried), default=0) < SURE_POSE:
-                view = self.crop(depth_mm, box, card=card)
-                tried.append((view, ask(view, depth_mm)))
-        return max(tried, key=_how_sure)[1]
+            if card is not None and max(map(_how_sure, looks), default=0) < SURE_POSE:
+                looks.append(ask(self.crop(depth_mm, box, card=card), depth_mm))
+        return self._settled(max(looks, key=_how_sure), depth_mm)
 
     def _given(self, poses: list[Pose]) -> list[Pose]:
         """Returns the poses of people who are there, each once, nearest first.
@@ -403,39 +408,47 @@ class Predictor:
         self,
         depth_mm: np.ndarray,
         person: detector.Person,
-        ask: Callable[[View, np.ndarray], Pose] | None = None,
+        ask: Ask | None = None,
     ) -> Pose:
         """Returns the pose of a person who was found.
 
         Where the detector is not sure which way is up, and the pose is not sure, each
-        quarter turn is tried. Whose legs are behind something is looked at once more,
-        as far down as legs reach that go with the trunk.
+        quarter turn is tried. Whose legs are behind something, and whose pose is not
+        plain, is looked at once more, as far down as legs reach that go with the trunk.
+        What answers, and is not plain, is seen in a mirror as well, unless the memory
+        is rolling.
 
         Args:
             depth_mm: Of `read`.
             person: Of `find`.
-            ask: Returns the pose in a view of a frame; by default `ask`.
+            ask: Returns a look at a view of a frame; by default `ask`.
         """
         ask = ask or self.ask
-        tried = [(view, ask(view, depth_mm)) for view in self.views(depth_mm, person)]
-        if self._may_be_turned(person) and max(map(_how_sure, tried)) < SURE_POSE:
-            first = tried[0][0].roll_deg
+        looks = [ask(view, depth_mm) for view in self.views(depth_mm, person)]
+        if self._may_be_turned(person) and max(map(_how_sure, looks)) < SURE_POSE:
+            first = looks[0].view.roll_deg
             for roll_deg in (0, 90, 180, 270):
                 if roll_deg != first:
                     box, card = person.body_box, self.card
                     view = self._view(depth_mm, person, box, roll_deg, card)
-                    tried.append((view, ask(view, depth_mm)))
-        view, pose = max(tried, key=_how_sure)
+                    looks.append(ask(view, depth_mm))
+        look = max(looks, key=_how_sure)
+        view, pose, _ = look
         # Below is where the detector took it to be.
         is_covered = person.is_covered and pose.score >= HARDLY_ANYBODY
+        is_covered = is_covered and not self._is_plain(pose)
         if is_covered and view.roll_deg == person.roll_deg:
             assert self.skeleton.up is not None, "only people are said to be covered"
             up, shape = self.skeleton.up, depth_mm.shape
             box = crops.standing_box(pose.joints_px, up, shape)
             if (box[2:] - box[:2]).min() > 1:
                 again = self._view(depth_mm, person, box, view.roll_deg, view.card)
-                pose = ask(again._replace(is_guess=True), depth_mm)
-        return pose
+                look = ask(again._replace(is_guess=True), depth_mm)
+        return self._settled(look, depth_mm)
+
+    def _is_plain(self, pose: Pose) -> bool:
+        """Tells whether a pose is so sure that no further look is worth its time."""
+        return bool(pose.confidence.mean() >= PLAIN[self.skeleton.found_as])
 
     def _may_be_turned(self, person: detector.Person) -> bool:
         """Tells whether the detector is not sure which way somebody is up."""
@@ -448,16 +461,22 @@ class Predictor:
         most = presence(person.score, SUREST, np.array(self.card.presence))
         return bool(most >= self.least_score)
 
-    def ask(self, view: View, depth_mm: np.ndarray) -> Pose:
-        """Returns the pose in a view of a frame, by the memory that training left.
+    def ask(self, view: View, depth_mm: np.ndarray) -> Look:
+        """Returns a look at a view of a frame, by the memory that training left."""
+        outputs = self.run(view)
+        return Look(view, self.decode(view, outputs, depth_mm), outputs)
+
+    def _settled(self, look: Look, depth_mm: np.ndarray) -> Pose:
+        """Returns the pose of a look, or the mean of it and of its mirror image's.
 
         Whoever may be there, and of whose joints the network is not sure, is seen in a
-        mirror as well; a network without calibration does not say how sure it is.
+        mirror; a network without calibration does not say how sure it is, and a rolling
+        memory sees each frame once.
         """
-        outputs = self.run(view)
-        pose = self.decode(view, outputs, depth_mm)
-        is_plain = pose.confidence.mean() >= PLAIN[self.skeleton.found_as]
-        if view.card.calibration is None or is_plain or pose.score < HARDLY_ANYBODY:
+        view, pose, outputs = look
+        if view.card.calibration is None or self.memory == "rolling":
+            return pose
+        if self._is_plain(pose) or pose.score < HARDLY_ANYBODY:
             return pose
         reflected = self.run(view._replace(depth=view.depth[:, :, ::-1].copy()))
         told = mirrored(reflected, self.skeleton.mirror)
@@ -708,7 +727,7 @@ class Stream:
         self._memories |= dict(self._written[pose] for pose in poses)
         return poses
 
-    def _ask(self, view: View, depth_mm: np.ndarray) -> Pose:
+    def _ask(self, view: View, depth_mm: np.ndarray) -> Look:
         runtime = self._predictor.runtime(view.card)
         folder = view.card.folder
         outputs, written = runtime.run(
@@ -716,11 +735,11 @@ class Stream:
         )
         pose = self._predictor.decode(view, outputs, depth_mm)
         self._written[pose] = folder, written
-        return pose
+        return Look(view, pose, outputs)
 
 
-def _how_sure(tried: tuple[View, Pose]) -> float:
-    return float(tried[1].confidence.mean())
+def _how_sure(look: Look) -> float:
+    return float(look.pose.confidence.mean())
 
 
 def _distances(first: Pose, second: Pose) -> np.ndarray:
