@@ -26,7 +26,8 @@ from cmbjax.files import (
 )
 from cmbjax.predict import overlay, records
 from cmbjax.predict.card import NAMES, MemoryUse
-from cmbjax.predict.predictor import FAULTS, SEEN, People, Pose, Predictor
+from cmbjax.predict.pose import SEEN, Pose
+from cmbjax.predict.predictor import FAULTS, People, Predictor
 from cmbjax.predict.runtimes import Backend, Precision
 from cmbjax.skeletons import joint_colours
 

@@ -20,7 +20,8 @@ from cmbjax import runtime
 from cmbjax.data import damage
 from cmbjax.data.examples import decode_depth
 from cmbjax.depth import crops
-from cmbjax.predict.predictor import SEEN, Predictor, in_picture
+from cmbjax.predict.pose import SEEN, in_picture
+from cmbjax.predict.predictor import Predictor
 from cmbjax.registry import pick
 from cmbjax.skeletons import BODY15
 

@@ -65,6 +65,13 @@ PRESETS: dict[str, dict[str, Any]] = {
         "schedule": "cosine",
         "r_switch_step": 150,
     },
+    "medium": {
+        "side": 96,
+        "width": 0.5,
+        "num_steps": 1500,
+        "schedule": "cosine",
+        "r_switch_step": 500,
+    },
     # Its augmentation is flipping and rotation alone; see also `Sweep.full`.
     "paper": {
         "num_steps": 40_000,
@@ -83,11 +90,10 @@ FINE_TUNING = ("init_from", "train_share", "r_switch_step")
 # Flags of a row that say which method it is, or stand in a table's note by themselves.
 NAMED = ("model", "learning_rate", "num_steps", "num_frames", "seed")
 OF_PAPER = {"head3d": "dense"}  # of a row's own flags what the paper has as well
-LEARNING_RATES = {
-    "small": (1.25e-4, 2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2),
-    "paper": (2.5e-4,),
-}
-FIRST_RATE = {"small": 2e-3, "paper": 2.5e-4}  # where the search begins
+# Of rows that are tuned; the search begins at the rate below.
+LEARNING_RATES = (1.25e-4, 2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2)
+FIRST_RATE = 2e-3
+PAPER_RATE = 2.5e-4
 # What was best for each row of the small preset on a tenth of mannequin.
 KNOWN_RATES = {"phr": 4e-3, "cpm": 2.5e-4, "ieml": 4e-3, "ief": 2e-3, "vi": 1e-3}
 KNOWN_RATES |= {"cnn3d": 1.6e-2, "convgru": 4e-3}
@@ -119,8 +125,9 @@ def read_results(folder: Path) -> Results:
 class Sweep(DataFlags):
     """Which runs a table is made of."""
 
-    preset: Literal["small", "paper"] = "small"
-    """small: a minute a run on two cores; paper: the paper's setting."""
+    preset: Literal["small", "medium", "paper"] = "small"
+    """small: a minute a run on two cores, at a quarter of the channels; medium: 96
+    pixels, half of them; paper: the paper's setting."""
     seeds: int = 3
     """Runs of each row, with seeds from 0."""
     tune: bool = True
@@ -334,9 +341,8 @@ class Sweep(DataFlags):
         flags = self._afforded(flags)
         if flags.get("model") in FORESTS:
             return flags
-        rates, first = LEARNING_RATES[self.preset], FIRST_RATE[self.preset]
-        best = rates.index(first)
-        if not self.tune or len(rates) == 1 or "learning_rate" in flags:
+        rates, best = LEARNING_RATES, LEARNING_RATES.index(FIRST_RATE)
+        if not self.tune or self.preset == "paper" or "learning_rate" in flags:
             return {"learning_rate": self._known_rate(flags), **flags}
         tuning = {**flags, "train_share": TUNING_SHARE, "seed": TUNING_SEED}
         tuner = dataclasses.replace(self, num_steps=None)
@@ -351,8 +357,8 @@ class Sweep(DataFlags):
 
     def _known_rate(self, flags: Flags) -> float:
         """Returns the learning rate of a row that chooses none."""
-        if self.preset != "small":
-            return FIRST_RATE[self.preset]
+        if self.preset == "paper":
+            return PAPER_RATE
         of_head = KNOWN_RATES_OF_OURS[flags.get("head3d", "none")]
         return KNOWN_RATES.get(flags.get("model", "cmb"), of_head)
 

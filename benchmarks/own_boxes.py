@@ -22,7 +22,8 @@ from cmbjax.depth import detector
 from cmbjax.depth.detector import Person, overlap
 from cmbjax.evaluate import report
 from cmbjax.predict.card import amend
-from cmbjax.predict.predictor import Pose, Predictor, in_picture
+from cmbjax.predict.pose import Pose, in_picture
+from cmbjax.predict.predictor import Predictor
 from cmbjax.skeletons import Skeleton
 
 DRAWN = 24  # people, at most

@@ -20,7 +20,8 @@ from cmbjax.data import detection
 from cmbjax.data.flags import Flags
 from cmbjax.depth.detector import Person, overlap
 from cmbjax.predict.card import amend
-from cmbjax.predict.predictor import Pose, Predictor, mean_of_surest
+from cmbjax.predict.pose import Pose, mean_of_surest
+from cmbjax.predict.predictor import Predictor
 from cmbjax.registry import pick
 from cmbjax.skeletons import Skeleton
 from datasets.crowd.crowd import Crowd

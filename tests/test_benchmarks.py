@@ -373,7 +373,7 @@ def test_what_rows_have_of_their_own_is_said_of_them():
     assert "stream_frames 4 (of w/ ConvGRU, w/ ConvLSTM)" in said
 
 
-@pytest.mark.parametrize("preset", ["small", "paper"])
+@pytest.mark.parametrize("preset", list(harness.PRESETS))
 def test_no_two_rows_of_a_table_are_the_same_run(preset):
     sweep = Sweep(preset=preset)
     tables = [figure6.METHODS, hands.METHODS, memory_study.rows_of(sweep)]

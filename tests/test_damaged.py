@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks import damaged
-from cmbjax.predict.predictor import in_picture
+from cmbjax.predict.pose import in_picture
 from cmbjax.skeletons import BODY15
 
 

@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 
 from cmbjax.files import each_line, printable, whole_file
-from cmbjax.predict.predictor import Pose, Side
+from cmbjax.predict.pose import Pose, Side
 from cmbjax.skeletons import Skeleton
 
 Camera = tuple[float, float, float, float]  # fx, fy, cx, cy

@@ -8,7 +8,8 @@ import pytest
 
 import predict
 from cmbjax.depth import detector
-from cmbjax.predict.predictor import Predictor, side_of
+from cmbjax.predict.pose import side_of
+from cmbjax.predict.predictor import Predictor
 from cmbjax.skeletons import BODY15, HAND20, HAND21
 from tests.datasets.test_crowd import needs_people
 

@@ -23,12 +23,8 @@ from cmbjax.evaluate import predictions
 from cmbjax.predict import overlay, records
 from cmbjax.predict import predictor as predictor_module
 from cmbjax.predict.card import WEIGHTS, Arguments, read_card
-from cmbjax.predict.predictor import (
-    Pose,
-    Predictor,
-    Stream,
-    mean_of_surest,
-)
+from cmbjax.predict.pose import Pose, mean_of_surest
+from cmbjax.predict.predictor import Predictor, Stream
 from cmbjax.predict.runtimes import load_weights
 from cmbjax.skeletons import BODY15
 from cmbjax.train.run import Run
