@@ -320,6 +320,11 @@ def test_rate_is_chosen_on_validation_with_a_seed_of_its_own(sweep):
     assert sweep.tuned({"learning_rate": 1.0}) == {"learning_rate": 1.0}
     plain = dataclasses.replace(sweep, tune=False)
     assert plain.tuned({"model": "cpm"})["learning_rate"] == 2.5e-4
+    assert plain.tuned({"model": "cmb"})["learning_rate"] == 8e-3
+    medium = dataclasses.replace(plain, preset="medium")
+    assert medium.tuned({"model": "cpm"})["learning_rate"] == 2.5e-4
+    assert medium.tuned({"model": "cmb"})["learning_rate"] == 2e-3
+    assert medium.full({"model": "cmb"})["side"] == 96
     # Longer rows have the rates of the preset's steps.
     longer = dataclasses.replace(sweep, num_steps=5000)
     assert longer.tuned({"model": "cmb"}) == tuned
