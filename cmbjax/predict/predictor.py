@@ -78,8 +78,10 @@ SURE_UP, SURE_POSE = 0.75, 0.6
 # No further look makes somebody of what would be nobody with joints as sure as that,
 # or of what one pose says is hardly anybody.
 SUREST, HARDLY_ANYBODY = 0.9, 0.1
-# Mean confidence: of less, a pose is the mean of two looks, and legs are looked for.
+# Mean confidence: of less, a pose is the mean of two looks.
 PLAIN = {"people": 0.8, "hands": 0.7}
+# No joint less sure than that: whatever stands before somebody covers nothing.
+IN_SIGHT = 0.5
 # Metres from neck to hips, of a small child and of a giant, and how sure a pose is that
 # tells: in centimetres, or units of 1/256 m, people are found and posed as well.
 TRUNKS_M, SURE_OF_TRUNK = (0.2, 0.9), 0.7
@@ -378,8 +380,8 @@ class Predictor:
         """Returns the pose of a person who was found.
 
         Where the detector is not sure which way is up, and the pose is not sure, each
-        quarter turn is tried. Whose legs are behind something, and whose pose is not
-        plain, is looked at once more, as far down as legs reach that go with the trunk.
+        quarter turn is tried. Whose legs are behind something is looked at once more,
+        as far down as legs reach that go with the trunk, unless no joint is in doubt.
         What answers, and is not plain, is seen in a mirror as well, unless the memory
         is rolling.
 
@@ -401,7 +403,7 @@ class Predictor:
         view, pose, _ = look
         # Below is where the detector took it to be.
         is_covered = person.is_covered and pose.score >= HARDLY_ANYBODY
-        is_covered = is_covered and not self._is_plain(pose)
+        is_covered = is_covered and pose.confidence.min() < IN_SIGHT
         if is_covered and view.roll_deg == person.roll_deg:
             assert self.skeleton.up is not None, "only people are said to be covered"
             up, shape = self.skeleton.up, depth_mm.shape
@@ -410,10 +412,6 @@ class Predictor:
                 again = self._view(depth_mm, person, box, view.roll_deg, view.card)
                 look = ask(again._replace(is_guess=True), depth_mm)
         return self._settled(look, depth_mm)
-
-    def _is_plain(self, pose: Pose) -> bool:
-        """Tells whether a pose is so sure that no further look is worth its time."""
-        return bool(pose.confidence.mean() >= PLAIN[self.skeleton.found_as])
 
     def _may_be_turned(self, person: detector.Person) -> bool:
         """Tells whether the detector is not sure which way somebody is up."""
@@ -441,7 +439,8 @@ class Predictor:
         view, pose, outputs = look
         if view.card.calibration is None or self.memory == "rolling":
             return pose
-        if self._is_plain(pose) or pose.score < HARDLY_ANYBODY:
+        is_plain = pose.confidence.mean() >= PLAIN[self.skeleton.found_as]
+        if is_plain or pose.score < HARDLY_ANYBODY:
             return pose
         reflected = self.run(view._replace(depth=view.depth[:, :, ::-1].copy()))
         told = mirrored(reflected, self.skeleton.mirror)

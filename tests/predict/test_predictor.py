@@ -878,16 +878,18 @@ def test_whose_legs_are_covered_is_looked_at_as_far_as_legs_reach():
     looks.clear()
     assert predictor.pose(depth, found._replace(score=0.02), ask).score < 0.1
     assert len(looks) == 1
-    # Nor of somebody whose joints are all sure: what is before them covers nothing.
-    looks.clear()
+    # Nor of somebody of whom no joint is in doubt: what is before them covers nothing.
+    for least, number in ((0.5, 1), (0.4, 2)):
+        looks.clear()
 
-    def sure(view, depth_mm):
-        look = ask(view, depth_mm)
-        pose = dataclasses.replace(look.pose, confidence=np.full(15, 0.8))
-        return look._replace(pose=pose)
+        def sure(view, depth_mm, least=least):
+            look = ask(view, depth_mm)
+            confidence = np.array([0.9] * 14 + [least])
+            pose = dataclasses.replace(look.pose, confidence=confidence)
+            return look._replace(pose=pose)
 
-    predictor.pose(depth, found, sure)
-    assert len(looks) == 1
+        predictor.pose(depth, found, sure)
+        assert len(looks) == number
     # Which way is below the detector does not know of somebody who is turned.
     looks.clear()
     predictor.roll = 180
