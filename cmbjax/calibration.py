@@ -40,7 +40,7 @@ def fit_presence(
 
     Args:
         scores: [people] of the detector.
-        confidence: [people] of the surest joints, see `predictor.mean_of_surest`.
+        confidence: [people] of the surest joints, see `predict.pose.mean_of_surest`.
         is_there: bool [people].
     """
     inputs = _presence_inputs(scores, confidence)

@@ -80,7 +80,8 @@ SURE_UP, SURE_POSE = 0.75, 0.6
 SUREST, HARDLY_ANYBODY = 0.9, 0.1
 # Mean confidence: of less, a pose is the mean of two looks.
 PLAIN = {"people": 0.8, "hands": 0.7}
-# No joint less sure than that: whatever stands before somebody covers nothing.
+# Where no joint is less sure (without a calibration, has a lower peak), nothing of
+# somebody is covered by what stands before the legs.
 IN_SIGHT = 0.5
 # Metres from neck to hips, of a small child and of a giant, and how sure a pose is that
 # tells: in centimetres, or units of 1/256 m, people are found and posed as well.
@@ -400,18 +401,25 @@ class Predictor:
                     view = self._view(depth_mm, person, box, roll_deg, card)
                     looks.append(ask(view, depth_mm))
         look = max(looks, key=_how_sure)
-        view, pose, _ = look
-        # Below is where the detector took it to be.
-        is_covered = person.is_covered and pose.score >= HARDLY_ANYBODY
-        is_covered = is_covered and pose.confidence.min() < IN_SIGHT
-        if is_covered and view.roll_deg == person.roll_deg:
+        if person.is_covered and self._has_hidden_legs(look, person):
             assert self.skeleton.up is not None, "only people are said to be covered"
             up, shape = self.skeleton.up, depth_mm.shape
-            box = crops.standing_box(pose.joints_px, up, shape)
+            box = crops.standing_box(look.pose.joints_px, up, shape)
             if (box[2:] - box[:2]).min() > 1:
-                again = self._view(depth_mm, person, box, view.roll_deg, view.card)
+                roll_deg, card = look.view.roll_deg, look.view.card
+                again = self._view(depth_mm, person, box, roll_deg, card)
                 look = ask(again._replace(is_guess=True), depth_mm)
         return self._settled(look, depth_mm)
+
+    def _has_hidden_legs(self, look: Look, person: detector.Person) -> bool:
+        """Tells whether somebody is there of whom something before the legs hides any.
+
+        Below is where the detector took it to be.
+        """
+        pose = look.pose
+        is_somebody = pose.score >= HARDLY_ANYBODY
+        is_as_found = look.view.roll_deg == person.roll_deg
+        return bool(is_somebody and is_as_found and pose.confidence.min() < IN_SIGHT)
 
     def _may_be_turned(self, person: detector.Person) -> bool:
         """Tells whether the detector is not sure which way somebody is up."""
@@ -433,8 +441,8 @@ class Predictor:
         """Returns the pose of a look, or the mean of it and of its mirror image's.
 
         Whoever may be there, and of whose joints the network is not sure, is seen in a
-        mirror; a network without calibration does not say how sure it is, and a rolling
-        memory sees each frame once.
+        mirror; a network without calibration does not say how sure it is, and what it
+        would write of a mirror image is not for a rolling memory.
         """
         view, pose, outputs = look
         if view.card.calibration is None or self.memory == "rolling":

@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import shutil
+import tracemalloc
 
 import cv2
 import numpy as np
@@ -179,6 +180,18 @@ def test_raw_depth_is_said_in_the_file(source, tmp_path):
 def test_a_pickled_builder_is_the_same_data_set(source, tmp_path):
     folder = prepare(source, tmp_path)
     assert pickle.loads(pickle.dumps(folder)).data_dir == folder.data_dir
+
+
+def test_a_file_of_annotations_is_in_memory_once(source, tmp_path):
+    """A million of them are the better part of a gigabyte."""
+    edit(source, lambda content: content["info"].update(note=50_000_000 * "x"))
+    tracemalloc.start()
+    try:
+        Folder(source_dir=source, data_dir=tmp_path)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert 50_000_000 < most < 60_000_000
 
 
 def test_the_summary_tells_what_is_there(source, tmp_path, capsys):

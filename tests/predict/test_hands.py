@@ -8,9 +8,8 @@ import pytest
 
 import predict
 from cmbjax.depth import detector
-from cmbjax.predict.pose import side_of
 from cmbjax.predict.predictor import Predictor
-from cmbjax.skeletons import BODY15, HAND20, HAND21
+from cmbjax.skeletons import HAND21
 from tests.datasets.test_crowd import needs_people
 
 
@@ -95,26 +94,3 @@ def test_script_finds_hands(frames, tmp_path, capsys):
     coco = json.loads((out_dir / "annotations.json").read_text())
     assert coco["categories"][0]["name"] == "hand"
     assert coco["annotations"][0]["side"] == hand["side"]
-
-
-@pytest.mark.parametrize("skeleton", [HAND20, HAND21], ids=["hand20", "hand21"])
-def test_a_hand_is_a_right_one_by_its_shape(skeleton):
-    """Raise a right hand, the palm away from you: its thumb points to your left.
-
-    Whoever is opposite sees palm and fingers, and the thumb at the right.
-    """
-    x = dict(zip(("thumb", "index", "middle", "ring", "little"), range(5), strict=True))
-    joints_m = np.zeros((skeleton.num_joints, 3))
-    for number, name in enumerate(skeleton.joints):
-        finger, _, part = name.partition("_")
-        if finger in x:
-            step = {"base": 0, "1": 1, "2": 2, "tip": 3}[part]
-            # Bent towards the camera, which looks along z.
-            joints_m[number] = 0.02 * x[finger], -0.08 - 0.03 * step, -0.01 * step**2
-    joints_m += (0, 0, 0.5)
-    # The thumb is at the picture's left.
-    assert side_of(joints_m, skeleton) == "left"
-    assert side_of(joints_m * (-1, 1, 1), skeleton) == "right"
-    back = joints_m * (1, 1, -1) + (0, 0, 1.0)
-    assert side_of(back, skeleton) == "right"
-    assert side_of(np.zeros((15, 3)), BODY15) == ""
