@@ -401,7 +401,7 @@ class Predictor:
                     view = self._view(depth_mm, person, box, roll_deg, card)
                     looks.append(ask(view, depth_mm))
         look = max(looks, key=_how_sure)
-        if person.is_covered and self._has_hidden_legs(look, person):
+        if _has_hidden_legs(look, person):
             assert self.skeleton.up is not None, "only people are said to be covered"
             up, shape = self.skeleton.up, depth_mm.shape
             box = crops.standing_box(look.pose.joints_px, up, shape)
@@ -410,16 +410,6 @@ class Predictor:
                 again = self._view(depth_mm, person, box, roll_deg, card)
                 look = ask(again._replace(is_guess=True), depth_mm)
         return self._settled(look, depth_mm)
-
-    def _has_hidden_legs(self, look: Look, person: detector.Person) -> bool:
-        """Tells whether somebody is there of whom something before the legs hides any.
-
-        Below is where the detector took it to be.
-        """
-        pose = look.pose
-        is_somebody = pose.score >= HARDLY_ANYBODY
-        is_as_found = look.view.roll_deg == person.roll_deg
-        return bool(is_somebody and is_as_found and pose.confidence.min() < IN_SIGHT)
 
     def _may_be_turned(self, person: detector.Person) -> bool:
         """Tells whether the detector is not sure which way somebody is up."""
@@ -712,6 +702,17 @@ class Stream:
 
 def _how_sure(look: Look) -> float:
     return float(look.pose.confidence.mean())
+
+
+def _has_hidden_legs(look: Look, person: detector.Person) -> bool:
+    """Tells whether there is somebody whose legs what stands before them may hide."""
+    pose = look.pose
+    return bool(
+        person.is_covered
+        and look.view.roll_deg == person.roll_deg  # below is as found
+        and pose.score >= HARDLY_ANYBODY
+        and pose.confidence.min() < IN_SIGHT
+    )
 
 
 def _distances(first: Pose, second: Pose) -> np.ndarray:

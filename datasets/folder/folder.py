@@ -14,7 +14,7 @@ from cmbjax.depth.images import read_png
 from cmbjax.files import expanded
 from cmbjax.skeletons import BODY15, Skeleton
 from datasets import schema
-from datasets.builder import MIB, Fact, FrameBuilder, file_key
+from datasets.builder import Fact, FrameBuilder, file_key
 from datasets.folder import coco
 
 ALONE = "annotations.json"  # stands alone: one split, test
@@ -147,8 +147,7 @@ class Folder(FrameBuilder):
         for split, path in self._paths.items():
             digest.update(f"{split}\n".encode())
             with path.open("rb") as file:
-                while block := file.read(MIB):
-                    digest.update(block)
+                hashlib.file_digest(file, lambda: digest)  # goes on with it
             for name in self._annotations[split].file_names:
                 try:
                     key = file_key(self._folder / name)

@@ -758,21 +758,23 @@ def test_in_a_box_the_other_network_is_asked_where_the_first_is_not_sure(monkeyp
 
     def run(view):
         asked.append(view.card.folder.name)
-        return peaked(heights[asked[-1]])
+        outputs = peaked(heights[asked[-1]])
+        if len(asked) == 3:  # the mirror's, which says the same
+            outputs = {name: maps[:, :, ::-1] for name, maps in outputs.items()}
+        return outputs
 
     monkeypatch.setattr(predictor, "run", run)
     first, above = names
     for peaks, expected, surer in (
         ((0.9, 0.95), [first], 0.9),
+        ((0.1, 0.001), [first, above, first], 0.1),
         ((0.1, 0.9), [first, above], 0.9),
-        ((0.1, 0.001), [first, above, first], None),
     ):
         heights |= dict(zip(names, peaks, strict=True))
         asked.clear()
         (pose,) = predictor(depth, boxes=found.body_box[None])
         assert asked == expected
-        if surer is not None:
-            assert pose.peaks[0] == pytest.approx(surer, rel=0.2)
+        assert pose.peaks[0] == pytest.approx(surer, rel=0.2)
 
 
 @pytest.mark.filterwarnings("ignore:the trunk of somebody")
