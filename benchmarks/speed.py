@@ -5,12 +5,13 @@ ratios of neighbours: a machine that is busy with other things slows both.
 """
 
 import collections
+import concurrent.futures
 import dataclasses
 import functools
 import importlib.util
+import multiprocessing
 import os
 import platform
-import re
 import statistics
 import tempfile
 import time
@@ -25,6 +26,7 @@ import optax
 import tyro
 
 import datasets
+from benchmarks import profiles
 from benchmarks.harness import markdown
 from cmbjax import runtime
 from cmbjax.data.augment import Augmentation
@@ -46,12 +48,6 @@ from cmbjax.train.config import RANGES
 JOINTS = 19
 EAGER = "PyTorch eager, channels last"
 AGREEMENT = 1e-4  # of the largest value, between us and a twin
-
-# As XLA has it by default on CPU.
-ALL_OF_YNNPACK = ",".join(
-    f"LIBRARY_FUSION_TYPE_{kind}"
-    for kind in ("INDIVIDUAL_DOT", "INDIVIDUAL_CONVOLUTION", "REDUCE")
-)
 
 Timed = Callable[[], Any]
 Row = dict[str, Any]
@@ -477,10 +473,23 @@ def onnx_runtimes(
 
 
 def by_layer(config: SpeedConfig) -> list[Row]:
-    """Returns the share of each layer in a fast training step, forth and back.
+    """Returns the share of each layer in a fast training step, on one core.
 
-    All in YNNPACK: the profiler does not see what Eigen computes.
+    By a process of its own: see `profiles.nanoseconds`.
     """
+    spawned = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(
+        1, mp_context=spawned, initializer=_on_one_core
+    ) as process:
+        return process.submit(_by_layer, config).result()
+
+
+def _on_one_core() -> None:
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    runtime.prepare()
+
+
+def _by_layer(config: SpeedConfig) -> list[Row]:
     side = config.train_sides[0]
     batch = random_batch(side, config.batch_size)
     form = fast.fastest()
@@ -491,60 +500,30 @@ def by_layer(config: SpeedConfig) -> list[Row]:
     )
     # A program that was kept has the names of the modules that it was made of then.
     with runtime.jax_option("jax_compilation_cache_include_metadata_in_key", True):
-        compiled = lowered.compile(
-            compiler_options={runtime.YNNPACK_OPTION: ALL_OF_YNNPACK}
-        )
-    layers = dict(_layers_of(compiled.as_text() or ""))
-    state, _ = compiled(state, batch, key)
-    with tempfile.TemporaryDirectory() as folder:
-        with jax.profiler.trace(folder):
-            jax.block_until_ready(compiled(state, batch, key))
-        (trace,) = Path(folder).rglob("*.xplane.pb")
-        events = jax.profiler.ProfileData.from_file(str(trace))
-        spent: collections.Counter[tuple[str, bool]] = collections.Counter()
-        for plane in events.planes:
-            for line in plane.lines:
-                for event in line.events:
-                    operation = dict(event.stats).get("hlo_op")
-                    if operation in layers:
-                        spent[layers[operation]] += event.duration_ns
-    whole = sum(spent.values())
-    names = sorted({layer for layer, _ in spent}, key=lambda n: -spent[n, True])
+        compiled = lowered.compile()
+    operations = profiles.operations_of(compiled.as_text() or "")
+    for _ in range(3):
+        state, _ = jax.block_until_ready(compiled(state, batch, key))
+    times = profiles.nanoseconds(lambda: compiled(state, batch, key))
+    spent: collections.Counter[tuple[str, str]] = collections.Counter()
+    for name, operation in operations.items():
+        layer = profiles.layer_of(operation.path)
+        spent[layer, "back" if "transpose(" in operation.path else "forth"] += times[
+            name
+        ]
+        if operation.kind in {"convolution", "dot"}:
+            spent[layer, "multiplying"] += times[name]
+    whole = sum(spent[layer, way] for layer, way in spent if way != "multiplying")
     return [
-        {
-            "side": side,
-            "layer": layer,
-            "forth": f"{spent[layer, False] / whole:.1%}",
-            "back": f"{spent[layer, True] / whole:.1%}",
+        {"side": side, "layer": layer}
+        | {
+            way: f"{spent[layer, way] / whole:.1%}"
+            for way in ("forth", "back", "multiplying")
         }
-        for layer in names
+        for layer in sorted(
+            {layer for layer, _ in spent}, key=lambda n: -spent[n, "back"]
+        )
     ]
-
-
-def _layers_of(text: str) -> Iterator[tuple[str, tuple[str, bool]]]:
-    """Yields each operation of a compiled step: its layer, and if it is a gradient."""
-    for line in text.splitlines():
-        operation = re.match(r"\s*(?:ROOT )?%?([\w.\-]+) = ", line)
-        source = re.search(r'op_name="([^"]*)"', line)
-        if operation and " while(" not in line:
-            path = source.group(1) if source else ""
-            yield operation.group(1), (_layer_of(path), "transpose(" in path)
-
-
-def _layer_of(path: str) -> str:
-    """Returns the layer in an operation's path of modules and methods.
-
-    As in jit(train_step)/jvp(PoseNet.loss)/PoseNet.outputs/PoseNet.enhance/cmb1/mul.
-    """
-    layer = re.search(r"PoseNet\.outputs/(?:PoseNet\.\w+/)*(\w+)/", path)
-    if layer:
-        return layer.group(1)
-    if "PoseNet.outputs/" in path:
-        return "between layers"
-    if "PoseNet.loss" in path:
-        return "loss"
-    # XLA names no source of what it rewrites: most filter gradients, and copies.
-    return "optimizer" if path.startswith("jit(train_step)/") else "rewritten by XLA"
 
 
 def input_pipeline(

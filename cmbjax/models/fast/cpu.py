@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from cmbjax import runtime
 from cmbjax.models.layers import DIMENSIONS
 
 
@@ -83,11 +84,13 @@ def _margins(kernel: Array) -> tuple[int, int]:
 
 
 def _forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+    x = runtime.computed_once(x)
     return _convolve_same(x, kernel), (x, kernel)
 
 
 def _backward(saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
     x, kernel = saved
+    gradient = runtime.computed_once(gradient)
     of_x = _convolve_same(gradient, jnp.swapaxes(kernel[::-1, ::-1], 2, 3))
     # Channels take the place of samples, and the gradient that of the filters.
     swapped = x.transpose(3, 1, 2, 0), gradient.transpose(1, 2, 0, 3)

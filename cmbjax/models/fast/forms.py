@@ -28,6 +28,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from cmbjax import runtime
 from cmbjax.models.fast import winograd
 from cmbjax.models.fast.norm import NormRelu
 from cmbjax.models.fast.pool import max_pool
@@ -58,13 +59,17 @@ class Fast(Form):
                 share = shares[id(part)][1] + share
             shares[id(part)] = (part, share)
         sums = [
-            self.convolve_upsampled(part.x.astype(kernel.dtype), share)
+            self.convolve_upsampled(self.read(part.x, kernel), share)
             if isinstance(part, Upsampled)
-            else self.convolve_map(part.astype(kernel.dtype), share)
+            else self.convolve_map(self.read(part, kernel), share)
             for part, share in shares.values()
         ]
         batch = max(map(len, sums))
         return functools.reduce(jnp.add, [spread(x, batch) for x in sums])
+
+    def read(self, x: Array, kernel: Array) -> Array:
+        """Returns a map as a convolution reads it, on the way back as well."""
+        return runtime.computed_once(x.astype(kernel.dtype))
 
     def convolve_map(self, x: Array, kernel: Array) -> Array:
         """Returns the convolution of one map; one with 1x1 filters is a product."""

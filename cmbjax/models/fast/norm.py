@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from cmbjax import runtime
 from cmbjax.models.layers import EPSILON, MOMENTUM, along_channels, widened
 
 
@@ -112,7 +113,8 @@ def _backward(
     slope = along_channels(inverse * of_scale / cells)
     centred = wide - along_channels(mean)
     of_x = gradient - centred * slope - along_channels(of_shift / cells)
-    return (along_channels(scale * inverse) * of_x).astype(x.dtype), of_scale, of_shift
+    of_x = (along_channels(scale * inverse) * of_x).astype(x.dtype)
+    return runtime.computed_once(of_x), of_scale, of_shift
 
 
 norm_relu.defvjp(_forward, _backward)

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from cmbjax import runtime
+
 
 @jax.custom_vjp
 def max_pool(
@@ -29,15 +31,18 @@ def _forward(x: Array) -> tuple[Array, Array]:
 
 
 def _backward(x: Array, gradient: Array) -> tuple[Array]:
-    corners = _corners(x)
-    maxima = functools.reduce(jnp.maximum, corners)
-    shares, is_free = [], jnp.ones_like(gradient, bool)
-    for corner in corners:
-        is_first = is_free & (corner == maxima)
-        shares.append(jnp.where(is_first, gradient, 0))
-        is_free &= ~is_first
-    rows = [jnp.stack(shares[i : i + 2], axis=3) for i in (0, 2)]
-    return (jnp.stack(rows, axis=2).reshape(x.shape),)
+    gradient = runtime.computed_once(gradient)
+    # No corner is compared with the maximum: XLA may compute x anew, and round it in
+    # another way, for one of both.
+    a, b, c, d = _corners(x)
+    above, below = (b > a).astype(jnp.int8), 2 + (d > c).astype(jnp.int8)
+    is_below = jnp.maximum(c, d) > jnp.maximum(a, b)
+    first = runtime.computed_once(jnp.where(is_below, below, above))
+    # One selection of each cell. Four maps that are stacked XLA computes four times.
+    of_cell = jnp.arange(4, dtype=jnp.int8).reshape(1, 1, 2, 1, 2, 1)
+    is_first = first[:, :, None, :, None] == of_cell
+    shares = jnp.where(is_first, gradient[:, :, None, :, None], 0)
+    return (shares.reshape(x.shape),)
 
 
 max_pool.defvjp(_forward, _backward)
