@@ -3,11 +3,13 @@
 import collections
 import re
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+
+GRADIENT = "transpose("  # in the path of what is on the way back
 
 
 class Operation(NamedTuple):
@@ -60,50 +62,50 @@ def operations_of(text: str) -> dict[str, Operation]:
         if head:
             name = head.group(2)
             bodies[name], entry = {}, name if head.group(1) else entry
-        elif bodies:
-            bodies[name].update(_parsed(line, bodies))
+        elif bodies and (parsed := _parsed(line, bodies)):
+            bodies[name][parsed[0]] = parsed[1]
     operations = bodies[entry]
     readers: dict[str, list[str]] = collections.defaultdict(list)
     for name, operation in operations.items():
         for read in operation.reads:
             readers[read].append(name)
 
-    def take(name: str, others: list[str], wanted: str) -> None:
-        paths = [operations[other].path for other in others if other in operations]
-        found = [path for path in paths if re.search(wanted, path)]
+    def path_of(name: str) -> str:
+        return operations[name].path if name in operations else ""
+
+    def take(name: str, others: Iterable[str], wanted: str) -> None:
+        found = [path for path in map(path_of, others) if wanted in path]
         if found and not operations[name].path:
             operations[name] = operations[name]._replace(path=found[0])
 
-    for wanted in ("PoseNet", r"transpose\(", "PoseNet", "."):
+    for wanted in ("jvp(", "jit("):  # a layer's path before the optimizer's
         for name in reversed(operations):
             take(name, readers[name], wanted)
-        for name in operations:
-            take(name, list(operations[name].reads), wanted)
+        for name, operation in list(operations.items()):
+            # What reads a gradient is on the way back itself.
+            gradients_first = sorted(
+                operation.reads, key=lambda other: GRADIENT not in path_of(other)
+            )
+            take(name, gradients_first, wanted)
     return operations
 
 
 def _parsed(
     line: str, bodies: dict[str, dict[str, Operation]]
-) -> Iterator[tuple[str, Operation]]:
-    """Yields the operation of a line, if it has one, under its name."""
+) -> tuple[str, Operation] | None:
+    """Returns the name of a line's operation, and the operation, if it has one."""
     found = re.match(
         r"\s*(?:ROOT )?%?([\w.\-]+) = (?:\(.*?\)|\S+) ([\w\-]+)\((.*?)\)(?:,|$)", line
     )
-    if found:
-        name, kind, reads = found.groups()
-        path = re.search(r'op_name="(jit\([^"]*)"', line)
-        called = re.search(r"calls=%?([\w.\-]+)", line)
-        within = bodies.get(called.group(1), {}).values() if called else ()
-        paths = [operation.path for operation in within if operation.path]
-        own = path.group(1) if path else ""
-        yield (
-            name,
-            Operation(
-                kind,
-                tuple(re.findall(r"%([\w.\-]+)", reads)),
-                own or (paths[-1] if paths else ""),
-            ),
-        )
+    if not found:
+        return None
+    name, kind, reads = found.groups()
+    own = re.search(r'op_name="(jit\([^"]*)"', line)
+    called = re.search(r"calls=%?([\w.\-]+)", line)
+    within = bodies.get(called.group(1), {}).values() if called else ()
+    paths = [operation.path for operation in within if operation.path]
+    path = own.group(1) if own else paths[-1] if paths else ""
+    return name, Operation(kind, tuple(re.findall(r"%([\w.\-]+)", reads)), path)
 
 
 def layer_of(path: str) -> str:
@@ -111,9 +113,11 @@ def layer_of(path: str) -> str:
 
     As in jit(train_step)/jvp(PoseNet.loss)/PoseNet.outputs/PoseNet.enhance/cmb1/mul.
     """
-    layer = re.search(r"PoseNet\.outputs/(?:PoseNet\.\w+/)*(\w+)/", path)
+    layer = re.search(r"\.outputs/(?:\w+\.\w+/)*(\w+)/", path)
     if layer:
         return layer.group(1)
-    if "PoseNet.outputs/" in path:
+    if ".outputs/" in path:
         return "between layers"
-    return "loss" if "PoseNet.loss" in path else "optimizer"
+    if ".loss" in path:
+        return "loss"
+    return "optimizer" if path else "unknown"

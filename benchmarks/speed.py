@@ -74,6 +74,8 @@ class SpeedConfig(Flags):
     """As in train.py."""
     repeats: int = 20
     """Timed turns of inference; a training step has a quarter."""
+    bfloat16: bool = True
+    """Times it as well; it takes long on a processor without instructions for it."""
     dataset: str = "mannequin"
     """Whose input pipeline is timed."""
     tfds_dir: Path | None = None
@@ -240,7 +242,7 @@ def training_steps(config: SpeedConfig, rate: float) -> list[Row]:
         for kind, r, dtype in (
             *((kind, 3.0, jnp.float32) for kind in forms),
             ("fast", 1.0, jnp.float32),
-            ("fast", 3.0, jnp.bfloat16),
+            *([("fast", 3.0, jnp.bfloat16)] if config.bfloat16 else []),
         ):
             name = f"{kind}, {dtype.__name__}, r = {r:g}"
             timed[name], about[name] = our_step(
@@ -249,8 +251,9 @@ def training_steps(config: SpeedConfig, rate: float) -> list[Row]:
         if has_torch(config):
             timed[EAGER] = torch_step(config, side, batch)
             timed["torch.compile"] = torch_step(config, side, batch, compiled=True)
-            bfloat16 = torch_step(config, side, batch, bfloat16=True)
-            timed["PyTorch eager, bfloat16"] = bfloat16
+            if config.bfloat16:
+                bfloat16 = torch_step(config, side, batch, bfloat16=True)
+                timed["PyTorch eager, bfloat16"] = bfloat16
         seconds = median_times(timed, max(3, config.repeats // 4))
         reference = seconds.get(EAGER)
         for name, values in seconds.items():
@@ -475,7 +478,8 @@ def onnx_runtimes(
 def by_layer(config: SpeedConfig) -> list[Row]:
     """Returns the share of each layer in a fast training step, on one core.
 
-    By a process of its own: see `profiles.nanoseconds`.
+    By a process of its own: see `profiles.nanoseconds`. "multiplying" is what of both
+    ways convolutions and products take.
     """
     spawned = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(
@@ -508,9 +512,9 @@ def _by_layer(config: SpeedConfig) -> list[Row]:
     spent: collections.Counter[tuple[str, str]] = collections.Counter()
     for name, operation in operations.items():
         layer = profiles.layer_of(operation.path)
-        spent[layer, "back" if "transpose(" in operation.path else "forth"] += times[
-            name
-        ]
+        spent[layer, "back" if profiles.GRADIENT in operation.path else "forth"] += (
+            times[name]
+        )
         if operation.kind in {"convolution", "dot"}:
             spent[layer, "multiplying"] += times[name]
     whole = sum(spent[layer, way] for layer, way in spent if way != "multiplying")

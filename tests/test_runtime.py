@@ -54,6 +54,17 @@ text = read_twice.lower(x).compile().as_text()
 print(sum(" maximum(" in line for line in text.splitlines()))
 """
 
+COMPILES = """
+import sys
+import jax, jax.numpy as jnp
+from cmbjax import runtime
+runtime.LONG_S = float(sys.argv[1])
+runtime.fill_gaps = lambda: print("filled")
+runtime.prepare()
+runtime.prepare()
+jax.jit(lambda x: jnp.sin(x) @ x).lower(jnp.ones((3, 3))).compile()
+"""
+
 # Half of many blocks that were written to is freed, so that nothing can be joined.
 GAPS = """
 import ctypes
@@ -66,7 +77,7 @@ sizes = [1100 + 37 * i for i in range(4000)]  # 300 MB
 blocks = [libc.malloc(size) for size in sizes]
 for block, size in zip(blocks, sizes):
     ctypes.memset(block, 7, size)
-end = libc.malloc(10**7)
+keeps_the_top_apart = libc.malloc(10**7)
 for block in blocks[::2]:
     libc.free(block)
 
@@ -116,6 +127,13 @@ def test_gaps_that_a_compiler_leaves_are_filled(tmp_path):
     assert int(freed) > 120
     assert int(found) == 0
     assert is_kept == "True"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="of the GNU C library")
+def test_gaps_are_filled_after_each_long_compilation(tmp_path):
+    filled = lines_of(COMPILES, tmp_path, "0")
+    assert filled and set(filled) == {"filled"}
+    assert not lines_of(COMPILES, tmp_path, "1e9")
 
 
 def test_programs_stay_in_the_home_folder_unless_told_otherwise(tmp_path):

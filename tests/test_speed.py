@@ -51,6 +51,9 @@ def test_every_layer_of_a_step_has_its_share():
     shares = [float(row[x].rstrip("%")) for row in rows.values() for x in WAYS]
     assert sum(shares) == pytest.approx(100, abs=0.1 * len(shares))
     assert "conv1_1_norm" not in rows  # it is part of that layer
+    assert "unknown" not in rows
+    multiplying = {name: float(row["multiplying"][:-1]) for name, row in rows.items()}
+    assert multiplying["conv6"] > 0 == multiplying["optimizer"]
 
 
 @pytest.mark.parametrize(

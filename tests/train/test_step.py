@@ -238,11 +238,13 @@ def test_memory_lr_moves_the_memory_against_its_gradient():
     for one, two in zip(once, twice, strict=True):
         assert np.abs(one).max() > 0
         np.testing.assert_allclose(two, 2 * one, rtol=1e-2, atol=1e-6)
-    # The parameters' step is the same.
+    # The parameters' gradients are the same, of which Adam holds a tenth. What it makes
+    # of one that is nearly zero depends on rounding.
     for a, b in zip(
-        *(jax.tree.leaves(after[rate].params) for rate in (0.0, 1e-3)), strict=True
+        *(jax.tree.leaves(after[rate].opt_state[0].mu) for rate in (0.0, 1e-3)),
+        strict=True,
     ):
-        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * np.abs(a).max())
 
 
 def test_a_shared_memory_does_not_depend_on_the_order_in_a_batch():

@@ -59,21 +59,17 @@ class Fast(Form):
                 share = shares[id(part)][1] + share
             shares[id(part)] = (part, share)
         sums = [
-            self.convolve_upsampled(self.read(part.x, kernel), share)
+            self.convolve_upsampled(part.x.astype(kernel.dtype), share)
             if isinstance(part, Upsampled)
-            else self.convolve_map(self.read(part, kernel), share)
+            else self.convolve_map(part.astype(kernel.dtype), share)
             for part, share in shares.values()
         ]
         batch = max(map(len, sums))
         return functools.reduce(jnp.add, [spread(x, batch) for x in sums])
 
-    def read(self, x: Array, kernel: Array) -> Array:
-        """Returns a map as a convolution reads it, on the way back as well."""
-        return runtime.computed_once(x.astype(kernel.dtype))
-
     def convolve_map(self, x: Array, kernel: Array) -> Array:
         """Returns the convolution of one map; one with 1x1 filters is a product."""
-        return x @ kernel[0, 0] if len(kernel) == 1 else convolve(x, kernel)
+        return convolve_stored(x, kernel)
 
     def convolve_upsampled(self, x: Array, kernel: Array) -> Array:
         """Returns the convolution of a map whose cells are repeated twice."""
@@ -145,6 +141,48 @@ class Layers(Fast):
 FAST, WINOGRAD, LAYERS = Fast(), Winograd(), Layers()
 
 
+def _product_or_convolution(
+    x: Array, kernel: Array, padding: tuple[tuple[int, int], ...] | None
+) -> Array:
+    return x @ kernel[0, 0] if len(kernel) == 1 else convolve(x, kernel, padding)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def convolve_stored(
+    x: Float[Array, "batch height width channels"],
+    kernel: Float[Array, "rows columns channels features"],
+    padding: tuple[tuple[int, int], ...] | None = None,
+) -> Float[Array, "batch height_out width_out features"]:
+    """Returns `layers.convolve`; its gradients read what is stored once.
+
+    See `runtime.computed_once`. There is no forward-mode derivative.
+    """
+    return _product_or_convolution(x, kernel, padding)
+
+
+def _forward(
+    x: Array, kernel: Array, padding: tuple[tuple[int, int], ...] | None
+) -> tuple[Array, tuple[Array, Array]]:
+    x = runtime.computed_once(x)
+    return _product_or_convolution(x, kernel, padding), (x, kernel)
+
+
+def _backward(
+    padding: tuple[tuple[int, int], ...] | None,
+    saved: tuple[Array, Array],
+    gradient: Array,
+) -> tuple[Array, Array]:
+    def function(x: Array, kernel: Array) -> Array:
+        return _product_or_convolution(x, kernel, padding)
+
+    back = jax.vjp(function, *saved)[1]
+    of_x, of_kernel = back(runtime.computed_once(gradient))
+    return runtime.computed_once(of_x), of_kernel
+
+
+convolve_stored.defvjp(_forward, _backward)
+
+
 def spread(
     x: Float[Array, "batch_or_1 height width features"], batch: int
 ) -> Float[Array, "batch height width features"]:
@@ -177,7 +215,7 @@ def convolve_repeated(
 
     def every_other(row: int, kernel: Array) -> Array:
         columns = [
-            convolve(x, k, [(1 - row, row), (1 - column, column)])
+            convolve_stored(x, k, ((1 - row, row), (1 - column, column)))
             for column, k in enumerate(pairs(kernel, 1))
         ]
         return jnp.stack(columns, axis=3)

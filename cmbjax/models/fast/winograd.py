@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from cmbjax import runtime
 from cmbjax.metrics import AnyArray
 
 JaxOrNumPy = TypeVar("JaxOrNumPy", jax.Array, np.ndarray)
@@ -119,18 +120,20 @@ def _convolve_traced(
 
 
 def _forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+    x = runtime.computed_once(x)
     return _convolve_traced(x, kernel), (x, kernel)
 
 
 def _backward(saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
     x, kernel = saved
-    tiles = _spread(gradient)
+    tiles = _spread(runtime.computed_once(gradient))
     seen = jax.lax.dot_general(tiles, _transform(kernel), (((2,), (2,)), ((0,), (0,))))
     product = jax.lax.dot_general(_seen(x), tiles, (((1,), (1,)), ((0,), (0,))))
     product = product.reshape(SEEN, SEEN, *kernel.shape[2:])  # [column, row, ...]
     columns = jnp.stack(_combine(G.T, list(product)))
     rows = _combine(G.T, [columns[:, i] for i in range(SEEN)])
-    return _added(seen, x.shape), jnp.stack(rows)
+    of_x = runtime.computed_once(_added(seen, x.shape))
+    return of_x, jnp.stack(rows)
 
 
 _convolve_traced.defvjp(_forward, _backward)
