@@ -141,9 +141,10 @@ class Layers(Fast):
 FAST, WINOGRAD, LAYERS = Fast(), Winograd(), Layers()
 
 
-def _product_or_convolution(
-    x: Array, kernel: Array, padding: tuple[tuple[int, int], ...] | None
-) -> Array:
+Padding = tuple[tuple[int, int], ...] | None  # as `convolve` takes it
+
+
+def _product_or_convolution(x: Array, kernel: Array, padding: Padding) -> Array:
     return x @ kernel[0, 0] if len(kernel) == 1 else convolve(x, kernel, padding)
 
 
@@ -151,31 +152,28 @@ def _product_or_convolution(
 def convolve_stored(
     x: Float[Array, "batch height width channels"],
     kernel: Float[Array, "rows columns channels features"],
-    padding: tuple[tuple[int, int], ...] | None = None,
+    padding: Padding = None,
 ) -> Float[Array, "batch height_out width_out features"]:
-    """Returns `layers.convolve`; its gradients read what is stored once.
+    """Returns the convolution, by 1x1 filters as a product.
 
-    See `runtime.computed_once`. There is no forward-mode derivative.
+    What its gradients read is stored: see `runtime.computed_once`. There is no
+    forward-mode derivative.
     """
     return _product_or_convolution(x, kernel, padding)
 
 
 def _forward(
-    x: Array, kernel: Array, padding: tuple[tuple[int, int], ...] | None
+    x: Array, kernel: Array, padding: Padding
 ) -> tuple[Array, tuple[Array, Array]]:
     x = runtime.computed_once(x)
     return _product_or_convolution(x, kernel, padding), (x, kernel)
 
 
 def _backward(
-    padding: tuple[tuple[int, int], ...] | None,
-    saved: tuple[Array, Array],
-    gradient: Array,
+    padding: Padding, saved: tuple[Array, Array], gradient: Array
 ) -> tuple[Array, Array]:
-    def function(x: Array, kernel: Array) -> Array:
-        return _product_or_convolution(x, kernel, padding)
-
-    back = jax.vjp(function, *saved)[1]
+    forward = functools.partial(_product_or_convolution, padding=padding)
+    _, back = jax.vjp(forward, *saved)
     of_x, of_kernel = back(runtime.computed_once(gradient))
     return runtime.computed_once(of_x), of_kernel
 
