@@ -1,21 +1,27 @@
 """What grows with what, on this machine: `python -m benchmarks.scale`.
 
-Training, inference, people in a frame, and processes that make frames, each against
-one number with all others as they are; a table, and a picture of it.
+Training, inference, people in a frame, processes that make frames, and frames of a data
+set that is read, each against one number with all others as they are; a table, and a
+picture of it.
 """
 
 import dataclasses
 import functools
+import json
 import os
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 import tyro
+from array_record.python.array_record_module import (
+    ArrayRecordReader,
+    ArrayRecordWriter,
+)
 
 from benchmarks.harness import markdown, write_csv
 from benchmarks.speed import (
@@ -29,16 +35,22 @@ from benchmarks.speed import (
 )
 from cmbjax import plots, runtime
 from cmbjax.camera import ITOP_CAMERA
+from cmbjax.data.augment import Augmentation
+from cmbjax.data.batches import training_batches
 from cmbjax.data.flags import Flags, check_ranges
-from cmbjax.files import write_text
+from cmbjax.data.views import Preparation
+from cmbjax.files import write_json, write_text
 from cmbjax.models import fast
 from cmbjax.predict.predictor import Predictor
+from datasets import load, prepared
 from datasets.builder import executor
+from datasets.copies import seal
 from datasets.mannequin.frames import make_frame
 
 INFERENCE = SpeedConfig(side=192, width=1.0, batch_size=1)
 TRAINING = SpeedConfig(side=64, width=0.5, batch_size=16)
 NUM_PEOPLE = (1, 2, 3, 5, 8)
+SHARD_FRAMES = 10_000  # TFDS has at most 1,024 shards a split
 VGA = 2  # times 320x240
 
 
@@ -50,12 +62,15 @@ class ScaleConfig(Flags):
     """Timed turns of each point; a training step has a third."""
     making: int = 8
     """People of whom frames are made by each number of processes; 0 for none."""
+    reading: int = 3
+    """Times a hundred batches of each size of a data set are read; 0 for none."""
     out_dir: Path = Path("runs/scale")
     """Gets the table and the picture."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_ranges(self, {"repeats": (1, 10_000), "making": (0, 10_000)})
+        ranges = {"repeats": (1, 10_000), "making": (0, 10_000), "reading": (0, 100)}
+        check_ranges(self, ranges)
 
 
 Curve = tuple[str, str, dict[float, float]]  # against what, the unit, values
@@ -105,6 +120,9 @@ def measured(config: ScaleConfig) -> Iterator[tuple[str, Curve]]:
         numbers = range(1, (os.cpu_count() or 1) + 1)
         points = {n: frames_per_s(config, n) for n in numbers}
         yield "making people", ("processes", "frames/s", points)
+    if config.reading:
+        points = reading_per_s(config, (10**4, 10**5, 10**6, 10**7), SHARD_FRAMES)
+        yield "reading", ("frames of the data set", "frames/s", points)
 
 
 def changed(base: SpeedConfig, against: str, value: float) -> tuple[int, int, float]:
@@ -189,6 +207,81 @@ def frames_per_s(config: ScaleConfig, workers: int) -> float:
         start = time.perf_counter()
         frames = sum(run(make_part, parts[workers:]))
         return round(frames / (time.perf_counter() - start), 1)
+
+
+def reading_per_s(
+    config: ScaleConfig, sizes: Sequence[int], shard_frames: int
+) -> dict[float, float]:
+    """Returns how many frames a second training gets of data sets of these sizes.
+
+    Prints what the largest takes, in memory and in seconds until its first batch.
+    """
+    points: dict[float, float] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        name, tfds_dir = "mannequin/tiny", Path(folder)
+        copy = Path(prepared(name, tfds_dir=tfds_dir).data_dir)
+        (first,) = copy.glob("*-train.array_record-*")
+        first = first.rename(copy / "first")
+        for size in sizes:
+            multiply(copy, first, size, shard_frames)
+            start, before = time.perf_counter(), resident_mb()
+            frames = load(name, tfds_dir=tfds_dir, split="train")
+            batches = training_batches(
+                frames,
+                preparation=Preparation(side=96, crop="person", depth_range=1000),
+                augmentation=Augmentation(),
+                batch_size=TRAINING.batch_size,
+                seed=0,
+            )
+            next(batches)
+            started = time.perf_counter() - start
+            read = functools.partial(next, batches)
+            times = median_times({"read": read}, 100 * config.reading)["read"]
+            points[size] = round(TRAINING.batch_size / float(times.mean()), 1)
+            print(
+                f"{len(frames)} frames: {started:.2f} s to the first batch, "
+                f"{resident_mb() - before:.0f} MB"
+            )
+    return points
+
+
+def multiply(copy: Path, first: Path, frames: int, shard_frames: int) -> None:
+    """Gives a prepared copy's training split so many frames.
+
+    Its shards are one file under many names, so that a disk holds them: what it costs
+    to know of, order and open so many is real, and reading them from a disk is not.
+
+    Args:
+        copy: Of mannequin/tiny; its shards go.
+        first: The shard of which frames are taken, again and again.
+        frames: A multiple of `shard_frames`.
+        shard_frames: Frames of a shard.
+    """
+    records = ArrayRecordReader(str(first)).read_all()
+    shard = copy / "shard"
+    writer = ArrayRecordWriter(str(shard), "group_size:1")
+    for i in range(shard_frames):
+        writer.write(records[i % len(records)])
+    writer.close()
+    for path in copy.glob("*-train.array_record-*"):
+        path.unlink()
+    number = frames // shard_frames
+    for i in range(number):
+        link = copy / f"mannequin-train.array_record-{i:05d}-of-{number:05d}"
+        link.hardlink_to(shard)
+    path = copy / "dataset_info.json"
+    info = json.loads(path.read_text())
+    for split in info["splits"]:
+        if split["name"] == "train":
+            split["shardLengths"] = [str(shard_frames)] * number
+    write_json(path, info)
+    seal(copy)
+
+
+def resident_mb() -> float:
+    """Returns how much memory this process holds."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 def _ms(seconds: np.ndarray, frames: int) -> float:

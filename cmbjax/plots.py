@@ -277,6 +277,8 @@ def cost_curves(
     figure, axes = _sheet(len(curves), 4)
     for ax, (title, (against, unit, values)) in zip(axes, curves.items(), strict=True):
         ax.plot(list(values), list(values.values()), marker="o")
+        if max(values) >= 1000 * min(values):
+            ax.set_xscale("log")
         ax.set(xlabel=against, ylabel=unit, ylim=(0, None))
         ax.set_xticks(list(values), [f"{value:g}" for value in values])
         ax.set_title(title, fontsize=9)

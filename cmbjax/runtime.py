@@ -5,6 +5,7 @@ import ctypes
 import functools
 import os
 import platform
+import resource
 import signal
 import sys
 import threading
@@ -54,6 +55,9 @@ def prepare() -> None:
             flags = f"{flags} {flag}".strip()
     os.environ["XLA_FLAGS"] = flags
     keep_freed_memory()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard != resource.RLIM_INFINITY:  # each shard of a data set stays open
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def computed_once(x: jax.Array) -> jax.Array:

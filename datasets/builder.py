@@ -49,13 +49,13 @@ class DescribedFrames(tfds.core.DatasetBuilder):
         """
         try:
             super().__init__(**options)
-        except Exception as error:
+        except Exception:
             # Whoever knows the folder has begun to read it.
             folder = self.__dict__.get("_data_dir")
             if folder is None or not Path(folder).exists():
                 raise
-            what = f"{type(error).__name__}: {error}"
-            raise copies.damaged(Path(folder), what) from error
+            with copies.damage_named(Path(folder)):
+                raise
 
     @property
     @abc.abstractmethod

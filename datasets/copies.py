@@ -5,6 +5,8 @@ has changed since. The shards' format has checksums of its own, chunk by chunk.
 """
 
 import contextlib
+import errno
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,8 @@ from cmbjax.files import checksum, write_json
 
 SEAL_FILE = "checksums.json"
 SMALL = (".json", ".txt")  # files that are read whole whenever a copy is opened
+# Too many open files, no memory left, no permission, a disk that fails.
+OF_THE_MACHINE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES, errno.EIO)
 
 
 class Seal(msgspec.Struct):
@@ -32,7 +36,7 @@ class Seal(msgspec.Struct):
 
 def seal(folder: Path) -> None:
     """Writes down what a copy is made of."""
-    paths = sorted(folder.iterdir())
+    paths = sorted(path for path in folder.iterdir() if path.name != SEAL_FILE)
     small = [path for path in paths if path.suffix in SMALL]
     files = {path.name: checksum(path) for path in small}
     shards = {path.name: path.stat().st_size for path in paths if path not in small}
@@ -70,12 +74,21 @@ def damaged(folder: Path, what: str) -> ValueError:
 
 @contextlib.contextmanager
 def damage_named(folder: Path) -> Iterator[None]:
-    """Makes one error, `damaged`, of whatever reading a copy raises."""
+    """Makes one error, `damaged`, of whatever reading a copy raises.
+
+    Raises:
+        OSError: What the machine does not allow is no damage: `OF_THE_MACHINE`.
+    """
     try:
         yield
-    except PermissionError:
+    except MemoryError:
         raise
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in OF_THE_MACHINE:
+            raise
+        for code in OF_THE_MACHINE:
+            if os.strerror(code) in str(error):  # array_record's errors have no number
+                raise OSError(code, str(error), str(folder)) from error
         raise damaged(folder, f"{type(error).__name__}: {error}") from error
 
 
@@ -97,8 +110,5 @@ class Reader(Sequence[Example]):
         """
         if not 0 <= index < self._number:
             raise IndexError(f"frame {index} of {self._number}")
-        try:
+        with damage_named(self._folder):
             return self._source[index]
-        except Exception as error:
-            what = f"{type(error).__name__}: {error}"
-            raise damaged(self._folder, what) from error

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import functools
 import json
 import os
 import shutil
@@ -215,6 +216,21 @@ def test_one_number_of_a_network_changes_at_a_time():
     assert scale.changed(base, "side, px", 64) == (64, 4, 0.5)
     assert scale.changed(base, "batch", 1) == (192, 1, 0.5)
     assert scale.changed(base, "width", 1) == (192, 4, 1)
+
+
+def test_a_data_set_of_many_frames_is_read_as_any_other(tmp_path, capsys):
+    copy = Path(datasets.prepared("mannequin/tiny", tfds_dir=tmp_path).data_dir)
+    read = functools.partial(datasets.load, "mannequin/tiny", None, tmp_path)
+    once = [example["frame"] for example in read(split="train").source]
+    (first,) = copy.glob("*-train.array_record-*")
+    first = first.rename(copy / "first")
+    for frames in (40, 60):
+        scale.multiply(copy, first, frames, 20)
+        many = [example["frame"] for example in read(split="train").source]
+        assert many == once[:20] * (frames // 20) and len(set(many)) == 20
+    config = scale.ScaleConfig(reading=1)
+    (rate,) = scale.reading_per_s(config, (40,), 20).values()
+    assert rate > 0 and "40 frames: " in capsys.readouterr().out
 
 
 def test_rows_have_seeds_steps_and_frames_of_their_kind(tmp_path):

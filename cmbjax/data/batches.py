@@ -69,22 +69,28 @@ def training_batches(
             "--batch_size must be a multiple of the number of processes, "
             f"{processes.shard_count}, got {batch_size}"
         )
-    if sequential or (preparation.num_frames > 1 and frames.recorded):
+    in_order = sequential or (preparation.num_frames > 1 and frames.recorded)
+    if in_order:
         units = recordings(frames.source)
         asked = round(share * len(frames))
         if max(map(len, units)) > asked:
             whole = asked // batch_size * stream_frames  # of a stream, in whole batches
             units = pieces(units, max(stream_frames, whole))
-    else:
-        units = [[i] for i in range(len(frames))]
-    number = max(1, round(share * len(units)))
-    chosen = np.random.default_rng(seed).permutation(len(units))[:number]
-    sequences = [units[i] for i in chosen]
+    available = len(units) if in_order else len(frames)
+    number = max(1, round(share * available))
+    chosen = np.random.default_rng(seed).permutation(available)[:number]
     clip_of: dict[int, list[int]] = {}
-    if preparation.num_frames > 1:
-        clip_of = clips(sequences, preparation.num_frames)
+    singles = chosen  # an array, as a list of 10^7 stills would take 2 GB
+    if in_order:
+        sequences = [units[i] for i in chosen]
+        singles = np.concatenate(sequences)
+        if preparation.num_frames > 1:
+            clip_of = clips(sequences, preparation.num_frames)
+    elif preparation.num_frames > 1:
+        clip_of = clips(chosen[:, None].tolist(), preparation.num_frames)
 
-    def load(place: InStream, rng: np.random.Generator) -> View:
+    def load(place: InStream | np.integer, rng: np.random.Generator) -> View:
+        place = place if isinstance(place, InStream) else InStream(int(place))
         view = training_view(
             frames.source[place.frame],
             rng,
@@ -102,10 +108,7 @@ def training_batches(
         streams = Streams(sequences, batch_size, seed, steps=stream_frames)
         order = grain.MapDataset.source(streams).seed(seed)
     else:
-        single = [
-            InStream(i, False, (0, 0)) for sequence in sequences for i in sequence
-        ]
-        order = grain.MapDataset.source(single).seed(seed).shuffle().repeat(EPOCHS)
+        order = grain.MapDataset.source(singles).seed(seed).shuffle().repeat(EPOCHS)
     parts = order.random_map(load).batch(size)
     batches = parts[processes.shard_index :: processes.shard_count]
     return iter(_prefetched(batches))

@@ -63,8 +63,8 @@ class InStream(NamedTuple):
     """
 
     frame: int
-    starts: bool
-    sequence: tuple[int, int]
+    starts: bool = False
+    sequence: tuple[int, int] = (0, 0)
 
 
 class Streams(Sequence[InStream]):

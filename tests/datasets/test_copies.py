@@ -2,7 +2,9 @@
 
 import functools
 import json
+import os
 import re
+import resource
 import shutil
 
 import numpy as np
@@ -139,6 +141,28 @@ def test_a_copy_of_an_earlier_version_is_read_as_it_is(there):
     frames = datasets.load("folder", there / "frames", there / "tfds", split="test")
     assert (frames.skeleton.name, frames.metric, len(frames)) == ("body15", True, 3)
     np.testing.assert_array_equal(frames.source[2]["joints_px"][0], [10.5, 22.25])
+
+
+def test_what_the_machine_does_not_allow_is_no_damage(made):
+    """Each shard stays open: a copy of many may need more files than a process has."""
+    source, folder = open_copy(made).examples_of("test"), copy_in(made)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.open(os.devnull, os.O_RDONLY)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+    try:
+        with pytest.raises(OSError, match=f"Too many open files.*{folder}"):
+            source[0]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert source[0]["frame"] == b"annotations/000.png"
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OSError(5, "Input/output error")])
+def test_errors_of_the_machine_pass_through_as_they_are(made, error):
+    with pytest.raises(type(error)) as caught, copies.damage_named(made):
+        raise error
+    assert caught.value is error
 
 
 def test_frames_beyond_the_last_are_an_index_error(made):
