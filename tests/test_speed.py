@@ -1,4 +1,6 @@
-"""What benchmarks.speed and benchmarks.scale take, before they measure anything."""
+"""What benchmarks.speed, scale and latency take, and of what they measure."""
+
+import time
 
 import numpy as np
 import pytest
@@ -6,6 +8,7 @@ import pytest
 from benchmarks import latency, scale, speed
 from benchmarks.speed import SpeedConfig
 from cmbjax import runtime
+from cmbjax.depth import detector
 from datasets.mannequin.frames import Frame
 
 WAYS = ("forth", "back")  # columns of a layer's share
@@ -89,3 +92,48 @@ def test_three_people_stand_where_one_stood():
     frame = latency.three_people(frames, 0)
     assert frame[20, [20, 50, 80, 35]].tolist() == [1700, 1000, 2300, 3000]
     assert np.count_nonzero(frame < 3000) == 3 * 30 * 6
+
+
+class Slow:
+    """A predictor whose stages take known times; nobody is in frames of zeros."""
+
+    def __init__(self):
+        self.cameras = []
+
+    def __call__(self, frame):
+        self.cameras.append(self.camera[0])
+        time.sleep(0.005)
+
+    def read(self, frame):
+        return frame
+
+    def find(self, depth_mm):
+        time.sleep(0.002)
+        person = detector.Person(np.zeros(4), np.zeros(4), 1.0, 0.5, np.zeros(2))
+        return [person] if depth_mm.any() else []
+
+    def view(self, depth_mm, person):
+        pass
+
+    def run(self, view):
+        pass
+
+    def decode(self, view, outputs, depth_mm):
+        pass
+
+
+def test_stages_are_timed_frame_by_frame_each_with_its_camera():
+    shots = [
+        latency.Shot(np.full((4, 4), depth, np.uint16), np.full(4, focal))
+        for depth, focal in ((1000, 1.0), (0, 2.0), (2000, 3.0))
+    ]
+    predictor = Slow()
+    times = latency.measure(predictor, shots, 2)
+    assert list(times) == [*latency.STAGES, "all"]
+    assert times["find"] >= 2 and times["all"] >= 5 and times["crop"] < times["find"]
+    assert predictor.cameras == [1] + 2 * [1, 3]  # warms up first
+    predictor.cameras.clear()
+    assert latency.whole(predictor, shots, 1) >= 5
+    assert predictor.cameras == [1, 1, 2, 3]
+    with pytest.raises(ValueError, match="no person was found"):
+        latency.measure(predictor, shots[1:2], 1)
