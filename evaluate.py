@@ -24,6 +24,7 @@ from cmbjax.models.network import Network, Outputs
 from cmbjax.predict.card import read_card
 from cmbjax.predict.runtimes import open_network
 from cmbjax.registry import pick
+from cmbjax.scripts import script
 from cmbjax.train import step
 from cmbjax.train.run import Run, data_dir_of, open_run
 
@@ -283,6 +284,6 @@ def load_network(
 
 
 if __name__ == "__main__":
-    with runtime.script("evaluate.py"):
+    with script("evaluate.py"):
         runtime.prepare()
         main(tyro.cli(EvalConfig, use_underscores=True))

@@ -34,6 +34,7 @@ from cmbjax.predict.card import (
     write_card,
 )
 from cmbjax.predict.runtimes import load_weights
+from cmbjax.scripts import script
 from cmbjax.train import step
 from cmbjax.train.run import open_run
 
@@ -288,6 +289,6 @@ def write(
 
 
 if __name__ == "__main__":
-    with runtime.script("export.py"):
+    with script("export.py"):
         runtime.prepare()
         main(tyro.cli(ExportConfig, use_underscores=True))

@@ -5,7 +5,6 @@ import contextlib
 import dataclasses
 import itertools
 import os
-import signal
 import sys
 import warnings
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -29,6 +28,7 @@ from cmbjax.predict.card import NAMES, MemoryUse
 from cmbjax.predict.pose import SEEN, Pose
 from cmbjax.predict.predictor import FAULTS, People, Predictor
 from cmbjax.predict.runtimes import Backend, Precision
+from cmbjax.scripts import script
 from cmbjax.skeletons import joint_colours
 
 OVERLAYS = "overlays"
@@ -578,11 +578,6 @@ def tell(message: Warning | str, *_: Any, **__: Any) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with script("predict.py"):
         warnings.showwarning = tell
         main(parse())
-    except (ValueError, OSError, MemoryError) as error:
-        sys.exit(f"predict.py: {printable(error) or 'there is not enough memory'}")
-    except KeyboardInterrupt as error:
-        sys.exit(f"predict.py: interrupted{error}")

@@ -14,6 +14,7 @@ from cmbjax.data.batches import training_batches
 from cmbjax.evaluate import predictions, report
 from cmbjax.models import fast
 from cmbjax.models.network import Network
+from cmbjax.scripts import script
 from cmbjax.train import initial, sharding, step
 from cmbjax.train.checkpoints import Checkpoints
 from cmbjax.train.config import Processes, TrainConfig
@@ -203,6 +204,6 @@ def finish(run: Run, num_steps: int) -> None:
 
 
 if __name__ == "__main__":
-    with runtime.script("train.py", FloatingPointError, Interrupted):
+    with script("train.py", FloatingPointError, Interrupted):
         runtime.prepare()
         tyro.cli(main, use_underscores=True)

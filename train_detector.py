@@ -31,6 +31,7 @@ from cmbjax.files import (
     write_json,
 )
 from cmbjax.models.detector import HEAD, LAYERS, Detector, folded, loss
+from cmbjax.scripts import script
 from cmbjax.train.checkpoints import Checkpoints
 from cmbjax.train.config import RANGES
 from cmbjax.train.loop import Interrupted, fit, read_records
@@ -429,6 +430,6 @@ def score(
 
 
 if __name__ == "__main__":
-    with runtime.script("train_detector.py", FloatingPointError, Interrupted):
+    with script("train_detector.py", FloatingPointError, Interrupted):
         runtime.prepare()
         print(as_json(main(tyro.cli(DetectorConfig, use_underscores=True)), indent=1))

@@ -11,7 +11,7 @@ import tyro
 from tqdm import tqdm
 
 import datasets
-from cmbjax import metrics, runtime
+from cmbjax import metrics
 from cmbjax.data.examples import DepthFrames, Example, decode_depth, frame_name
 from cmbjax.data.flags import DataFlags, check_ranges
 from cmbjax.depth import lifting
@@ -20,6 +20,7 @@ from cmbjax.evaluate.predictions import Result
 from cmbjax.files import only_one, read_npz, whole_file
 from cmbjax.forests import parts, votes, walks
 from cmbjax.forests.bodies import cut_out, reach_mm, to_pixels
+from cmbjax.scripts import script
 from cmbjax.train.run import claim_folder
 from cmbjax.train.statistics import Statistics, training_statistics
 
@@ -245,5 +246,5 @@ def floor_of(
 
 
 if __name__ == "__main__":
-    with runtime.script("train_forest.py"):
+    with script("train_forest.py"):
         main(tyro.cli(ForestConfig, use_underscores=True))

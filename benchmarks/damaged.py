@@ -16,13 +16,13 @@ from tqdm import tqdm
 
 from benchmarks.harness import markdown
 from benchmarks.own_boxes import PosedFlags
-from cmbjax import runtime
 from cmbjax.data import damage
 from cmbjax.data.examples import decode_depth
 from cmbjax.depth import crops
 from cmbjax.predict.pose import SEEN, in_picture
 from cmbjax.predict.predictor import Predictor
 from cmbjax.registry import pick
+from cmbjax.scripts import script
 from cmbjax.skeletons import BODY15
 
 LEAST_SIDE = 20  # pixels of what is left of a picture
@@ -304,5 +304,5 @@ def score(
 
 
 if __name__ == "__main__":
-    with runtime.script("damaged.py"):
+    with script("damaged.py"):
         main(tyro.cli(DamagedConfig, use_underscores=True))

@@ -27,13 +27,14 @@ from tqdm import tqdm
 import datasets
 from benchmarks import differences, paper
 from benchmarks.paper import Column
-from cmbjax import metrics, plots, runtime
+from cmbjax import metrics, plots
 from cmbjax.data.examples import DepthFrames
 from cmbjax.data.flags import DataFlags
 from cmbjax.evaluate.report import CEILING, FLOOR
 from cmbjax.files import expanded, read_json, write_text
 from cmbjax.models import MODELS
 from cmbjax.models.posenet import PoseNet
+from cmbjax.scripts import script
 from cmbjax.train.loop import read_records
 from cmbjax.train.run import Run
 
@@ -782,5 +783,5 @@ def run(main: Callable[[Sweep], None]) -> None:
 
     When it is interrupted, the runs that it has begun save, and end with it.
     """
-    with runtime.script(Path(sys.argv[0]).name):
+    with script(Path(sys.argv[0]).name):
         main(tyro.cli(Sweep, description=main.__doc__, use_underscores=True))

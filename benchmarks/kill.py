@@ -19,9 +19,9 @@ import jax
 import numpy as np
 import tyro
 
-from cmbjax import runtime
 from cmbjax.data.flags import HIGHEST_INTEGER, Flags, check_ranges
 from cmbjax.files import only_one, read_json, write_json
+from cmbjax.scripts import script
 from cmbjax.train.checkpoints import Checkpoints
 from cmbjax.train.run import Run
 
@@ -166,6 +166,6 @@ def last_state(run_dir: Path, num_steps: int) -> str | None:
 
 
 if __name__ == "__main__":
-    with runtime.script("kill.py", RuntimeError):
+    with script("kill.py", RuntimeError):
         done = main(tyro.cli(KillConfig, use_underscores=True))
         sys.exit(int(done["different"] > 0))

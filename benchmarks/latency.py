@@ -24,6 +24,7 @@ from cmbjax.depth.images import files_of, read_frame
 from cmbjax.export.formats import require_onnx
 from cmbjax.predict.card import INT8_FILE, find_folder, read_card
 from cmbjax.predict.predictor import Predictor
+from cmbjax.scripts import script
 from cmbjax.skeletons import HAND21, SKELETONS
 from datasets.mannequin.frames import Frame, make_frame
 
@@ -182,6 +183,6 @@ def three_people(frames: list[Frame], number: int) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    with runtime.script("latency.py"):
+    with script("latency.py"):
         runtime.prepare()
         main(tyro.cli(LatencyConfig, use_underscores=True))

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 import datasets
 from benchmarks.whole_frames import refuse_to_fit
-from cmbjax import calibration, metrics, runtime
+from cmbjax import calibration, metrics
 from cmbjax.data import detection
 from cmbjax.data.examples import DepthFrames, Example, decode_depth
 from cmbjax.data.flags import DataFlags
@@ -24,6 +24,7 @@ from cmbjax.evaluate import report
 from cmbjax.predict.card import amend
 from cmbjax.predict.pose import Pose, in_picture
 from cmbjax.predict.predictor import Predictor
+from cmbjax.scripts import script
 from cmbjax.skeletons import Skeleton
 
 DRAWN = 24  # people, at most
@@ -266,5 +267,5 @@ def _posed(pose: Pose | None, skeleton: Skeleton) -> Posed:
 
 
 if __name__ == "__main__":
-    with runtime.script("own_boxes.py"):
+    with script("own_boxes.py"):
         main(tyro.cli(OwnBoxesConfig, use_underscores=True))

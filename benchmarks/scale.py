@@ -42,6 +42,7 @@ from cmbjax.data.views import Preparation
 from cmbjax.files import write_json, write_text
 from cmbjax.models import fast
 from cmbjax.predict.predictor import Predictor
+from cmbjax.scripts import script
 from datasets import load, prepared
 from datasets.builder import executor
 from datasets.copies import seal
@@ -289,6 +290,6 @@ def _ms(seconds: np.ndarray, frames: int) -> float:
 
 
 if __name__ == "__main__":
-    with runtime.script("scale.py"):
+    with script("scale.py"):
         runtime.prepare()
         main(tyro.cli(ScaleConfig, use_underscores=True))

@@ -42,6 +42,7 @@ from cmbjax.models.posenet import PoseNet
 from cmbjax.predict.card import ONNX_FILE
 from cmbjax.predict.runtimes import open_network
 from cmbjax.registry import pick
+from cmbjax.scripts import script
 from cmbjax.train import step as training
 from cmbjax.train.config import RANGES
 
@@ -576,6 +577,6 @@ def input_pipeline(
 
 
 if __name__ == "__main__":
-    with runtime.script("speed.py"):
+    with script("speed.py"):
         runtime.prepare()
         main(tyro.cli(SpeedConfig, use_underscores=True))

@@ -15,7 +15,7 @@ import tyro
 from tqdm import tqdm
 
 import datasets
-from cmbjax import calibration, runtime
+from cmbjax import calibration
 from cmbjax.data import detection
 from cmbjax.data.flags import Flags
 from cmbjax.depth.detector import Person, overlap
@@ -23,6 +23,7 @@ from cmbjax.predict.card import amend
 from cmbjax.predict.pose import Pose, mean_of_surest
 from cmbjax.predict.predictor import Predictor
 from cmbjax.registry import pick
+from cmbjax.scripts import script
 from cmbjax.skeletons import Skeleton
 from datasets.crowd.crowd import Crowd
 
@@ -221,5 +222,5 @@ def fit(config: WholeFramesConfig) -> Result:
 
 
 if __name__ == "__main__":
-    with runtime.script("whole_frames.py"):
+    with script("whole_frames.py"):
         main(tyro.cli(WholeFramesConfig, use_underscores=True))

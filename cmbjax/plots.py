@@ -279,7 +279,8 @@ def cost_curves(
         ax.plot(list(values), list(values.values()), marker="o")
         if max(values) >= 1000 * min(values):
             ax.set_xscale("log")
-        ax.set(xlabel=against, ylabel=unit, ylim=(0, None))
+        top = 1.08 * max(values.values())
+        ax.set(xlabel=against, ylabel=unit, ylim=(0, top))
         ax.set_xticks(list(values), [f"{value:g}" for value in values])
         ax.set_title(title, fontsize=9)
         ax.grid(alpha=0.3)

@@ -1,4 +1,4 @@
-"""What a script sets, and asks of the machine, before it computes; and how it ends."""
+"""What a script sets, and asks of the machine, before it computes."""
 
 import contextlib
 import ctypes
@@ -6,9 +6,6 @@ import functools
 import os
 import platform
 import resource
-import signal
-import sys
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -69,46 +66,6 @@ def computed_once(x: jax.Array) -> jax.Array:
     one make slow, by 6 times for 16 x 128 x 128 x 32 values.
     """
     return jax.lax.optimization_barrier(x) if jax.default_backend() == "cpu" else x
-
-
-@contextlib.contextmanager
-def script(name: str, *ends: type[Exception]) -> Iterator[None]:
-    """Ends a script whose input is refused, or that is interrupted, in one line.
-
-    SIGTERM is as Ctrl-C: whatever is held is let go of, and other processes end, too.
-
-    Args:
-        name: Of the script, for the line.
-        *ends: Exceptions that say what the user has to know, beside ValueError and
-            OSError.
-    """
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    usual = sys.unraisablehook
-    sys.unraisablehook = functools.partial(_interrupt_again, usual)
-    told: tuple[type[Exception], ...] = (ValueError, OSError, MemoryError, *ends)
-    try:
-        yield
-    except told as error:
-        sys.exit(f"{name}: {str(error) or 'there is not enough memory'}")
-    except KeyboardInterrupt:
-        sys.exit(f"{name}: interrupted")
-    finally:
-        sys.unraisablehook = usual
-
-
-def _interrupt_again(
-    usual: Callable[["sys.UnraisableHookArgs"], Any],
-    unraisable: "sys.UnraisableHookArgs",
-) -> None:
-    """Interrupts what goes on when an interruption came where Python ignores it.
-
-    That is while garbage is collected, of which JAX is told by a callback. A little
-    later: here it would be ignored once more.
-    """
-    if unraisable.exc_type is KeyboardInterrupt:
-        threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()
-    else:
-        usual(unraisable)
 
 
 def keep_compiled() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import kill
-from cmbjax import runtime
+from cmbjax.scripts import script
 
 SLEEPS = """
 import os, sys, time
@@ -105,7 +105,7 @@ def test_a_training_does_not_outlive_the_benchmark(tmp_path, monkeypatch):
     before = signal.getsignal(signal.SIGTERM)
     try:
         with pytest.raises(SystemExit, match=r"kill\.py: interrupted"):
-            with runtime.script("kill.py"):
+            with script("kill.py"):
                 threading.Thread(target=terminate).start()
                 kill.train(config, tmp_path / "whole", None)
     finally:

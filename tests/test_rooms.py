@@ -20,6 +20,7 @@ GROUND = {
     "plots": {"matplotlib"},
     "registry": set(),
     "runtime": {"jax"},
+    "scripts": set(),
     "sessions": set(),
     "skeletons": set(),
 }

@@ -1,10 +1,8 @@
 import functools
 import os
 import resource
-import signal
 import subprocess
 import sys
-import time
 
 import jax
 import jax.numpy as jnp
@@ -224,25 +222,6 @@ def test_memory_is_that_of_what_is_there_at_once_by_hand():
     assert runtime.bytes_at_once(branches, x) == pytest.approx(3 * 4000, abs=8)
 
 
-def test_an_interruption_while_garbage_is_collected_is_not_lost():
-    class Asked:
-        def __del__(self):
-            raise KeyboardInterrupt
-
-    handler, hook = signal.getsignal(signal.SIGTERM), sys.unraisablehook
-    try:
-        with (
-            pytest.raises(SystemExit, match="^thing.py: interrupted$"),
-            runtime.script("thing.py"),
-        ):
-            Asked()
-            time.sleep(10)
-            raise AssertionError("it went on")
-    finally:
-        signal.signal(signal.SIGTERM, handler)
-    assert sys.unraisablehook is hook
-
-
 def test_memory_of_a_container_is_its_limit(tmp_path, monkeypatch):
     monkeypatch.setattr(runtime, "LIMIT", tmp_path / "memory.max")
     whole = runtime.memory_bytes()
@@ -251,29 +230,3 @@ def test_memory_of_a_container_is_its_limit(tmp_path, monkeypatch):
     assert runtime.memory_bytes() == whole
     runtime.LIMIT.write_text("1048576\n")
     assert runtime.memory_bytes() == 2**20
-
-
-@pytest.mark.parametrize(
-    ("error", "line"),
-    [
-        (ValueError("--side: bad"), "x.py: --side: bad"),
-        (FileNotFoundError("a.npz: no such file"), "x.py: a.npz: no such file"),
-        (KeyError("a"), None),
-        (FloatingPointError("nan"), "x.py: nan"),
-        (MemoryError(), "x.py: there is not enough memory"),
-        (KeyboardInterrupt(), "x.py: interrupted"),
-    ],
-)
-def test_a_script_ends_in_one_line(error, line):
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        with pytest.raises(SystemExit if line else type(error)) as ended:
-            with runtime.script("x.py", FloatingPointError):
-                raise error
-        assert line is None or str(ended.value) == line
-        with pytest.raises(SystemExit, match=r"x\.py: interrupted"):
-            with runtime.script("x.py"):
-                os.kill(os.getpid(), signal.SIGTERM)
-                time.sleep(9)
-    finally:
-        signal.signal(signal.SIGTERM, before)

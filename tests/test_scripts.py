@@ -4,9 +4,12 @@ import csv
 import dataclasses
 import functools
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 import types
 from pathlib import Path
 
@@ -19,6 +22,7 @@ import evaluate
 import train
 from cmbjax import runtime
 from cmbjax.models.fast import winograd
+from cmbjax.scripts import script
 from cmbjax.skeletons import BODY15
 from cmbjax.train import step
 from cmbjax.train.config import TrainConfig
@@ -390,3 +394,49 @@ def test_a_run_goes_on_without_what_it_began_with(tmp_path):
     train.main(dataclasses.replace(later, num_steps=2))
     *_, last = (later.run_dir / "metrics.jsonl").read_text().splitlines()
     assert json.loads(last)["step"] == 2
+
+
+def test_an_interruption_while_garbage_is_collected_is_not_lost():
+    class Asked:
+        def __del__(self):
+            raise KeyboardInterrupt
+
+    handler, hook = signal.getsignal(signal.SIGTERM), sys.unraisablehook
+    try:
+        with (
+            pytest.raises(SystemExit, match="^thing.py: interrupted$"),
+            script("thing.py"),
+        ):
+            Asked()
+            time.sleep(10)
+            raise AssertionError("it went on")
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+    assert sys.unraisablehook is hook
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (ValueError("--side: bad"), "x.py: --side: bad"),
+        (FileNotFoundError("a.npz: no such file"), "x.py: a.npz: no such file"),
+        (KeyError("a"), None),
+        (FloatingPointError("nan"), "x.py: nan"),
+        (MemoryError(), "x.py: there is not enough memory"),
+        (KeyboardInterrupt(), "x.py: interrupted"),
+        (KeyboardInterrupt("; go on"), "x.py: interrupted; go on"),
+    ],
+)
+def test_a_script_ends_in_one_line(error, line):
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit if line else type(error)) as ended:
+            with script("x.py", FloatingPointError):
+                raise error
+        assert line is None or str(ended.value) == line
+        with pytest.raises(SystemExit, match=r"x\.py: interrupted"):
+            with script("x.py"):
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(9)
+    finally:
+        signal.signal(signal.SIGTERM, before)
