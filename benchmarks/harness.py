@@ -35,6 +35,7 @@ from cmbjax.files import expanded, read_json, write_text
 from cmbjax.models import MODELS
 from cmbjax.models.posenet import PoseNet
 from cmbjax.scripts import script
+from cmbjax.train.config import TrainConfig
 from cmbjax.train.loop import read_records
 from cmbjax.train.run import Run
 
@@ -101,6 +102,7 @@ KNOWN_RATES = {"phr": 4e-3, "cpm": 2.5e-4, "ieml": 4e-3, "ief": 2e-3, "vi": 1e-3
 KNOWN_RATES |= {"cnn3d": 1.6e-2, "convgru": 4e-3}
 KNOWN_RATES_OF_OURS = {"none": 8e-3, "maps": 4e-3, "dense": 2e-3}  # by head
 # The sides at which Table 5 counts, or that a method's authors have.
+PAPER_SIDE = TrainConfig.side
 PAPER_SIDES = {"phr": 256, "cpm": 184, "cpm_vgg": 184, "ief": 224, "cnn3d": 128}
 
 
@@ -128,8 +130,9 @@ class Sweep(DataFlags):
     """Which runs a table is made of."""
 
     preset: Literal["small", "medium", "paper"] = "small"
-    """small: 64 pixels, a quarter of the channels, 500 steps; medium: 96 pixels, half
-    of the channels, 1,500 steps; paper: the paper's setting."""
+    """small: 64 pixels, a quarter of the channels, 500 steps; medium: 96 pixels (of SH
+    and PHR 128, the next that they can have), half of the channels, 1,500 steps; paper:
+    the paper's setting."""
     seeds: int = 3
     """Runs of each row, with seeds from 0."""
     tune: bool = True
@@ -178,6 +181,9 @@ class Sweep(DataFlags):
         model = flags.get("model", "cmb")
         if self.preset == "paper" and model in PAPER_SIDES:
             preset["side"] = PAPER_SIDES[model]
+        elif "side" in preset and model in MODELS:  # SH and PHR: a multiple of 64
+            divisor = MODELS[model](num_joints=1).divisor
+            preset["side"] += -preset["side"] % divisor
         if self.preset == "paper" and is_ours(model):
             preset["trunk_norm"] = False
         full = preset | dict(flags)
@@ -720,6 +726,9 @@ def about_runs(
     frames = next(iter(evaluations.values()))[0]["frames"]
     about: dict[str, dict[str, Any]] = {
         "steps": {m: sweep.full(f)["num_steps"] for m, f in networks.items()},
+        "sides": {
+            m: sweep.full(f).get("side", PAPER_SIDE) for m, f in networks.items()
+        },
         "seeds": {m: len(results) for m, results in evaluations.items()},
         "learning rates": {m: f"{f['learning_rate']:g}" for m, f in networks.items()},
         "3-D heads": {m: f["head3d"] for m, f in networks.items() if "head3d" in f},

@@ -340,7 +340,11 @@ def test_rate_is_chosen_on_validation_with_a_seed_of_its_own(sweep):
     medium = dataclasses.replace(plain, preset="medium")
     assert medium.tuned({"model": "cpm"})["learning_rate"] == 2.5e-4
     assert medium.tuned({"model": "cmb"})["learning_rate"] == 2e-3
-    assert medium.full({"model": "cmb"})["side"] == 96
+    sides = {
+        m: medium.full({"model": m})["side"] for m in ("cmb", "cnn3d", "sh8", "phr")
+    }
+    assert sides == {"cmb": 96, "cnn3d": 96, "sh8": 128, "phr": 128}
+    assert plain.full({"model": "sh8"})["side"] == 64
     # Longer rows have the rates of the preset's steps.
     longer = dataclasses.replace(sweep, num_steps=5000)
     assert longer.tuned({"model": "cmb"}) == tuned
