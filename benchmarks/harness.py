@@ -101,8 +101,8 @@ PAPER_RATE = 2.5e-4
 KNOWN_RATES = {"phr": 4e-3, "cpm": 2.5e-4, "ieml": 4e-3, "ief": 2e-3, "vi": 1e-3}
 KNOWN_RATES |= {"cnn3d": 1.6e-2, "convgru": 4e-3}
 KNOWN_RATES_OF_OURS = {"none": 8e-3, "maps": 4e-3, "dense": 2e-3}  # by head
-# The sides at which Table 5 counts, or that a method's authors have.
 PAPER_SIDE = TrainConfig.side
+# The sides at which Table 5 counts, or that a method's authors have.
 PAPER_SIDES = {"phr": 256, "cpm": 184, "cpm_vgg": 184, "ief": 224, "cnn3d": 128}
 
 

@@ -44,14 +44,13 @@ from cmbjax.models import fast
 from cmbjax.predict.predictor import Predictor
 from cmbjax.scripts import script
 from datasets import load, prepared
-from datasets.builder import executor
+from datasets.builder import SHARD_FRAMES, executor
 from datasets.copies import seal
 from datasets.mannequin.frames import make_frame
 
 INFERENCE = SpeedConfig(side=192, width=1.0, batch_size=1)
 TRAINING = SpeedConfig(side=64, width=0.5, batch_size=16)
 NUM_PEOPLE = (1, 2, 3, 5, 8)
-SHARD_FRAMES = 10_000  # TFDS has at most 1,024 shards a split
 VGA = 2  # times 320x240
 
 
@@ -215,7 +214,8 @@ def reading_per_s(
 ) -> dict[float, float]:
     """Returns how many frames a second training gets of data sets of these sizes.
 
-    Prints what the largest takes, in memory and in seconds until its first batch.
+    Prints of each what it takes, in memory and in seconds until its first batch. Sizes
+    are those of whole shards.
     """
     points: dict[float, float] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -224,6 +224,7 @@ def reading_per_s(
         (first,) = copy.glob("*-train.array_record-*")
         first = first.rename(copy / "first")
         for size in sizes:
+            size = -(-size // shard_frames) * shard_frames
             multiply(copy, first, size, shard_frames)
             start, before = time.perf_counter(), resident_mb()
             frames = load(name, tfds_dir=tfds_dir, split="train")
@@ -243,6 +244,7 @@ def reading_per_s(
                 f"{len(frames)} frames: {started:.2f} s to the first batch, "
                 f"{resident_mb() - before:.0f} MB"
             )
+            del frames, batches, read
     return points
 
 

@@ -5,7 +5,6 @@ import ctypes
 import functools
 import os
 import platform
-import resource
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -52,9 +51,6 @@ def prepare() -> None:
             flags = f"{flags} {flag}".strip()
     os.environ["XLA_FLAGS"] = flags
     keep_freed_memory()
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < hard != resource.RLIM_INFINITY:  # each shard of a data set stays open
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def computed_once(x: jax.Array) -> jax.Array:

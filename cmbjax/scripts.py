@@ -1,8 +1,9 @@
-"""How a script ends."""
+"""What a script may open, and how it ends."""
 
 import contextlib
 import functools
 import os
+import resource
 import signal
 import sys
 import threading
@@ -17,6 +18,8 @@ def script(name: str, *ends: type[Exception]) -> Iterator[None]:
     """Ends a script whose input is refused, or that is interrupted, in one line.
 
     SIGTERM is as Ctrl-C: whatever is held is let go of, and other processes end, too.
+    As many files may be open as the system allows: each shard of a data set stays open,
+    and 10^6 frames have a thousand, which is all that most shells allow.
 
     Args:
         name: Of the script, for the line.
@@ -24,6 +27,9 @@ def script(name: str, *ends: type[Exception]) -> Iterator[None]:
             OSError.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):  # a system may refuse its own limit
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     usual = sys.unraisablehook
     sys.unraisablehook = functools.partial(_interrupt_again, usual)
     told: tuple[type[Exception], ...] = (ValueError, OSError, MemoryError, *ends)

@@ -18,8 +18,11 @@ from cmbjax.files import checksum, write_json
 
 SEAL_FILE = "checksums.json"
 SMALL = (".json", ".txt")  # files that are read whole whenever a copy is opened
-# Too many open files, no memory left, no permission, a disk that fails.
-OF_THE_MACHINE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES, errno.EIO)
+# Too many open files, no memory, no permission, a disk that fails or is not at hand.
+OF_THE_MACHINE = (
+    *(errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES, errno.EPERM),
+    *(errno.EIO, errno.ESTALE, errno.ETIMEDOUT),
+)
 
 
 class Seal(msgspec.Struct):
@@ -77,18 +80,20 @@ def damage_named(folder: Path) -> Iterator[None]:
     """Makes one error, `damaged`, of whatever reading a copy raises.
 
     Raises:
-        OSError: What the machine does not allow is no damage: `OF_THE_MACHINE`.
+        OSError, MemoryError: What the machine does not allow, or a disk that is not
+            there, is no damage: `OF_THE_MACHINE`.
     """
     try:
         yield
-    except MemoryError:
+    except (MemoryError, PermissionError):
         raise
     except Exception as error:
         if isinstance(error, OSError) and error.errno in OF_THE_MACHINE:
             raise
         for code in OF_THE_MACHINE:
             if os.strerror(code) in str(error):  # array_record's errors have no number
-                raise OSError(code, str(error), str(folder)) from error
+                hint = " (see ulimit -n)" if code == errno.EMFILE else ""
+                raise OSError(code, f"{error}{hint}", str(folder)) from error
         raise damaged(folder, f"{type(error).__name__}: {error}") from error
 
 

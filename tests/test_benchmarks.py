@@ -229,8 +229,9 @@ def test_a_data_set_of_many_frames_is_read_as_any_other(tmp_path, capsys):
         many = [example["frame"] for example in read(split="train").source]
         assert many == once[:20] * (frames // 20) and len(set(many)) == 20
     config = scale.ScaleConfig(reading=1)
-    (rate,) = scale.reading_per_s(config, (40,), 20).values()
-    assert rate > 0 and "40 frames: " in capsys.readouterr().out
+    ((number, rate),) = scale.reading_per_s(config, (30,), 20).items()
+    assert (number, rate > 0) == (40, True)
+    assert "40 frames: " in capsys.readouterr().out
 
 
 def test_rows_have_seeds_steps_and_frames_of_their_kind(tmp_path):

@@ -1,6 +1,5 @@
 import functools
 import os
-import resource
 import subprocess
 import sys
 
@@ -158,21 +157,6 @@ def test_flags_of_the_user_stand(tmp_path, monkeypatch, given, expected):
     monkeypatch.setattr(runtime, "keep_freed_memory", lambda: None)
     runtime.prepare()
     assert os.environ["XLA_FLAGS"] == expected
-
-
-def test_a_script_opens_as_many_files_as_the_system_lets_it(monkeypatch):
-    """A data set of 10^7 frames has a thousand shards, and a shell's limit is 1024."""
-    monkeypatch.setattr(runtime, "keep_compiled", lambda: None)
-    monkeypatch.setattr(runtime, "keep_freed_memory", lambda: None)
-    monkeypatch.setenv("XLA_FLAGS", "")
-    before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    assert before[1] != resource.RLIM_INFINITY
-    resource.setrlimit(resource.RLIMIT_NOFILE, (before[1] // 2, before[1]))
-    try:
-        runtime.prepare()
-        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (before[1], before[1])
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 def test_convolutions_are_not_left_to_ynnpack(tmp_path):

@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -440,3 +441,18 @@ def test_a_script_ends_in_one_line(error, line):
                 time.sleep(9)
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def test_a_script_opens_as_many_files_as_the_system_lets_it():
+    handler, before = (
+        signal.getsignal(signal.SIGTERM),
+        resource.getrlimit(resource.RLIMIT_NOFILE),
+    )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (before[1] // 2, before[1]))
+    try:
+        with script("x.py"):
+            now = resource.getrlimit(resource.RLIMIT_NOFILE)
+        assert now == (before[1], before[1])
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)

@@ -346,8 +346,12 @@ class Predictor:
     ) -> list[Pose]:
         """Returns a pose of each of the people, who are in order of their scores."""
         poses: list[Pose] = []
+        known: list[Pose] = []  # who may be given; what is dropped drops nobody else
         for person in people:
-            poses.append(self.pose(depth_mm, person, ask, known=poses))
+            pose = self.pose(depth_mm, person, ask, known=known)
+            poses.append(pose)
+            if pose.score >= self.least_score and not self.is_twin(pose, known):
+                known.append(pose)
         return poses
 
     def _in_box(self, depth_mm: np.ndarray, box: np.ndarray, ask: Ask) -> Pose:
@@ -393,13 +397,14 @@ class Predictor:
         quarter turn is tried. Whose legs are behind something is looked at once more,
         as far down as legs reach that go with the trunk, unless no joint is in doubt.
         What answers, and is not plain, is seen in a mirror as well, unless the memory
-        is rolling. Who turns out to be one of those known is not looked at again.
+        is rolling. Who turns out to be one of those known, and not a surer pose, is not
+        looked at again, and has the pose of the first look.
 
         Args:
             depth_mm: Of `read`.
             person: Of `find`.
             ask: Returns a look at a view of a frame; by default `ask`.
-            known: Poses of others of the frame.
+            known: Poses of the frame that are given unless a surer one comes.
         """
         ask = ask or self.ask
         looks = [ask(view, depth_mm) for view in self.views(depth_mm, person)]

@@ -23,7 +23,7 @@ from cmbjax.evaluate import predictions
 from cmbjax.predict import overlay, records
 from cmbjax.predict import predictor as predictor_module
 from cmbjax.predict.card import WEIGHTS, Arguments, read_card
-from cmbjax.predict.predictor import Predictor, Stream
+from cmbjax.predict.predictor import TWIN, Look, Predictor, Stream
 from cmbjax.predict.runtimes import load_weights
 from cmbjax.skeletons import BODY15
 from cmbjax.train.run import Run
@@ -287,6 +287,37 @@ def test_one_person_is_given_once(small, monkeypatch):
     poses = predictor(np.full((240, 320), 2000, np.uint16))
     assert [(pose.score, pose.box[0]) for pose in poses] == [(0.8, 10), (0.5, 200)]
     assert len(runs) == 2 + 1 + 2
+
+
+def test_who_is_dropped_keeps_nobody_from_a_second_look(small, monkeypatch):
+    """The second is the first once more; the third is near the second alone."""
+    predictor = Predictor(small["maps"], people="all")
+    up, box = np.array([0.0, -1.0], np.float32), np.array([10.0, 10, 90, 200])
+    found = [detector.Person(box, box, 2000.0, s, up) for s in (0.9, 0.8, 0.7)]
+    monkeypatch.setattr(predictor, "_detector", lambda *_, **__: found)
+    limit = TWIN * predictor.skeleton.right_m
+    (pose,) = predictor.poses(np.full((240, 320), 2000, np.uint16), boxes=box[None])
+    settled = []
+
+    def ask(view, depth_mm):
+        rank = [0.9, 0.8, 0.7].index(view.score)
+        moved = pose.joints_m + np.array([0.7 * limit * rank, 0, 0], np.float32)
+        seen = dataclasses.replace(pose, joints_m=moved, score=view.score)
+        return Look(view, seen, {})
+
+    def settle(look, depth_mm):
+        settled.append(look.pose.score)
+        return look.pose
+
+    monkeypatch.setattr(predictor, "ask", ask)
+    monkeypatch.setattr(predictor, "_settled", settle)
+    given = predictor(np.full((240, 320), 2000, np.uint16))
+    assert [pose.score for pose in given] == settled == [0.9, 0.7]
+    # Nor does who is nobody.
+    settled.clear()
+    monkeypatch.setattr(predictor, "least_score", 0.95)
+    assert predictor(np.full((240, 320), 2000, np.uint16)) == []
+    assert settled == [0.9, 0.8, 0.7]
 
 
 def test_who_is_nobody_leaves_no_trace_in_a_rolling_memory(small, monkeypatch):
