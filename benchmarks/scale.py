@@ -214,8 +214,7 @@ def reading_per_s(
 ) -> dict[float, float]:
     """Returns how many frames a second training gets of data sets of these sizes.
 
-    Prints of each what it takes, in memory and in seconds until its first batch. Sizes
-    are those of whole shards.
+    Prints of each what it takes, in memory and in seconds until its first batch.
     """
     points: dict[float, float] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -224,7 +223,6 @@ def reading_per_s(
         (first,) = copy.glob("*-train.array_record-*")
         first = first.rename(copy / "first")
         for size in sizes:
-            size = -(-size // shard_frames) * shard_frames
             multiply(copy, first, size, shard_frames)
             start, before = time.perf_counter(), resident_mb()
             frames = load(name, tfds_dir=tfds_dir, split="train")
@@ -249,7 +247,7 @@ def reading_per_s(
 
 
 def multiply(copy: Path, first: Path, frames: int, shard_frames: int) -> None:
-    """Gives a prepared copy's training split so many frames.
+    """Gives a prepared copy's training split so many frames, in whole shards.
 
     Its shards are one file under many names, so that a disk holds them: what it costs
     to know of, order and open so many is real, and reading them from a disk is not.
@@ -257,7 +255,7 @@ def multiply(copy: Path, first: Path, frames: int, shard_frames: int) -> None:
     Args:
         copy: Of mannequin/tiny; its shards go.
         first: The shard of which frames are taken, again and again.
-        frames: A multiple of `shard_frames`.
+        frames: At least.
         shard_frames: Frames of a shard.
     """
     records = ArrayRecordReader(str(first)).read_all()
@@ -268,7 +266,7 @@ def multiply(copy: Path, first: Path, frames: int, shard_frames: int) -> None:
     writer.close()
     for path in copy.glob("*-train.array_record-*"):
         path.unlink()
-    number = frames // shard_frames
+    number = -(-frames // shard_frames)
     for i in range(number):
         link = copy / f"mannequin-train.array_record-{i:05d}-of-{number:05d}"
         link.hardlink_to(shard)

@@ -277,7 +277,7 @@ def cost_curves(
     figure, axes = _sheet(len(curves), 4)
     for ax, (title, (against, unit, values)) in zip(axes, curves.items(), strict=True):
         ax.plot(list(values), list(values.values()), marker="o")
-        if max(values) >= 1000 * min(values):
+        if max(values) >= 100 * min(values):
             ax.set_xscale("log")
         top = 1.08 * max(values.values())
         ax.set(xlabel=against, ylabel=unit, ylim=(0, top))
