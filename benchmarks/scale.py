@@ -7,7 +7,6 @@ picture of it.
 
 import dataclasses
 import functools
-import json
 import os
 import statistics
 import tempfile
@@ -39,7 +38,7 @@ from cmbjax.data.augment import Augmentation
 from cmbjax.data.batches import training_batches
 from cmbjax.data.flags import Flags, check_ranges
 from cmbjax.data.views import Preparation
-from cmbjax.files import write_json, write_text
+from cmbjax.files import read_json, write_json, write_text
 from cmbjax.models import fast
 from cmbjax.predict.predictor import Predictor
 from cmbjax.scripts import script
@@ -271,7 +270,7 @@ def multiply(copy: Path, first: Path, frames: int, shard_frames: int) -> None:
         link = copy / f"mannequin-train.array_record-{i:05d}-of-{number:05d}"
         link.hardlink_to(shard)
     path = copy / "dataset_info.json"
-    info = json.loads(path.read_text())
+    info = read_json(path)
     for split in info["splits"]:
         if split["name"] == "train":
             split["shardLengths"] = [str(shard_frames)] * number
